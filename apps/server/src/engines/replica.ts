@@ -1,0 +1,28 @@
+import type { Client } from 'undici'
+import type { EngineId, ModelId } from '../kit/ids.ts'
+
+/**
+ * One running engine that serves one model. Replicas of the same model are its pool. The data plane does not know
+ * whether a replica is a child process of ours or an address that the operator gave.
+ */
+export type Replica = {
+  /** Stands in usage events and logs: the engine's name. */
+  readonly name: string
+  readonly engineId: EngineId
+  readonly modelId: ModelId
+  readonly origin: string
+  /** Path before `/v1`, without a slash at its end; empty for most. */
+  readonly basePath: string
+  /** The model's name as this engine knows it. */
+  readonly remoteModel: string
+  /** Set as `Authorization: Bearer`; never logged. */
+  readonly bearer: string | undefined
+}
+
+/** A place at a replica. A seat is a connection: whoever takes one leaves it, whatever happened in between. */
+export type Seat = {
+  readonly replica: Replica
+  readonly client: Client
+  /** `broken` when the connection must not be used again. Safe to call twice. */
+  leave(how: 'clean' | 'broken'): void
+}

@@ -1,0 +1,64 @@
+import type { Admit } from '../quota/admit.ts'
+import type { TakeSeat } from '../engines/seat.ts'
+import type { Authenticate } from '../iam/authenticate.ts'
+import type { Resolve } from '../catalog/resolve.ts'
+import type { Record } from '../usage/journal.ts'
+import type { Clock } from '../kit/clock.ts'
+import type { Logger } from '../kit/log.ts'
+import type { Endpoint } from './endpoints/endpoint.ts'
+import type { Exchange } from './exchange.ts'
+import type { Relay } from './relay.ts'
+import { usageEvent } from './usage-event.ts'
+
+export type Rooms = {
+  authenticate: Authenticate
+  resolve: Resolve
+  admit: Admit
+  takeSeat: TakeSeat
+  relay: Relay
+  record: Record
+  clock: Clock
+  log: Logger
+}
+
+/**
+ * A request, from socket to engine and back: every branch is here and none of the details.
+ * The order of checks is data-plane.md 3.2.
+ */
+export const serve =
+  (rooms: Rooms, endpoint: Endpoint) =>
+  async (exchange: Exchange): Promise<void> => {
+    const caller = rooms.authenticate(exchange.authorization, exchange.projectId)
+    if (!caller.ok) return exchange.refuse(caller.refusal)
+
+    const body = await exchange.readBody()
+    if (!body.ok) return exchange.refuse(body.refusal)
+
+    const reading = endpoint.read(body.value)
+    if (!reading.ok) return exchange.refuse(reading.refusal)
+
+    const model = rooms.resolve(reading.value.model)
+    if (!model.ok) return exchange.refuse(model.refusal)
+
+    const request = endpoint.check(reading.value, model.value)
+    if (!request.ok) return exchange.refuse(request.refusal)
+
+    const ticket = rooms.admit(caller.value, model.value, request.value.estimate)
+    if (!ticket.ok) return exchange.refuse(ticket.refusal)
+
+    let used = 0
+    try {
+      const seat = await rooms.takeSeat(model.value, exchange.signal)
+      if (!seat.ok) return exchange.refuse(seat.refusal)
+
+      const relayed = await rooms.relay(exchange, request.value, model.value, seat.value)
+      if (!relayed.ok) return exchange.refuse(relayed.refusal)
+
+      used = relayed.value.counts.input + relayed.value.counts.output
+      // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
+      await rooms.record(usageEvent(exchange, caller.value, reading.value, model.value, seat.value.replica, relayed.value))
+      relayed.value.finish()
+    } finally {
+      ticket.value.settle(used)
+    }
+  }

@@ -1,0 +1,19 @@
+import { setTimeout as after } from 'node:timers/promises'
+
+/** Milliseconds since 1970 in UTC. */
+export type Instant = number & { readonly __unit: 'epoch-ms' }
+
+/** Where time comes from. Nobody else calls `Date.now()`, so that a test can stand on the last millisecond of a month. */
+export type Clock = {
+  now(): Instant
+  /** Waits; rejects with the signal's reason when the signal is aborted. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>
+}
+
+export const systemClock: Clock = {
+  now: () => Date.now() as Instant,
+  sleep: (ms, signal) => after(ms, undefined, signal && { signal }),
+}
+
+export const instantToDate = (instant: Instant): Date => new Date(instant)
+export const dateToInstant = (date: Date): Instant => date.getTime() as Instant

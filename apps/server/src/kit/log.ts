@@ -1,0 +1,20 @@
+import { pino, type Logger } from 'pino'
+
+export type { Logger }
+export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent'
+
+/**
+ * One JSON line per event on standard error, so that what the first start prints for a person stays alone on standard output.
+ * The line has ids, counts and times; prompts, answers, keys and headers are never handed to it, and the paths below are
+ * only the second lock on that door.
+ */
+export const openLog = (level: LogLevel, stream: NodeJS.WritableStream = process.stderr): Logger =>
+  pino(
+    {
+      level,
+      base: undefined,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      redact: ['*.authorization', '*.secretKey', '*.password', '*.key', 'authorization', 'secretKey', 'password'],
+    },
+    stream,
+  )

@@ -1,0 +1,111 @@
+/** Everything the data plane can say no with. The shapes and statuses are data-plane.md 3.1 to 3.3. */
+export type Refusal =
+  | { code: 'key_missing' }
+  | { code: 'key_refused' }
+  | { code: 'route_unknown'; method: string; path: string }
+  | { code: 'body_too_large'; maxBytes: number }
+  | { code: 'body_late'; limitMs: number }
+  | { code: 'content_type_wrong'; expected: string }
+  | { code: 'body_not_json'; reason: string }
+  | { code: 'model_missing' }
+  | { code: 'model_unknown'; model: string }
+  /** For reading one model by id: OpenAI's 404, not the 422 of a call (data-plane.md 5.1). */
+  | { code: 'model_not_listed'; model: string }
+  | { code: 'endpoint_mismatch'; model: string; endpoint: string; serves: string }
+  | { code: 'field_invalid'; field: string; reason: string }
+  | { code: 'output_limit'; field: string; asked: number; maximum: number }
+  | { code: 'context_exceeded'; asked: number; maximum: number }
+  | { code: 'limit_reached'; limit: 'requests' | 'tokens' | 'concurrency'; model: string; retryAfterMs: number }
+  | { code: 'busy'; reason: string; retryAfterMs: number }
+  | { code: 'engine_unavailable'; model: string; reason: string; retryAfterMs: number }
+  /** An engine's own 4xx: it knows its model's limits better than we do, so its sentence is passed on. */
+  | { code: 'engine_refused'; status: number; message: string; param: string | null }
+  | { code: 'engine_failed'; model: string; reason: string }
+  | { code: 'engine_late'; limitMs: number }
+  | { code: 'fault' }
+
+type Spoken<R> = {
+  status: number | ((refusal: R) => number)
+  type: string
+  say(refusal: R): string
+  param?(refusal: R): string | null
+}
+
+/** A new code does not compile until it has a row here. */
+export const SPOKEN = {
+  key_missing: {
+    status: 401,
+    type: 'AuthenticationError',
+    say: () => 'No API key: send the header "Authorization: Bearer <secret key>".',
+  },
+  // Unknown, malformed, expired, of another organization, no right on this project: one answer for all (data-plane.md 2.2).
+  key_refused: { status: 403, type: 'PermissionDeniedError', say: () => 'Insufficient permissions to access the resource.' },
+  route_unknown: { status: 404, type: 'NotFoundError', say: (r) => `There is no route ${r.method} ${r.path}.` },
+  body_too_large: { status: 400, type: 'BadRequestError', say: (r) => `The body is too large: at most ${r.maxBytes} bytes are accepted.` },
+  body_late: { status: 408, type: 'RequestTimeoutError', say: (r) => `The body did not arrive within ${r.limitMs / 1000} s.` },
+  content_type_wrong: { status: 400, type: 'BadRequestError', say: (r) => `The content type must be ${r.expected}.` },
+  body_not_json: { status: 400, type: 'BadRequestError', say: (r) => `Invalid JSON body: ${r.reason}.` },
+  model_missing: { status: 422, type: 'UnprocessableEntityError', say: () => 'The field "model" is missing.', param: () => 'model' },
+  model_unknown: {
+    status: 422,
+    type: 'UnprocessableEntityError',
+    say: (r) => `The model ${JSON.stringify(r.model)} was not found. GET /v1/models lists those that are served.`,
+    param: () => 'model',
+  },
+  model_not_listed: { status: 404, type: 'NotFoundError', say: (r) => `The model ${JSON.stringify(r.model)} was not found.`, param: () => 'model' },
+  endpoint_mismatch: {
+    status: 400,
+    type: 'BadRequestError',
+    say: (r) => `The model ${JSON.stringify(r.model)} is of type ${r.serves} and does not serve ${r.endpoint}.`,
+    param: () => 'model',
+  },
+  field_invalid: { status: 400, type: 'BadRequestError', say: (r) => `The field "${r.field}" is not valid: ${r.reason}.`, param: (r) => r.field },
+  output_limit: {
+    status: 416,
+    type: 'RangeNotSatisfiableError',
+    say: (r) => `max_completion_tokens is limited for this model: ${r.asked} were asked for in "${r.field}", the maximum is ${r.maximum}.`,
+    param: (r) => r.field,
+  },
+  context_exceeded: {
+    status: 400,
+    type: 'BadRequestError',
+    say: (r) => `This model's maximum context window is ${r.maximum} tokens; ${r.asked} were requested (input and output together).`,
+  },
+  limit_reached: {
+    status: 429,
+    type: 'RateLimitError',
+    say: (r) =>
+      r.limit === 'concurrency'
+        ? 'You exceeded your current threshold of concurrent requests.'
+        : `You exceeded your current quota of ${r.limit} per minute for the model ${r.model}.`,
+  },
+  busy: { status: 503, type: 'ServiceUnavailableError', say: (r) => `The service cannot take the request now: ${r.reason}.` },
+  engine_unavailable: { status: 503, type: 'ServiceUnavailableError', say: (r) => `No engine is ready for the model ${r.model}: ${r.reason}.` },
+  engine_refused: {
+    status: (r) => r.status,
+    type: 'BadRequestError',
+    say: (r) => r.message,
+    param: (r) => r.param,
+  },
+  engine_failed: { status: 500, type: 'InternalServerError', say: (r) => `The engine of the model ${r.model} failed: ${r.reason}.` },
+  engine_late: { status: 504, type: 'GatewayTimeoutError', say: (r) => `The answer took longer than ${r.limitMs / 1000} s.` },
+  fault: { status: 500, type: 'InternalServerError', say: () => 'Internal error. The header x-request-id names this request in the log.' },
+} satisfies { [C in Refusal['code']]: Spoken<Extract<Refusal, { code: C }>> }
+
+/** A refusal as it goes over the wire. `retryAfterMs` is set where the client should come back. */
+export type SpokenRefusal = {
+  status: number
+  body: { error: { message: string; type: string; param: string | null; code: number } }
+  retryAfterMs: number | undefined
+}
+
+export const speak = (refusal: Refusal): SpokenRefusal => {
+  // The table is checked row by row; here the row and the refusal have the same code, which the compiler cannot follow.
+  const row: Spoken<Refusal> = SPOKEN[refusal.code] as unknown as Spoken<Refusal>
+  const status = typeof row.status === 'number' ? row.status : row.status(refusal)
+  return {
+    status,
+    body: { error: { message: row.say(refusal), type: row.type, param: row.param?.(refusal) ?? null, code: status } },
+    retryAfterMs: 'retryAfterMs' in refusal ? refusal.retryAfterMs : undefined,
+  }
+}
