@@ -11,7 +11,7 @@ export default defineConfig({
     projects: [
       {
         ...shared,
-        test: { ...test, name: 'plain', include: ['apps/engine/src/**/*.test.ts', 'packages/*/src/**/*.test.ts', 'apps/server/src/{kit,inference,engines,catalog,usage,quota}/**/*.unit.test.ts', 'scripts/**/*.test.ts'] },
+        test: { ...test, name: 'plain', include: ['apps/engine/src/**/*.test.ts', 'packages/*/src/**/*.test.ts', 'apps/server/src/{kit,inference,engines,catalog,usage,quota}/**/*.unit.test.ts', 'scripts/**/*.test.ts', 'apps/server/test/**/*.unit.test.ts'] },
       },
       {
         ...shared,

@@ -1,0 +1,69 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import type { Clock } from './kit/clock.ts'
+import type { Db } from './kit/db.ts'
+import type { Logger } from './kit/log.ts'
+
+export const VERSION = '0.1.0'
+
+/** A connection that has sent no whole header by then is closed: a slow sender must not hold a socket for ever. */
+const HEADERS_MS = 15_000
+// Longer than the idle time of the usual load balancers (60 s), so that it is they who close, and no request meets a closing socket.
+const KEEP_ALIVE_MS = 75_000
+const MAX_HEADER_BYTES = 16 * 1024
+const READY_LIMIT_MS = 2_000
+
+export type Readiness = {
+  database(): Promise<string | undefined>
+  journal(): string | undefined
+  catalogue(): string | undefined
+}
+
+/** What the database is short of, or nothing. One small question with a limit of its own. */
+export const askDatabase = async (db: Db, clock: Clock): Promise<string | undefined> => {
+  const late = new AbortController()
+  try {
+    return await Promise.race([
+      db.query('select 1').then(() => undefined),
+      clock.sleep(READY_LIMIT_MS, late.signal).then(() => `no answer within ${READY_LIMIT_MS / 1000} s`),
+    ])
+  } catch (error) {
+    return error instanceof Error ? error.message : 'no answer'
+  } finally {
+    late.abort()
+  }
+}
+
+/**
+ * The one HTTP server. `GET /health` says that the process lives, `GET /ready` that it serves; neither needs a key,
+ * and neither says more than a stranger may know.
+ */
+export const openHttp = (log: Logger, readiness: Readiness): FastifyInstance => {
+  const app = Fastify({
+    logger: false,
+    // Bodies are bounded by the routes themselves, which read them only after the key is known to be good.
+    bodyLimit: Number.MAX_SAFE_INTEGER,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    routerOptions: { ignoreDuplicateSlashes: true, caseSensitive: true },
+    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_MS, requestTimeout: 0 },
+    forceCloseConnections: false,
+  })
+
+  app.get('/health', (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok', version: VERSION }))
+
+  app.get('/ready', async (_request, reply) => {
+    const short = {
+      database: await readiness.database(),
+      journal: readiness.journal(),
+      catalogue: readiness.catalogue(),
+    }
+    const checks = Object.fromEntries(Object.entries(short).map(([part, lack]) => [part, lack === undefined ? 'ok' : 'missing']))
+    const ready = Object.values(short).every((lack) => lack === undefined)
+    if (!ready) log.warn({ ...short }, 'not ready')
+    return reply
+      .code(ready ? 200 : 503)
+      .header('cache-control', 'no-store')
+      .send({ status: ready ? 'ready' : 'not_ready', checks })
+  })
+
+  return app
+}

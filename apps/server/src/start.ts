@@ -1,0 +1,150 @@
+import type { AddressInfo } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { openCatalog } from './catalog/catalog.ts'
+import type { Model } from './catalog/model.ts'
+import { seedTinyModels } from './catalog/seed.ts'
+import type { Config } from './config.ts'
+import { openEngines } from './engines/engines.ts'
+import { askDatabase, openHttp } from './http.ts'
+import { bootstrap } from './iam/bootstrap.ts'
+import { openIam } from './iam/iam.ts'
+import { inferenceRoutes } from './inference/routes.ts'
+import { openChanges } from './kit/changes.ts'
+import { type Clock, systemClock } from './kit/clock.ts'
+import { holdDataDir } from './kit/data-dir.ts'
+import { openDb } from './kit/db.ts'
+import { type Logger, openLog } from './kit/log.ts'
+import { migrate } from './kit/migrate.ts'
+import { openEmbeddedPostgres } from './kit/postgres.ts'
+import { openSecrets } from './kit/secrets.ts'
+import { openAdmission } from './quota/admit.ts'
+import { openUsage } from './usage/usage.ts'
+
+/** The models that come with the repository. */
+export const BUILTIN_MODELS_DIR = fileURLToPath(new URL('../../../models', import.meta.url))
+
+const BYTES_PER_MB = 1024 * 1024
+/** Request bodies held at once in this process: a thousand images in flight would otherwise be a gigabyte. */
+const INFLIGHT_BYTES = 512 * BYTES_PER_MB
+const DRAIN_LOOK_MS = 50
+/** After their sockets are cut, answers need a moment to write their usage events. */
+const CUT_LIMIT_MS = 5_000
+
+export type House = Awaited<ReturnType<typeof start>>
+
+/** Builds the house from the ground up; `close` takes it down in the opposite order. */
+export const start = async (config: Config, parts: { clock?: Clock; log?: Logger } = {}) => {
+  const clock = parts.clock ?? systemClock
+  const log = parts.log ?? openLog(config.logLevel)
+
+  const opened: { what: string; shut: () => Promise<void> }[] = []
+  const open = (what: string, shut: () => Promise<void>): void => void opened.push({ what, shut })
+  const close = async (): Promise<void> => {
+    for (let part = opened.pop(); part !== undefined; part = opened.pop()) {
+      await part.shut().catch((error: unknown) => log.error({ err: error, part: part?.what }, 'could not be closed in order'))
+    }
+  }
+
+  try {
+    const hold = await holdDataDir(config.dataDir, 'parvis serve')
+    open('data directory', () => hold.release())
+    const secrets = await openSecrets({ dataDir: config.dataDir, masterKey: config.masterKey })
+
+    let url = config.databaseUrl
+    if (url === undefined) {
+      const postgres = await openEmbeddedPostgres({ dataDir: config.dataDir, log, clock })
+      open('embedded database', () => postgres.close())
+      url = postgres.url
+    }
+    const db = openDb(url, { log })
+    open('database', () => db.end())
+    const applied = await migrate(db)
+    if (applied.length > 0) log.info({ migrations: applied }, 'database is up to date')
+    const owner = await bootstrap(db, secrets, clock, config.bootstrapSecretKey === undefined ? {} : { secretKey: config.bootstrapSecretKey })
+    if (config.demoModels) await seedTinyModels(db, BUILTIN_MODELS_DIR, clock)
+
+    const changes = await openChanges({ db, url, clock, log })
+    open('changes', () => changes.close())
+    const usage = await openUsage({ dataDir: config.dataDir, db, clock, log })
+    open('usage', () => usage.close())
+    const iam = await openIam({ db, changes, secrets, clock, log })
+    const catalog = await openCatalog({ db, changes, clock, log })
+    const engines = await openEngines({ db, changes, secrets, clock, log, local: config.engine })
+    open('engines', () => engines.close())
+    engines.want(localModels(catalog.list()))
+    const unwatch = catalog.onChange(() => engines.want(localModels(catalog.list())))
+    open('catalogue watch', async () => unwatch())
+
+    const admission = openAdmission()
+    const app = openHttp(log, {
+      database: () => askDatabase(db, clock),
+      journal: usage.fault,
+      catalogue: () => (catalog.list().length > 0 ? undefined : 'the catalogue has no models'),
+    })
+    inferenceRoutes(
+      app,
+      {
+        authenticate: iam.authenticate,
+        resolve: catalog.resolve,
+        admit: admission.admit,
+        takeSeat: engines.takeSeat,
+        record: usage.record,
+        models: catalog.list,
+        clock,
+        log,
+      },
+      {
+        bodyBytes: config.maxBodyMb * BYTES_PER_MB,
+        bodyMs: config.bodyTimeoutSeconds * 1000,
+        totalMs: config.requestTimeoutSeconds * 1000,
+        inflightBytes: INFLIGHT_BYTES,
+      },
+    )
+    await app.listen({ host: config.host, port: config.port })
+    const { port } = app.server.address() as AddressInfo
+
+    /** Stops accepting, lets running answers end within the limit, then cuts them; their usage is written all the same. */
+    const drain = async (): Promise<void> => {
+      const closed = app.close()
+      const settled = async (limitMs: number): Promise<boolean> => {
+        for (let waited = 0; admission.open() > 0 && waited < limitMs; waited += DRAIN_LOOK_MS) {
+          app.server.closeIdleConnections()
+          await clock.sleep(DRAIN_LOOK_MS)
+        }
+        return admission.open() === 0
+      }
+      if (!(await settled(config.shutdownSeconds * 1000))) {
+        log.warn({ open: admission.open() }, 'answers still running at the limit are cut')
+      }
+      app.server.closeAllConnections()
+      await settled(CUT_LIMIT_MS)
+      await closed
+    }
+    open('http', drain)
+
+    log.info({ host: config.host, port }, 'listening')
+    return { url: `http://${urlHost(config.host)}:${port}`, owner, catalog, engines, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)
+
+const localModels = (models: readonly Model[]) =>
+  models.flatMap((model) =>
+    model.weights !== null && model.type !== 'audio'
+      ? [
+          {
+            id: model.id,
+            name: model.name,
+            type: model.type,
+            path: model.weights.path,
+            contextTokens: model.contextTokens,
+            maxOutputTokens: model.maxOutputTokens,
+            matryoshka: model.matryoshka,
+          },
+        ]
+      : [],
+  )
