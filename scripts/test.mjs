@@ -1,0 +1,79 @@
+// `npm test`: installs and builds when needed, then runs every test that needs no browser and no cluster:
+// once against the embedded PostgreSQL that npm brings, and the tests of the house once more against the system's PostgreSQL (15 or newer).
+//
+//   npm test                          everything
+//   npm test -- --only embedded       one of: embedded, system
+//   npm test -- apps/server/src/iam   only files whose path contains this (both databases)
+//
+// The last line is "N passed, N failed".
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fail, prepare, ROOT } from './lib.mjs'
+
+const given = process.argv.slice(2)
+if (given.includes('--help') || given.includes('-h')) {
+  console.log(readFileSync(new URL(import.meta.url), 'utf8').split('\n').filter((line) => line.startsWith('//')).map((line) => line.slice(3)).join('\n'))
+  process.exit(0)
+}
+const onlyAt = given.indexOf('--only')
+const only = onlyAt < 0 ? undefined : given.splice(onlyAt, 2)[1]
+if (only !== undefined && only !== 'embedded' && only !== 'system') fail(`--only takes "embedded" or "system", not ${JSON.stringify(only ?? '')}.`)
+
+const DEBIAN_POSTGRES = '/usr/lib/postgresql'
+const MIN_POSTGRES = 15
+
+const systemPostgres = () =>
+  existsSync(DEBIAN_POSTGRES) &&
+  readdirSync(DEBIAN_POSTGRES).some((version) => Number(version) >= MIN_POSTGRES && existsSync(join(DEBIAN_POSTGRES, version, 'bin', 'initdb')))
+
+const isRoot = process.getuid?.() === 0
+
+/** A second database server to test against: the one thing that npm does not bring. */
+const ensureSystemPostgres = () => {
+  if (systemPostgres() || process.env.PARVIS_TEST_DATABASE_URL) return
+  const apt = isRoot && existsSync('/usr/bin/apt-get')
+  if (apt) {
+    console.error('Installing postgresql for the tests …')
+    const quiet = { stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } }
+    spawnSync('apt-get', ['update', '-qq'], quiet)
+    spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'postgresql'], quiet)
+  }
+  if (!systemPostgres()) {
+    fail(
+      `The tests also run against a PostgreSQL ${MIN_POSTGRES} or newer that npm does not bring. Install one ("apt-get install postgresql" on Debian and Ubuntu), ` +
+        'or name one with PARVIS_TEST_DATABASE_URL=postgres://…, or leave that half out with: npm test -- --only embedded',
+    )
+  }
+}
+
+prepare()
+
+const results = mkdtempSync(join(tmpdir(), 'parvis-test-'))
+const total = { passed: 0, failed: 0 }
+
+const vitest = (name, args, env) => {
+  console.error(`\n── ${name}`)
+  const outputFile = join(results, `${name.replaceAll(/\W+/g, '-')}.json`)
+  const done = spawnSync(
+    process.execPath,
+    [join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'), 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${outputFile}`, ...args, ...given],
+    { cwd: ROOT, stdio: 'inherit', env: { ...process.env, ...env } },
+  )
+  const report = existsSync(outputFile) ? JSON.parse(readFileSync(outputFile, 'utf8')) : undefined
+  const failed = report?.numFailedTests ?? 0
+  total.passed += report?.numPassedTests ?? 0
+  // A run that ends badly without a failed test (a file that does not load, an unhandled rejection) is a failure too.
+  total.failed += done.status !== 0 && failed === 0 ? 1 : failed
+}
+
+if (only !== 'system') vitest('embedded PostgreSQL', [], { PARVIS_TEST_DATABASE: 'embedded' })
+if (only !== 'embedded') {
+  ensureSystemPostgres()
+  vitest('system PostgreSQL', ['--project', 'house', ...(given.length > 0 ? ['--passWithNoTests'] : [])], { PARVIS_TEST_DATABASE: 'system' })
+}
+
+rmSync(results, { recursive: true, force: true })
+console.log(`\n${total.passed} passed, ${total.failed} failed`)
+process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1)
