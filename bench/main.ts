@@ -1,0 +1,46 @@
+import { benchEngine } from './engine/engine.ts'
+import { machine, type Row } from './measure.ts'
+import { benchPath } from './path/path.ts'
+
+const HELP = `npm run bench -- [path] [engine] [--quick]
+
+  path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
+  engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
+  --quick  fewer rounds; what CI runs. Fails on the cliffs only
+
+Without a name both run. The figures are this machine's: compare rows of one run, not runs.`
+
+const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = { path: benchPath, engine: benchEngine }
+
+const given = process.argv.slice(2)
+if (given.includes('--help')) {
+  console.log(HELP)
+  process.exit(0)
+}
+const quick = given.includes('--quick')
+const names = given.filter((word) => word !== '--quick')
+const unknown = names.filter((name) => !(name in KINDS))
+if (unknown.length > 0) {
+  console.error(`There is no benchmark ${unknown.join(', ')}.\n\n${HELP}`)
+  process.exit(2)
+}
+
+console.log(`${machine()}\n`)
+let cliffs = 0
+let fine = 0
+for (const [name, bench] of Object.entries(KINDS)) {
+  if (names.length > 0 && !names.includes(name)) continue
+  console.log(`── ${name}`)
+  for (const row of await bench(quick)) {
+    const fell = row.cliff !== undefined && row.value > row.cliff.above
+    if (row.cliff !== undefined) {
+      if (fell) cliffs += 1
+      else fine += 1
+    }
+    console.log(`${row.what.padEnd(46)} ${row.value.toFixed(2).padStart(10)} ${row.unit.padEnd(6)} ${row.beside}`)
+    if (fell) console.log(`  ✗ above ${row.cliff?.above}: ${row.cliff?.why}`)
+  }
+  console.log()
+}
+console.log(`${fine} passed, ${cliffs} failed`)
+process.exit(cliffs === 0 ? 0 : 1)
