@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Clock } from './kit/clock.ts'
 import type { Db } from './kit/db.ts'
@@ -10,6 +11,8 @@ const HEADERS_MS = 15_000
 // Longer than the idle time of the usual load balancers (60 s), so that it is they who close, and no request meets a closing socket.
 const KEEP_ALIVE_MS = 75_000
 const MAX_HEADER_BYTES = 16 * 1024
+/** How often Node looks for connections that are late; its default of 30 s would stretch the limits above. */
+const LATE_LOOK_MS = 5_000
 const READY_LIMIT_MS = 2_000
 
 export type Readiness = {
@@ -33,6 +36,23 @@ export const askDatabase = async (db: Db, clock: Clock): Promise<string | undefi
   }
 }
 
+/** Status and sentence for what is not HTTP, by the parser's error code. */
+const UNREADABLE: Record<string, { status: number; phrase: string; message: string }> = {
+  HPE_HEADER_OVERFLOW: { status: 431, phrase: 'Request Header Fields Too Large', message: `The headers are larger than ${MAX_HEADER_BYTES} bytes.` },
+  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, phrase: 'Request Timeout', message: `The request headers did not arrive within ${HEADERS_MS / 1000} s.` },
+}
+const NOT_HTTP = { status: 400, phrase: 'Bad Request', message: 'This is not a readable HTTP request.' }
+
+/** Answers on the raw socket what never became a request, in the same shape as every other refusal. */
+const refuseUnreadable = (error: { code: string }, socket: Socket): void => {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+  const { status, phrase, message } = UNREADABLE[error.code] ?? NOT_HTTP
+  const body = JSON.stringify({ error: { message, type: 'BadRequestError', param: null, code: status } })
+  socket.end(
+    `HTTP/1.1 ${status} ${phrase}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  )
+}
+
 /**
  * The one HTTP server. `GET /health` says that the process lives, `GET /ready` that it serves; neither needs a key,
  * and neither says more than a stranger may know.
@@ -44,8 +64,11 @@ export const openHttp = (log: Logger, readiness: Readiness): FastifyInstance => 
     bodyLimit: Number.MAX_SAFE_INTEGER,
     keepAliveTimeout: KEEP_ALIVE_MS,
     routerOptions: { ignoreDuplicateSlashes: true, caseSensitive: true },
-    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_MS, requestTimeout: 0 },
+    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_MS, requestTimeout: 0, connectionsCheckingInterval: LATE_LOOK_MS },
+    // While the server drains, a request that still comes in on a kept connection is answered; idle connections are closed by start.ts.
+    return503OnClosing: false,
     forceCloseConnections: false,
+    clientErrorHandler: refuseUnreadable,
   })
 
   app.get('/health', (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok', version: VERSION }))
