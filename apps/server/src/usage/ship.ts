@@ -1,0 +1,174 @@
+import { open, rename } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import type { Clock } from '../kit/clock.ts'
+import type { Db } from '../kit/db.ts'
+import type { Logger } from '../kit/log.ts'
+import type { Journal, Segment } from './journal.ts'
+import { findIntact, readIntact } from './segment.ts'
+
+/** How often the segment that is being written is looked at. */
+const SHIP_EVERY_MS = 1_000
+/** A thousand rows are two thirds of COPY's speed; more would only make the statement longer. */
+const BATCH_ROWS = 1_000
+/** While the database is away: doubled from the interval up to this. */
+const BACKOFF_MAX_MS = 30_000
+/** How often a journal that could not be written is tried again. */
+const MEND_EVERY_MS = 5_000
+
+/**
+ * The payloads go in as they were written, joined by commas: nothing is parsed on the way. A row that is there already is
+ * left alone, so a segment may be shipped any number of times. `::text` because some clients encode JSON a second time.
+ */
+const INSERT = {
+  name: 'usage-ship',
+  text: `
+    insert into usage_event (
+      id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, replica, endpoint, mode, status,
+      ended, counted, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, accepted_at, first_byte_at, ended_at)
+    select id, "organizationId", "projectId", "principalId", "accessKey", "modelAsked", model, "priceId", replica, endpoint, mode, status,
+           ended, counted, input, "cachedInput", output, reasoning,
+           to_timestamp("acceptedAt" / 1000.0), to_timestamp("firstByteAt" / 1000.0), to_timestamp("endedAt" / 1000.0)
+      from json_to_recordset($1::text::json) as event (
+        id uuid, "organizationId" uuid, "projectId" uuid, "principalId" uuid, "accessKey" text, "modelAsked" text, model text,
+        "priceId" uuid, replica text, endpoint text, mode text, status integer, ended text, counted text,
+        input bigint, "cachedInput" bigint, output bigint, reasoning bigint,
+        "acceptedAt" bigint, "firstByteAt" bigint, "endedAt" bigint)
+    on conflict do nothing`,
+}
+
+/** SQLSTATE classes 22 and 23: the row is at fault and will be tomorrow. Anything else is the database's trouble and passes. */
+const isRefusedRow = (error: unknown): boolean =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' && /^2[23]/.test(error.code)
+
+const readRange = async (path: string, from: number, to: number): Promise<Buffer> => {
+  const bytes = Buffer.alloc(to - from)
+  const handle = await open(path, 'r')
+  try {
+    for (let at = 0; at < bytes.length; ) {
+      const { bytesRead } = await handle.read(bytes, at, bytes.length - at, from + at)
+      // Shorter than it was: what is missing reads as zeros, which is damage like any other.
+      if (bytesRead === 0) break
+      at += bytesRead
+    }
+  } finally {
+    await handle.close()
+  }
+  return bytes
+}
+
+export type Shipping = {
+  /** Brings everything that is acknowledged into the database; throws when the database does not take it. */
+  ship(): Promise<void>
+  /** Stops the loop, after the round it is in. */
+  stop(): Promise<void>
+}
+
+/** Carries the journal into `usage_event`, again and again until stopped, and deletes each segment once it is committed. */
+export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; log: Logger; everyMs?: number }): Shipping => {
+  const { journal, db, clock, log } = options
+  const everyMs = options.everyMs ?? SHIP_EVERY_MS
+  // How far each segment has been shipped. Only a hint, so it need not outlive the process.
+  const shippedBytes = new Map<Segment, number>()
+  const damaged = new Set<Segment>()
+
+  /** One row that the database will never take must not hold up the others: it is put aside for a person to see. */
+  const putAside = async (payload: string, error: unknown): Promise<void> => {
+    const [segment] = journal.segments()
+    if (segment === undefined) return
+    const path = join(dirname(segment.path), 'refused.jsonl')
+    const handle = await open(path, 'a', 0o600)
+    try {
+      await handle.write(`${payload}\n`)
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+    log.error({ err: error, file: path }, 'the database refuses a usage event; it was put aside and is not billed')
+  }
+
+  const insert = async (payloads: readonly string[]): Promise<void> => {
+    try {
+      await db.query({ ...INSERT, values: [`[${payloads.join(',')}]`] })
+    } catch (error) {
+      if (!isRefusedRow(error)) throw error
+      const [only] = payloads
+      if (payloads.length === 1 && only !== undefined) return putAside(only, error)
+      const half = payloads.length >> 1
+      await insert(payloads.slice(0, half))
+      await insert(payloads.slice(half))
+    }
+  }
+
+  /** Bytes of a segment that were acknowledged and are no record any more. What is intact behind them is found again. */
+  const raiseAlarm = (segment: Segment, from: number, to: number): void => {
+    damaged.add(segment)
+    log.error(
+      { segment: segment.path, fromByte: from, toByte: to },
+      'a segment of the usage journal is damaged: events may be missing from the books',
+    )
+  }
+
+  const shipSegment = async (segment: Segment): Promise<void> => {
+    const start = shippedBytes.get(segment) ?? 0
+    // Taken once: the segment may grow, and be closed, while we ship.
+    const { bytes: end, closed } = segment
+    const bytes = start < end ? await readRange(segment.path, start, end) : Buffer.alloc(0)
+    for (let at = 0; at < bytes.length; ) {
+      const intact = readIntact(bytes, at)
+      for (let row = 0; row < intact.payloads.length; row += BATCH_ROWS) await insert(intact.payloads.slice(row, row + BATCH_ROWS))
+      at = intact.end
+      if (at < bytes.length) {
+        const next = findIntact(bytes, at + 1)
+        const to = next < 0 ? bytes.length : next
+        raiseAlarm(segment, start + at, start + to)
+        at = to
+      }
+      shippedBytes.set(segment, start + at)
+    }
+    if (!closed) return
+    // A damaged one is kept beside under another name, for whoever wants to look.
+    if (damaged.has(segment)) await rename(segment.path, `${segment.path}.damaged`)
+    await journal.forget(segment)
+    shippedBytes.delete(segment)
+    damaged.delete(segment)
+  }
+
+  const ship = async (): Promise<void> => {
+    for (const segment of [...journal.segments()]) await shipSegment(segment)
+  }
+
+  let stopped = false
+  const awake = new AbortController()
+
+  const loop = async (): Promise<void> => {
+    let away = 0
+    let mendAtMs = 0
+    while (!stopped) {
+      try {
+        await ship()
+        if (away > 0) log.info('usage events reach the database again')
+        away = 0
+      } catch (error) {
+        // Once per outage; the events are safe on disk meanwhile.
+        if (away === 0) log.warn({ err: error }, 'usage events cannot be shipped to the database; they wait on disk')
+        away += 1
+      }
+      if (journal.fault() !== undefined && performance.now() >= mendAtMs) {
+        await journal.mend()
+        mendAtMs = performance.now() + MEND_EVERY_MS
+      }
+      const restMs = Math.min(BACKOFF_MAX_MS, everyMs * 2 ** Math.min(away, 16))
+      await clock.sleep(restMs, awake.signal).catch(() => undefined)
+    }
+  }
+  const running = loop()
+
+  return {
+    ship,
+    stop: async () => {
+      stopped = true
+      awake.abort()
+      await running
+    },
+  }
+}

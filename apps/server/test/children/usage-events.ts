@@ -1,0 +1,33 @@
+import { systemClock } from '../../src/kit/clock.ts'
+import { newId } from '../../src/kit/ids.ts'
+import type { AccessKey } from '../../src/kit/ids.ts'
+import type { UsageEvent } from '../../src/usage/event.ts'
+
+/** An event like one of a short chat answer, with an id of its own. */
+export const usageEventOf = (changes: Partial<UsageEvent> = {}): UsageEvent => {
+  const now = systemClock.now()
+  return {
+    id: newId(now),
+    organizationId: newId(now),
+    projectId: newId(now),
+    principalId: newId(now),
+    accessKey: 'SCWABCDEFGHIJKLMNOPQ' as AccessKey,
+    modelAsked: 'tiny-chat',
+    model: 'tiny-chat',
+    priceId: newId(now),
+    replica: 'embedded:tiny-chat',
+    endpoint: 'chat/completions',
+    mode: 'realtime',
+    status: 200,
+    ended: 'complete',
+    counted: 'engine',
+    input: 31,
+    cachedInput: 16,
+    output: 12,
+    reasoning: 0,
+    acceptedAt: now,
+    firstByteAt: now,
+    endedAt: now,
+    ...changes,
+  }
+}
