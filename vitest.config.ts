@@ -1,7 +1,9 @@
 import { defineConfig } from 'vitest/config'
 
 const conditions = ['@parvis/source']
-const shared = { resolve: { conditions }, ssr: { resolve: { conditions, externalConditions: conditions } } }
+const resolve = { conditions, externalConditions: conditions }
+// `__vitest__` is where global-setup.ts is loaded; it does not take the conditions of the others.
+const shared = { resolve: { conditions }, ssr: { resolve }, environments: { __vitest__: { resolve } } }
 const test = { pool: 'forks' as const, testTimeout: 30_000, hookTimeout: 60_000 }
 
 // `plain` needs nothing but Node. `house` starts a Postgres once for the run and fails without it.
@@ -11,7 +13,17 @@ export default defineConfig({
     projects: [
       {
         ...shared,
-        test: { ...test, name: 'plain', include: ['apps/engine/src/**/*.test.ts', 'packages/*/src/**/*.test.ts', 'apps/server/src/{kit,inference,engines,catalog,usage,quota}/**/*.unit.test.ts', 'scripts/**/*.test.ts', 'apps/server/test/**/*.unit.test.ts'] },
+        test: {
+          ...test,
+          name: 'plain',
+          include: [
+            'apps/engine/src/**/*.test.ts',
+            'packages/*/src/**/*.test.ts',
+            'apps/server/src/{kit,inference,engines,catalog,usage,quota}/**/*.unit.test.ts',
+            'scripts/**/*.test.ts',
+            'apps/server/test/**/*.unit.test.ts',
+          ],
+        },
       },
       {
         ...shared,

@@ -1,0 +1,323 @@
+import { readFileSync } from 'node:fs'
+import { availableParallelism, homedir, totalmem } from 'node:os'
+import { isIPv4 } from 'node:net'
+import { join, resolve } from 'node:path'
+import { parseDocument } from 'yaml'
+import { z } from 'zod'
+
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** What the machine says about itself; a test says something else. */
+export type Machine = { readonly root: boolean; readonly home: string; readonly cores: number; readonly memoryMb: number }
+
+// A container's limit is what counts, where there is one; without one Node answers with a number larger than any machine.
+const memoryBytes = (): number => Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY)
+
+const thisMachine = (): Machine => ({
+  root: process.getuid?.() === 0,
+  home: homedir(),
+  cores: availableParallelism(),
+  memoryMb: Math.floor(memoryBytes() / 2 ** 20),
+})
+
+// A setting arrives as text from the environment and as a number or a boolean from the file; both mean the same.
+const whole = (least: number, most: number) =>
+  z
+    .union(
+      [
+        z.int(),
+        z
+          .string()
+          .regex(/^\d{1,15}$/)
+          .transform(Number),
+      ],
+      { error: 'must be a whole number' },
+    )
+    .refine((value) => value >= least && value <= most, { error: `must be between ${least} and ${most}` })
+const flag = z.union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')], { error: 'must be true or false' })
+const text = z.string({ error: 'must be text' }).min(1, { error: 'must not be empty' })
+const webAddress = text.refine((value) => URL.canParse(value) && /^https?:$/.test(new URL(value).protocol), {
+  error: 'must be an http:// or https:// address',
+})
+const oneOf = <const T extends readonly string[]>(values: T) => z.enum(values, { error: `must be one of ${values.join(', ')}` })
+
+/** The engine's share: a quarter of the memory for each model's process, so that three models leave the fourth to us and to Postgres. */
+const engineShareMb = (machine: Machine): number => Math.max(512, Math.floor(machine.memoryMb / 4))
+
+const defaultDataDir = (machine: Machine, env: Environment): string => {
+  // /root is closed to other users, and Postgres, which will not run as root, could not reach its files there.
+  if (machine.root) return '/var/lib/parvis'
+  const share = env['XDG_DATA_HOME']
+  // The XDG base directory specification: a relative path is to be ignored.
+  return join(share?.startsWith('/') ? share : join(machine.home, '.local', 'share'), 'parvis')
+}
+
+type Setting = {
+  readonly env: string
+  readonly yaml: string
+  /** As it stands in the manual; what depends on the machine is said in words. */
+  readonly default: string
+  readonly what: string
+}
+
+/** Every setting there is. The manual and `--help` are made from this table. */
+export const SETTINGS = [
+  { env: 'PARVIS_HOST', yaml: 'host', default: '127.0.0.1', what: 'Address to listen on.' },
+  { env: 'PARVIS_PORT', yaml: 'port', default: '8080', what: 'Port to listen on; 0 takes any free one.' },
+  {
+    env: 'PARVIS_DATA_DIR',
+    yaml: 'dataDir',
+    default: '~/.local/share/parvis (below $XDG_DATA_HOME when set); /var/lib/parvis for root',
+    what: 'Where everything is kept: database, journal, master key, models.',
+  },
+  {
+    env: 'PARVIS_DATABASE_URL',
+    yaml: 'databaseUrl',
+    default: 'the embedded PostgreSQL',
+    what: 'A PostgreSQL server, 15 or newer: postgres://user:password@host:5432/database.',
+  },
+  {
+    env: 'PARVIS_BOOTSTRAP_SECRET_KEY',
+    yaml: 'bootstrapSecretKey',
+    default: 'a random one, printed once',
+    what: "A UUID: the secret of the owner's first key. It counts at the first start only.",
+  },
+  {
+    env: 'PARVIS_MASTER_KEY',
+    yaml: 'masterKey',
+    default: 'made at first start in <dataDir>/master.key',
+    what: '64 hexadecimal digits, under which keys are hashed and stored secrets sealed. The same for all processes on one database.',
+  },
+  { env: 'PARVIS_LOG_LEVEL', yaml: 'logLevel', default: 'info', what: 'fatal, error, warn, info, debug, trace or silent.' },
+  {
+    env: 'PARVIS_BEHIND_TLS',
+    yaml: 'behindTls',
+    default: 'false',
+    what: 'Says that a proxy in front speaks TLS. Without it Parvis listens on this machine only.',
+  },
+  {
+    env: 'PARVIS_DEMO_MODELS',
+    yaml: 'demoModels',
+    default: 'true',
+    what: 'Puts the tiny models that come with Parvis into the catalogue.',
+  },
+  {
+    env: 'PARVIS_ENGINE_THREADS',
+    yaml: 'engineThreads',
+    default: 'one less than there are cores',
+    what: 'Threads of each embedded engine.',
+  },
+  {
+    env: 'PARVIS_ENGINE_MEMORY_MB',
+    yaml: 'engineMemoryMb',
+    default: 'a quarter of the memory',
+    what: 'What each embedded engine may use; a model that needs more is not loaded.',
+  },
+  {
+    env: 'PARVIS_ENGINE_SEQUENCES',
+    yaml: 'engineSequences',
+    default: '8',
+    what: 'Requests that an embedded engine computes side by side.',
+  },
+  { env: 'PARVIS_ENGINE_GPU', yaml: 'engineGpu', default: 'auto', what: 'auto uses a GPU where one is found; off never does.' },
+  { env: 'HF_ENDPOINT', yaml: 'hubEndpoint', default: 'https://huggingface.co', what: 'The hub that `parvis models pull` asks.' },
+  { env: 'HF_TOKEN', yaml: 'hubToken', default: 'none', what: 'Token for the hub.' },
+  {
+    env: 'PARVIS_REQUEST_TIMEOUT_SECONDS',
+    yaml: 'requestTimeoutSeconds',
+    default: '300',
+    what: 'How long an inference request may take in all.',
+  },
+  { env: 'PARVIS_BODY_TIMEOUT_SECONDS', yaml: 'bodyTimeoutSeconds', default: '30', what: 'How long a request body may take to arrive.' },
+  { env: 'PARVIS_MAX_BODY_MB', yaml: 'maxBodyMb', default: '100', what: 'The largest request body.' },
+  {
+    env: 'PARVIS_SHUTDOWN_SECONDS',
+    yaml: 'shutdownSeconds',
+    default: '30',
+    what: 'How long running answers may take to end when the server is told to stop.',
+  },
+] as const satisfies readonly Setting[]
+
+type Name = (typeof SETTINGS)[number]['yaml']
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+const DAY_SECONDS = 86_400
+
+/** What each setting may be. An optional one has no value until it is given. */
+const SHAPE = {
+  host: text,
+  port: whole(0, 65_535),
+  dataDir: text,
+  databaseUrl: text
+    .refine((value) => URL.canParse(value) && /^postgres(ql)?:$/.test(new URL(value).protocol), {
+      error: 'must be an address like postgres://user:password@host:5432/database',
+    })
+    .optional(),
+  bootstrapSecretKey: text
+    .regex(UUID, { error: 'must be a UUID' })
+    .transform((value) => value.toLowerCase())
+    .optional(),
+  masterKey: text.regex(/^[0-9a-f]{64}$/i, { error: 'must be 64 hexadecimal digits' }).optional(),
+  logLevel: oneOf(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
+  behindTls: flag,
+  demoModels: flag,
+  engineThreads: whole(1, 1024),
+  engineMemoryMb: whole(64, 16 * 2 ** 20),
+  engineSequences: whole(1, 256),
+  engineGpu: oneOf(['auto', 'off']),
+  hubEndpoint: webAddress.transform((value) => value.replace(/\/+$/, '')),
+  hubToken: text.optional(),
+  requestTimeoutSeconds: whole(1, DAY_SECONDS),
+  bodyTimeoutSeconds: whole(1, DAY_SECONDS),
+  maxBodyMb: whole(1, 4096),
+  shutdownSeconds: whole(0, DAY_SECONDS),
+} satisfies Record<Name, z.ZodType>
+
+export type Config = { readonly [N in Name]: z.infer<(typeof SHAPE)[N]> } & {
+  /** The file that was read, if there was one. */
+  readonly configPath: string | undefined
+}
+
+const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unknown>> => ({
+  host: '127.0.0.1',
+  port: 8080,
+  dataDir: defaultDataDir(machine, env),
+  logLevel: 'info',
+  behindTls: false,
+  demoModels: true,
+  // One core stays with the server, so that streams keep flowing while an engine computes.
+  engineThreads: Math.max(1, machine.cores - 1),
+  engineMemoryMb: engineShareMb(machine),
+  engineSequences: 8,
+  engineGpu: 'auto',
+  hubEndpoint: 'https://huggingface.co',
+  requestTimeoutSeconds: 300,
+  bodyTimeoutSeconds: 30,
+  maxBodyMb: 100,
+  shutdownSeconds: 30,
+})
+
+/** How many letters must change to make one word out of the other (Levenshtein). */
+const distance = (a: string, b: string): number => {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (const [i, letter] of [...a].entries()) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j += 1) {
+      next.push(Math.min((row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1, (row[j] ?? 0) + (letter === b[j] ? 0 : 1)))
+    }
+    row = next
+  }
+  return row[b.length] ?? 0
+}
+
+const suggest = (wrong: string, names: readonly string[]): string => {
+  const [best] = names.map((name) => ({ name, far: distance(wrong.toLowerCase(), name.toLowerCase()) })).toSorted((a, b) => a.far - b.far)
+  // Further than a third of the word is no likeness any more.
+  return best !== undefined && best.far <= wrong.length / 3 ? ` Did you mean ${best.name}?` : ''
+}
+
+const ENVIRONMENT_NAMES: readonly string[] = [...SETTINGS.map(({ env }) => env), 'PARVIS_CONFIG']
+
+/** Values from the environment. An empty variable is one that is not set: that is how compose files leave one out. */
+const fromEnvironment = (env: Environment): Partial<Record<Name, string>> => {
+  for (const name of Object.keys(env)) {
+    if (!name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_') || ENVIRONMENT_NAMES.includes(name)) continue
+    throw new Error(`There is no setting ${name}.${suggest(name, ENVIRONMENT_NAMES)}`)
+  }
+  return Object.fromEntries(SETTINGS.flatMap(({ env: name, yaml }) => (env[name] ? [[yaml, env[name]]] : [])))
+}
+
+const readIfThere = (path: string): string | undefined => {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
+    throw new Error(`The settings file ${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+  }
+}
+
+const parseFile = (path: string, content: string): Partial<Record<Name, unknown>> => {
+  const document = parseDocument(content)
+  const [broken] = document.errors
+  if (broken !== undefined) throw new Error(`The settings file ${path} is not valid YAML: ${broken.message}`)
+  const values: unknown = document.toJS() ?? {}
+  if (typeof values !== 'object' || values === null || Array.isArray(values)) {
+    throw new Error(`The settings file ${path} must be a list of "name: value" lines.`)
+  }
+  const names = SETTINGS.map(({ yaml }) => yaml)
+  for (const [name, value] of Object.entries(values)) {
+    if (!(names as string[]).includes(name)) throw new Error(`${path}: there is no setting ${name}.${suggest(name, names)}`)
+    if (value === null) throw new Error(`${path}: the setting ${name} has no value. Remove the line to use the default.`)
+  }
+  return values
+}
+
+export type Overrides = {
+  /** `--config`; it must be there. */
+  readonly configPath?: string | undefined
+  /** What stands on the command line, by the names of the file. */
+  readonly values?: Partial<Record<Name, unknown>> | undefined
+}
+
+const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
+
+/**
+ * Reads all settings once: defaults, then the file, then the environment, then the command line. Whatever is unknown or
+ * wrong is an error that names it. The file is the one given (`--config`, PARVIS_CONFIG), else ./parvis.yaml, else
+ * parvis.yaml in the data directory.
+ */
+export const readConfig = (
+  env: Environment = process.env,
+  cwd: string = process.cwd(),
+  overrides: Overrides = {},
+  machine: Machine = thisMachine(),
+): Config => {
+  const fallback = defaults(machine, env)
+  const environment = fromEnvironment(env)
+  const given = Object.fromEntries(Object.entries(overrides.values ?? {}).filter(([, value]) => value !== undefined))
+  const absolute = (path: string): string => resolve(cwd, path.replace(/^~(?=\/|$)/, machine.home))
+  const dataDirBefore = absolute(String(given['dataDir'] ?? environment.dataDir ?? fallback.dataDir))
+
+  const asked = overrides.configPath ?? (env['PARVIS_CONFIG'] || undefined)
+  const inDataDir = join(dataDirBefore, 'parvis.yaml')
+  const places = asked === undefined ? [resolve(cwd, 'parvis.yaml'), inDataDir] : [resolve(cwd, asked)]
+  let file: { path: string; values: Partial<Record<Name, unknown>> } | undefined
+  for (const path of places) {
+    const content = readIfThere(path)
+    if (content === undefined) continue
+    file = { path, values: parseFile(path, content) }
+    break
+  }
+  if (file === undefined && asked !== undefined) throw new Error(`The settings file ${places[0]} does not exist.`)
+  if (file?.path === inDataDir && file.values.dataDir !== undefined) {
+    throw new Error(
+      `${file.path}: dataDir cannot be set in the file that was found by it. Set PARVIS_DATA_DIR, or move the file and name it with --config.`,
+    )
+  }
+
+  const value = <N extends Name>(name: N): z.infer<(typeof SHAPE)[N]> => {
+    const sources: readonly (readonly [string, Partial<Record<Name, unknown>>])[] = [
+      [`--${name}`, given],
+      [SETTINGS.find((setting) => setting.yaml === name)?.env ?? name, environment],
+      [`${file?.path}: ${name}`, file?.values ?? {}],
+      [`The default of ${name}`, fallback],
+    ]
+    const source = sources.find(([, values]) => values[name] !== undefined)
+    const parsed = SHAPE[name].safeParse(source?.[1][name])
+    // The value itself is not repeated: it may be a secret that went into the wrong variable.
+    if (!parsed.success) throw new Error(`${source?.[0] ?? name} ${parsed.error.issues[0]?.message ?? 'is not valid'}.`)
+    return parsed.data as z.infer<(typeof SHAPE)[N]>
+  }
+
+  const config: Config = {
+    ...(Object.fromEntries(SETTINGS.map(({ yaml }) => [yaml, value(yaml)])) as Omit<Config, 'configPath'>),
+    dataDir: absolute(value('dataDir')),
+    configPath: file?.path,
+  }
+  if (!isLoopback(config.host) && !config.behindTls) {
+    throw new Error(
+      `PARVIS_HOST is ${config.host}, which other machines can reach, and Parvis speaks plain HTTP: keys would cross the network in the clear. Put a TLS proxy in front and set PARVIS_BEHIND_TLS=true, or listen on 127.0.0.1.`,
+    )
+  }
+  return config
+}
