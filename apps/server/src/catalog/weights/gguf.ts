@@ -355,16 +355,16 @@ const readHeader = async (file: FileHandle, bytes: number): Promise<Gguf> => {
   }
 }
 
-/** Throws an error with a sentence for a person when the file is not a complete, readable GGUF file. */
-export const readGguf = async (path: string): Promise<Gguf> => {
+/** Throws an error with a sentence for a person, about `shown`, when the file is not a complete, readable GGUF file. */
+export const readGguf = async (path: string, shown: string = path): Promise<Gguf> => {
   const file = await open(path, 'r').catch((cause: unknown) => {
-    throw new Error(`${path} cannot be opened: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
+    throw new Error(`${shown} cannot be opened: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
   })
   try {
     const { size } = await file.stat()
     return await readHeader(file, size)
   } catch (cause) {
-    throw new Error(`${path} ${cause instanceof Error ? cause.message : String(cause)}.`, { cause })
+    throw new Error(`${shown} ${cause instanceof Error ? cause.message : String(cause)}.`, { cause })
   } finally {
     await file.close()
   }

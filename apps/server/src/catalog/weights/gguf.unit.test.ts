@@ -173,7 +173,7 @@ describe('a wrong file is refused with a sentence that says what is wrong', () =
     ['an adapter', () => gguf([say('general.type', 'adapter'), say('general.architecture', 'llama')]), /holds "adapter", not a model/],
   ]
   for (const [what, bytes, sentence] of refused) {
-    test(what, async () => {
+    test(`${what}`, async () => {
       await expect(readGguf(await written(bytes()))).rejects.toThrow(sentence)
     })
   }
@@ -284,7 +284,7 @@ describe('what a model is for follows from its header', () => {
     ],
   ]
   for (const [what, entries, expected] of cases) {
-    test(what, async () => {
+    test(`${what}`, async () => {
       expect(describeGguf(await readGguf(await written(gguf(entries))))).toMatchObject(expected)
     })
   }
