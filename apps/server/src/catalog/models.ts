@@ -1,0 +1,367 @@
+import type { PoolClient } from 'pg'
+import { z } from 'zod'
+import { recordChange } from '../audit/record.ts'
+import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
+import { type Db, transaction } from '../kit/db.ts'
+import { type ModelId, newId, type PriceId } from '../kit/ids.ts'
+import type { UnitPrice } from '../kit/money.ts'
+import type { Model, ModelStatus, ModelType, Price } from './model.ts'
+import { isStoredWeights } from './weights-path.ts'
+
+const MODEL_NAME = /^[a-z0-9][a-z0-9._-]{0,127}$/
+const MAX_TOKENS = 100_000_000
+
+const UnitPriceSchema = z
+  .bigint()
+  .nonnegative()
+  .transform((price) => price as UnitPrice)
+const NewPrice = z.strictObject({
+  input: UnitPriceSchema,
+  /** The input price where a model has none of its own (serverless-platform.md 2.2). */
+  cachedInput: UnitPriceSchema.optional(),
+  output: UnitPriceSchema,
+})
+const Tokens = z.int().positive().max(MAX_TOKENS)
+
+const NewModel = z
+  .strictObject({
+    name: z.string().regex(MODEL_NAME, 'a model name is lower-case letters, digits, ".", "_" and "-", without a vendor in front'),
+    ownedBy: z.string().min(1).max(128),
+    type: z.enum(['chat', 'embedding', 'rerank', 'audio']),
+    status: z.enum(['preview', 'active', 'deprecated', 'eol']).default('active'),
+    successor: z.string().regex(MODEL_NAME).nullable().default(null),
+    contextTokens: Tokens,
+    maxOutputTokens: Tokens.nullable().default(null),
+    dimensions: z.int().positive().max(65_536).nullable().default(null),
+    matryoshka: z.array(z.int().positive()).max(64).default([]),
+    features: z
+      .strictObject({ tools: z.boolean(), structuredOutput: z.boolean(), reasoning: z.boolean(), vision: z.boolean() })
+      .default({ tools: false, structuredOutput: false, reasoning: false, vision: false }),
+    licence: z.string().max(200).nullable().default(null),
+    source: z.string().max(1000).nullable().default(null),
+    weights: z
+      .strictObject({
+        path: z.string().max(4096).refine(isStoredWeights, 'weights lie at builtin:…, pulled:… or an absolute path'),
+        bytes: z.int().positive(),
+        sha256: z.string().regex(/^[0-9a-f]{64}$/),
+      })
+      .nullable()
+      .default(null),
+    price: NewPrice,
+  })
+  .refine((model) => model.successor !== model.name, { path: ['successor'], message: 'a model cannot follow itself' })
+  .refine((model) => (model.type === 'chat') === (model.maxOutputTokens !== null), {
+    path: ['maxOutputTokens'],
+    message: 'a chat model has a maximum output, and no other has',
+  })
+  .refine((model) => (model.maxOutputTokens ?? 0) <= model.contextTokens, {
+    path: ['maxOutputTokens'],
+    message: 'the maximum output must fit into the context window',
+  })
+  .refine(
+    ({ matryoshka, dimensions }) =>
+      matryoshka.every((length, index) => length > (matryoshka[index - 1] ?? 0) && dimensions !== null && length < dimensions),
+    { path: ['matryoshka'], message: 'shorter lengths rise, and stay below the dimensions' },
+  )
+
+/** What `addModel` takes; `weights.path` is the stored form (weights-path.ts). */
+export type NewModel = z.input<typeof NewModel>
+export type NewPrice = z.input<typeof NewPrice>
+
+/** The first mistake as a sentence. An unknown field is one, since here it is a typing mistake. */
+const parse = <S extends z.ZodType>(schema: S, input: unknown, what: string): z.output<S> => {
+  const parsed = schema.safeParse(input)
+  if (parsed.success) return parsed.data
+  const issue = parsed.error.issues[0]
+  const field = issue === undefined || issue.path.length === 0 ? '' : `${issue.path.map(String).join('.')}: `
+  throw new Error(`${what} is not valid: ${field}${issue?.message ?? 'not readable'}.`)
+}
+
+/** One catalogue row as it is listed to the operator: everything the data plane knows, the price in force, and what only people need. */
+export type ListedModel = Omit<Model, 'weights'> & {
+  readonly licence: string | null
+  readonly source: string | null
+  /** With the stored path. */
+  readonly weights: { readonly path: string; readonly bytes: number; readonly sha256: string } | null
+}
+
+export type ModelRow = {
+  readonly id: ModelId
+  readonly name: string
+  readonly owned_by: string
+  readonly type: ModelType
+  readonly status: ModelStatus
+  readonly successor: string | null
+  readonly created_at: Date
+  readonly context_tokens: number
+  readonly max_output_tokens: number | null
+  readonly dimensions: number | null
+  readonly matryoshka: readonly number[]
+  readonly tools: boolean
+  readonly structured_output: boolean
+  readonly reasoning: boolean
+  readonly vision: boolean
+  readonly licence: string | null
+  readonly source: string | null
+  readonly weights_path: string | null
+  readonly weights_bytes: bigint | null
+  readonly weights_sha256: string | null
+}
+
+type PriceRow = {
+  readonly id: PriceId
+  readonly model_id: ModelId
+  readonly starts_at: Date
+  readonly input: bigint
+  readonly cached_input: bigint
+  readonly output: bigint
+}
+
+/** A model with all its prices, earliest first; there is always one. */
+export type PricedModel = Omit<ListedModel, 'price'> & { readonly prices: readonly Price[] }
+
+const rowToPrice = (row: PriceRow): Price => ({
+  id: row.id,
+  startsAt: dateToInstant(row.starts_at),
+  input: row.input as UnitPrice,
+  cachedInput: row.cached_input as UnitPrice,
+  output: row.output as UnitPrice,
+})
+
+const rowToModel = (row: ModelRow, prices: readonly Price[]): PricedModel => ({
+  id: row.id,
+  name: row.name,
+  ownedBy: row.owned_by,
+  type: row.type,
+  status: row.status,
+  successor: row.successor,
+  createdAt: dateToInstant(row.created_at),
+  contextTokens: row.context_tokens,
+  maxOutputTokens: row.max_output_tokens,
+  dimensions: row.dimensions,
+  matryoshka: row.matryoshka,
+  features: { tools: row.tools, structuredOutput: row.structured_output, reasoning: row.reasoning, vision: row.vision },
+  licence: row.licence,
+  source: row.source,
+  weights:
+    row.weights_path === null || row.weights_bytes === null || row.weights_sha256 === null
+      ? null
+      : { path: row.weights_path, bytes: Number(row.weights_bytes), sha256: row.weights_sha256 },
+  prices,
+})
+
+// Models before prices: a price is committed with its model or later, so every model seen here has one.
+const SELECT_MODELS = `
+  select id, name, owned_by, type, status, successor, created_at, context_tokens, max_output_tokens, dimensions, matryoshka,
+         tools, structured_output, reasoning, vision, licence, source, weights_path, weights_bytes, weights_sha256
+    from model
+   where removed_at is null
+   order by created_at, name`
+
+const SELECT_PRICES = `
+  select price.id, price.model_id, price.starts_at, price.input, price.cached_input, price.output
+    from model_price price
+    join model on model.id = price.model_id and model.removed_at is null
+   order by price.model_id, price.starts_at`
+
+export const readModels = async (db: Db): Promise<readonly PricedModel[]> => {
+  const models = await db.query<ModelRow>(SELECT_MODELS)
+  const prices = await db.query<PriceRow>(SELECT_PRICES)
+  const pricesOf = new Map<ModelId, Price[]>()
+  for (const row of prices.rows) {
+    const known = pricesOf.get(row.model_id)
+    if (known === undefined) pricesOf.set(row.model_id, [rowToPrice(row)])
+    else known.push(rowToPrice(row))
+  }
+  return models.rows.flatMap((row) => {
+    const own = pricesOf.get(row.id)
+    return own === undefined ? [] : [rowToModel(row, own)]
+  })
+}
+
+/**
+ * The price at an instant: the latest that has started. Before the first has, the first: clocks of two machines differ, and a model is
+ * never without a price.
+ */
+export const priceAt = (prices: readonly Price[], now: Instant): Price => {
+  const started = prices.findLast((price) => price.startsAt <= now) ?? prices[0]
+  if (started === undefined) throw new Error('a model has no price')
+  return started
+}
+
+/** What the operator sees, models at their end of life included. */
+export const listModels = async (db: Db, clock: Clock): Promise<readonly ListedModel[]> => {
+  const now = clock.now()
+  return (await readModels(db)).map(({ prices, ...model }) => ({ ...model, price: priceAt(prices, now) }))
+}
+
+/** For the audit: JSON has no whole numbers of this size. */
+const priceToAudit = (price: { input: bigint; cachedInput: bigint; output: bigint }) => ({
+  input: price.input.toString(),
+  cachedInput: price.cachedInput.toString(),
+  output: price.output.toString(),
+})
+
+const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
+
+const noteChange = (client: PoolClient): Promise<unknown> => client.query(`select note_change('catalog')`)
+
+const insertPrice = async (
+  client: PoolClient,
+  id: PriceId,
+  model: ModelId,
+  startsAt: Instant,
+  price: { input: bigint; cachedInput: bigint; output: bigint },
+): Promise<void> => {
+  await client.query('insert into model_price (id, model_id, starts_at, input, cached_input, output) values ($1, $2, $3, $4, $5, $6)', [
+    id,
+    model,
+    instantToDate(startsAt),
+    price.input,
+    price.cachedInput,
+    price.output,
+  ])
+}
+
+// `$21` is true for models that come with the house: those are added once, and not again when the operator has removed them.
+// Two processes that start at once both find none; the unique index lets one of them win and `do nothing` lets the other go on.
+const INSERT_MODEL = `
+  insert into model (id, name, owned_by, type, status, successor, created_at, context_tokens, max_output_tokens, dimensions, matryoshka,
+                     tools, structured_output, reasoning, vision, licence, source, weights_path, weights_bytes, weights_sha256)
+  select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+   where not ($21 and exists (select 1 from model where name = $2))
+      on conflict (name) where removed_at is null do nothing`
+
+const insertModel = async (db: Db, clock: Clock, actor: string, input: NewModel, onlyOnce: boolean): Promise<ModelId | undefined> => {
+  const model = parse(NewModel, input, 'The model')
+  const now = clock.now()
+  const id: ModelId = newId<'model'>(now)
+  const price = { input: model.price.input, cachedInput: model.price.cachedInput ?? model.price.input, output: model.price.output }
+  return transaction(db, async (client) => {
+    const { rowCount } = await client.query(INSERT_MODEL, [
+      id,
+      model.name,
+      model.ownedBy,
+      model.type,
+      model.status,
+      model.successor,
+      instantToDate(now),
+      model.contextTokens,
+      model.maxOutputTokens,
+      model.dimensions,
+      model.matryoshka,
+      model.features.tools,
+      model.features.structuredOutput,
+      model.features.reasoning,
+      model.features.vision,
+      model.licence,
+      model.source,
+      model.weights?.path ?? null,
+      model.weights?.bytes ?? null,
+      model.weights?.sha256 ?? null,
+      onlyOnce,
+    ])
+    if (rowCount !== 1) return undefined
+    await insertPrice(client, newId<'price'>(now), id, now, price)
+    // The catalogue belongs to the installation, not to one of its organizations.
+    await recordChange(client, {
+      organizationId: null,
+      actor,
+      action: 'created',
+      resourceType: 'model',
+      resourceId: id,
+      before: null,
+      after: { ...model, price: priceToAudit(price) },
+    })
+    await noteChange(client)
+    return id
+  })
+}
+
+/** Adds a model with its first price, which is in force at once. Running gateways know it within a second. */
+export const addModel = async (db: Db, clock: Clock, actor: string, input: NewModel): Promise<ModelId> => {
+  const id = await insertModel(db, clock, actor, input, false)
+  if (id === undefined)
+    throw new Error(
+      `There is a model ${input.name} already. Remove it first (parvis models remove ${input.name}), or choose another name (--name).`,
+    )
+  return id
+}
+
+/** Adds a model unless one of this name is, or ever was, there: what an operator has removed stays removed. */
+export const addModelOnce = async (db: Db, clock: Clock, actor: string, input: NewModel): Promise<boolean> =>
+  (await insertModel(db, clock, actor, input, true)) !== undefined
+
+export type RemovedModel = {
+  readonly id: ModelId
+  readonly name: string
+  /** Stored form; null when the model had none, or another model still uses them. */
+  readonly unusedWeights: string | null
+}
+
+/**
+ * Takes a model out of the catalogue; its row and its prices stay for the bills they are part of. Refused while models at their
+ * end of life send their callers here, unless forced: those callers would be left with nothing.
+ */
+export const removeModel = (db: Db, clock: Clock, actor: string, name: string, options: { force?: boolean } = {}): Promise<RemovedModel> =>
+  transaction(db, async (client) => {
+    const { rows } = await client.query<{ id: ModelId; status: ModelStatus; weights_path: string | null }>(
+      'select id, status, weights_path from model where name = $1 and removed_at is null for update',
+      [name],
+    )
+    const model = rows[0]
+    if (model === undefined) throw new Error(`There is no model ${JSON.stringify(name)}. See: parvis models list`)
+    const followed = await client.query<{ name: string }>(
+      'select name from model where successor = $1 and removed_at is null order by name',
+      [name],
+    )
+    if (followed.rows.length > 0 && options.force !== true) {
+      throw new Error(
+        `${name} is the successor of ${followed.rows.map((row) => row.name).join(', ')}. Remove those first, or use --force to leave their callers without an answer.`,
+      )
+    }
+    await client.query('update model set removed_at = $2 where id = $1', [model.id, instantToDate(clock.now())])
+    await recordChange(client, {
+      organizationId: null,
+      actor,
+      action: 'deleted',
+      resourceType: 'model',
+      resourceId: model.id,
+      before: { name, status: model.status, weights: model.weights_path },
+      after: null,
+    })
+    await noteChange(client)
+    const sharing = await client.query('select 1 from model where weights_path = $1 and removed_at is null limit 1', [model.weights_path])
+    return { id: model.id, name, unusedWeights: sharing.rows.length > 0 ? null : model.weights_path }
+  })
+
+/** A new price from an instant on, now at the earliest: what has been charged stays as it was. */
+export const addPrice = async (db: Db, clock: Clock, actor: string, name: string, startsAt: Instant, input: NewPrice): Promise<PriceId> => {
+  const parsed = parse(NewPrice, input, 'The price')
+  const price = { input: parsed.input, cachedInput: parsed.cachedInput ?? parsed.input, output: parsed.output }
+  const now = clock.now()
+  if (startsAt < now) throw new Error('A price cannot start in the past: what was charged until now stays as it was.')
+  const id: PriceId = newId<'price'>(now)
+  try {
+    return await transaction(db, async (client) => {
+      const { rows } = await client.query<{ id: ModelId }>('select id from model where name = $1 and removed_at is null for update', [name])
+      const model = rows[0]
+      if (model === undefined) throw new Error(`There is no model ${JSON.stringify(name)}. See: parvis models list`)
+      await insertPrice(client, id, model.id, startsAt, price)
+      await recordChange(client, {
+        organizationId: null,
+        actor,
+        action: 'created',
+        resourceType: 'model_price',
+        resourceId: id,
+        before: null,
+        after: { model: name, startsAt: instantToDate(startsAt).toISOString(), ...priceToAudit(price) },
+      })
+      await noteChange(client)
+      return id
+    })
+  } catch (error) {
+    if (isUniqueViolation(error)) throw new Error(`${name} has a price that starts at that instant already.`, { cause: error })
+    throw error
+  }
+}
