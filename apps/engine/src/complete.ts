@@ -11,6 +11,7 @@ import type { KnownTool, ToolFormat } from './output/tool-calls.ts'
 export type Plan = {
   readonly prompt: readonly number[]
   readonly maxTokens: number
+  readonly ignoresEnd: boolean
   readonly sampling: Sampling
   readonly stops: readonly string[]
   readonly reasoning: ReasoningStyle | undefined
@@ -85,6 +86,7 @@ export const complete = async (
     prompt: plan.prompt,
     sampling: plan.sampling,
     maxTokens: plan.maxTokens,
+    ignoresEnd: plan.ignoresEnd,
     // What a model thinks is not bound to the form of its answer.
     grammar: grammarState === undefined ? undefined : () => (answer.isThinking() ? undefined : grammarState),
     topLogprobs: plan.topLogprobs,
@@ -94,7 +96,8 @@ export const complete = async (
     },
     onStep: (step) => {
       outputTokens += 1
-      const piece = !showsControl && vocabulary.isControl(step.token) ? '' : text.push(step.token)
+      const silent = vocabulary.isEnd(step.token) || (!showsControl && vocabulary.isControl(step.token))
+      const piece = silent ? '' : text.push(step.token)
       const wasThinking = answer.isThinking()
       const out = answer.push(piece)
       if (wasThinking || answer.isThinking()) reasoningTokens = outputTokens

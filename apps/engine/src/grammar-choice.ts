@@ -56,5 +56,5 @@ export const chooseGrammar = async (loaded: Loaded, request: ChatRequest, format
   const made = jsonSchemaToGbnf(asked.type === 'json_object' ? { type: 'object' } : asked.json_schema.schema)
   if (!made.ok) return no(fieldInvalid('response_format', made.reason))
   const grammar = await compile(loaded, made.gbnf, 'response_format')
-  return grammar.ok ? yes({ grammar: grammar.value, check: made.check }) : grammar
+  return grammar.ok ? yes({ grammar: grammar.value, check: (text) => made.check(text) }) : grammar
 }

@@ -16,6 +16,8 @@ const sampling = {
   logit_bias: optional(z.record(z.string().regex(/^\d+$/, 'a key must be the number of a token'), z.number().min(-100).max(100))),
   seed: optional(z.int()),
   stop: optional(z.union([z.string(), z.array(z.string()).max(16)])),
+  /** vLLM's: go on past the end token, up to the limit. Benchmarks and tests need answers of a known length. */
+  ignore_eos: optional(z.boolean()),
   n: optional(z.literal(1, 'this engine gives one choice per request')),
   stream: optional(z.boolean()),
   stream_options: optional(z.looseObject({ include_usage: optional(z.boolean()), continuous_usage_stats: optional(z.boolean()) })),

@@ -1,4 +1,5 @@
 import { type EvaluationPriority, type LlamaContextSequence, type LlamaGrammarEvaluationState, type Token, TokenBias } from 'node-llama-cpp'
+import { sample, seededRandom } from '../sampling/sample.ts'
 import type { ChatModel, Loaded } from './model.ts'
 import { commonPrefix, type Lease } from './slots.ts'
 
@@ -27,6 +28,8 @@ export type Generation = {
   readonly prompt: readonly number[]
   readonly sampling: Sampling
   readonly maxTokens: number
+  /** An end token does not end the answer, only the limit does. */
+  readonly ignoresEnd: boolean
   readonly grammar: (() => LlamaGrammarEvaluationState | undefined) | undefined
   /** How many of the most probable tokens to tell with each token; undefined for no probabilities at all. */
   readonly topLogprobs: number | undefined
@@ -45,7 +48,7 @@ export type Generated = {
 
 /** Runs one prompt on a leased sequence until the model ends, the limit is reached, `onStep` has enough or the caller leaves. */
 export const generate = async (loaded: Loaded, chat: ChatModel, generation: Generation): Promise<Generated> => {
-  const { lease, prompt, sampling, maxTokens, signal, onStep } = generation
+  const { lease, prompt, maxTokens, signal, onStep } = generation
   const { sequence } = lease
   const { batching } = chat
   const evaluationPriority = (lease.index + 1) as EvaluationPriority // the order within a batch; the library only compares it
@@ -82,36 +85,104 @@ export const generate = async (loaded: Loaded, chat: ChatModel, generation: Gene
     if (batching.pause() !== undefined) await stand()
     if (signal.aborted) return finish('aborted')
 
-    const generated: Token[] = []
-    const iterator = sequence.evaluateWithMetadata(
-      prompt.slice(at) as Token[],
-      {},
-      {
-        ...nativeSampling(loaded, sampling, generated, maxTokens),
-        ...(generation.grammar === undefined ? {} : { grammarEvaluationState: generation.grammar }),
-        evaluationPriority,
-        yieldEogToken: true,
-      },
-    )
+    const tail = prompt.slice(at) as Token[]
+    const source = sourceFor(loaded, generation, tail, evaluationPriority)
     try {
       while (true) {
-        const next = await iterator.next()
-        if (next.done === true) return finish('end')
-        const { token } = next.value
+        const step = await source.next()
+        if (step === undefined) return finish('end')
         outputTokens += 1
         if (signal.aborted) return finish('aborted')
-        if (loaded.vocabulary.isEnd(token)) return finish('end')
-        generated.push(token)
-        if (!onStep({ token, logprob: undefined, top: [] })) return finish('stopped')
+        if (!generation.ignoresEnd && loaded.vocabulary.isEnd(step.token)) return finish('end')
+        if (!onStep(step)) return finish('stopped')
         if (outputTokens >= maxTokens) return finish('limit')
         if (batching.pause() !== undefined) await stand()
         if (signal.aborted) return finish('aborted')
       }
     } finally {
-      await iterator.return()
+      await source.close()
     }
   } finally {
     batching.leave()
+  }
+}
+
+type Source = { next(): Promise<Step | undefined>; close(): Promise<void> }
+
+/** Without probabilities, and with a grammar, the library samples; with probabilities alone we do, from the raw logits it gives. */
+const sourceFor = (loaded: Loaded, generation: Generation, tail: Token[], evaluationPriority: EvaluationPriority): Source =>
+  generation.topLogprobs !== undefined && generation.grammar === undefined
+    ? ownSource(generation, tail, evaluationPriority, generation.topLogprobs)
+    : librarySource(loaded, generation, tail, evaluationPriority)
+
+const LEAST_LOGPROB = -9999 // JSON has no infinity; vLLM's clients know this number for it
+
+const librarySource = (loaded: Loaded, generation: Generation, tail: Token[], evaluationPriority: EvaluationPriority): Source => {
+  const generated: Token[] = []
+  // The probability of the token that was taken is all that can be had together with a grammar.
+  const confidence = generation.topLogprobs !== undefined
+  const iterator = generation.lease.sequence.evaluateWithMetadata(
+    tail,
+    { confidence } as { confidence: true }, // the field is read only when it was asked for
+    {
+      ...nativeSampling(loaded, generation.sampling, generated, generation.maxTokens),
+      ...(generation.grammar === undefined ? {} : { grammarEvaluationState: generation.grammar }),
+      evaluationPriority,
+      yieldEogToken: true,
+    },
+  )
+  return {
+    next: async () => {
+      const next = await iterator.next()
+      if (next.done === true) return undefined
+      const { token } = next.value
+      generated.push(token)
+      if (!confidence) return { token, logprob: undefined, top: [] }
+      const logprob = Math.max(LEAST_LOGPROB, Math.log(next.value.confidence))
+      return { token, logprob, top: generation.topLogprobs === 0 ? [] : [{ token, logprob }] }
+    },
+    close: async () => {
+      await iterator.return()
+    },
+  }
+}
+
+// Below the 256 most probable tokens there is nothing that a sampler with sense would take.
+const CANDIDATES = 256
+
+const ownSource = (generation: Generation, tail: Token[], evaluationPriority: EvaluationPriority, topLogprobs: number): Source => {
+  const { sampling, lease } = generation
+  const random = seededRandom(sampling.seed)
+  const seen = new Map<number, number>()
+  const generateNext = {
+    logits: { filter: { tokens: [...sampling.logitBias.keys()] as Token[], includeTop: CANDIDATES } },
+    totalLogitWeight: true,
+    options: { temperature: 0 }, // leaves the logits as the model gave them
+  }
+  let input = tail
+  return {
+    next: async () => {
+      const last = input.length - 1
+      const outputs = await lease.sequence.controlledEvaluate(
+        input.map((token, index) => (index === last ? [token, { generateNext }] : token)),
+        { evaluationPriority },
+      )
+      const { logits, totalLogitWeight } = outputs[last]?.next ?? {}
+      if (logits === undefined || totalLogitWeight === undefined) throw new Error('the library gave no logits')
+      const candidates = [...logits].map(([token, logit]) => ({ token: token as number, logit })).sort((a, b) => b.logit - a.logit)
+      const greatest = candidates[0]?.logit ?? 0
+      const logprobOf = (logit: number): number => Math.max(LEAST_LOGPROB, logit - greatest - Math.log(totalLogitWeight))
+      const token = sample(candidates, { ...sampling, seen, random })
+      seen.set(token, (seen.get(token) ?? 0) + 1)
+      input = [token as Token]
+      const taken = candidates.find((candidate) => candidate.token === token)
+      return {
+        token,
+        logprob: taken === undefined ? LEAST_LOGPROB : logprobOf(taken.logit),
+        top: candidates.slice(0, topLogprobs).map((candidate) => ({ token: candidate.token, logprob: logprobOf(candidate.logit) })),
+      }
+    },
+    close: async () => {},
   }
 }
 

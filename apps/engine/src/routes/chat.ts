@@ -41,6 +41,7 @@ const readPlan = async (engine: Engine, chat: ChatModel, request: ChatRequest): 
   return yes({
     prompt: tokens,
     maxTokens: maxTokens.value,
+    ignoresEnd: request.ignore_eos === true,
     sampling: sampling.value,
     stops: readStops(request.stop),
     reasoning: reasoningStyle(template.source, rendered),

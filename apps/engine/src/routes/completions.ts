@@ -39,6 +39,7 @@ const readPlan = (engine: Engine, chat: ChatModel, request: CompletionRequest): 
   return yes({
     prompt: prompt.value,
     maxTokens: maxTokens.value,
+    ignoresEnd: request.ignore_eos === true,
     sampling: sampling.value,
     stops: readStops(request.stop),
     reasoning: undefined,

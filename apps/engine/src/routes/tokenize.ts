@@ -6,9 +6,11 @@ import { DetokenizeRequest, readBody, TokenizeRequest } from '../schema.ts'
 const readTokens = (engine: Engine, request: TokenizeRequest): Outcome<number[]> => {
   const { vocabulary, serves } = engine.loaded
   if ('prompt' in request && typeof request.prompt === 'string') {
-    const special = request['add_special_tokens'] !== false
     const tokens = vocabulary.tokenize(request.prompt, true)
-    if (special && vocabulary.beginning !== undefined && tokens[0] !== vocabulary.beginning) tokens.unshift(vocabulary.beginning)
+    if (request['add_special_tokens'] === false) return yes(tokens)
+    const { beginning, ending } = vocabulary
+    if (beginning !== undefined && tokens[0] !== beginning) tokens.unshift(beginning)
+    if (ending !== undefined && tokens.at(-1) !== ending) tokens.push(ending)
     return yes(tokens)
   }
   if (!('messages' in request) || !Array.isArray(request.messages))
