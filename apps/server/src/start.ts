@@ -3,8 +3,11 @@ import { fileURLToPath } from 'node:url'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Model } from './catalog/model.ts'
 import { seedTinyModels } from './catalog/seed.ts'
-import type { Config } from './config.ts'
+import { pulledDir } from './catalog/weights-path.ts'
+import { pulledDir } from './catalog/weights-path.ts'
+import { type Config, foreignEnvironment } from './config.ts'
 import { openEngines } from './engines/engines.ts'
+import type { LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
 import { bootstrap } from './iam/bootstrap.ts'
 import { openIam } from './iam/iam.ts'
@@ -33,7 +36,7 @@ const CUT_LIMIT_MS = 5_000
 export type House = Awaited<ReturnType<typeof start>>
 
 /** Builds the house from the ground up; `close` takes it down in the opposite order. */
-export const start = async (config: Config, parts: { clock?: Clock; log?: Logger } = {}) => {
+export const start = async (config: Config, parts: { clock?: Clock; log?: Logger; local?: Partial<LocalOptions> } = {}) => {
   const clock = parts.clock ?? systemClock
   const log = parts.log ?? openLog(config.logLevel)
 
@@ -50,12 +53,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('data directory', () => hold.release())
     const secrets = await openSecrets({ dataDir: config.dataDir, masterKey: config.masterKey })
 
-    let url = config.databaseUrl
-    if (url === undefined) {
-      const postgres = await openEmbeddedPostgres({ dataDir: config.dataDir, log, clock })
-      open('embedded database', () => postgres.close())
-      url = postgres.url
-    }
+    const embedded = config.databaseUrl === undefined ? await openEmbeddedPostgres({ dataDir: config.dataDir, log, clock }) : undefined
+    if (embedded !== undefined) open('embedded database', embedded.close)
+    const url = embedded?.url ?? config.databaseUrl ?? ''
     const db = openDb(url, { log })
     open('database', () => db.end())
     const applied = await migrate(db)
@@ -68,7 +68,13 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     const usage = await openUsage({ dataDir: config.dataDir, db, clock, log })
     open('usage', () => usage.close())
     const iam = await openIam({ db, changes, secrets, clock, log })
-    const catalog = await openCatalog({ db, changes, clock, log })
+    const catalog = await openCatalog({
+      db,
+      changes,
+      clock,
+      log,
+      weightsDirs: { builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) },
+    })
     const engines = await openEngines({ db, changes, secrets, clock, log, local: config.engine })
     open('engines', () => engines.close())
     engines.want(localModels(catalog.list()))
@@ -123,7 +129,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('http', drain)
 
     log.info({ host: config.host, port }, 'listening')
-    return { url: `http://${urlHost(config.host)}:${port}`, owner, catalog, engines, close }
+    return { config, db, url: `http://${urlHost(config.host)}:${port}`, owner, catalog, engines, close }
   } catch (error) {
     await close()
     throw error

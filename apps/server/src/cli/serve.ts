@@ -44,7 +44,7 @@ const untilSignal = (log: Logger): Promise<void> =>
   })
 
 /** Serves until a signal comes; resolves with the exit code. */
-export const serve = async (config: Config): Promise<number> => {
+export const serve = async (config: Config, options: { starter: boolean }): Promise<number> => {
   const log = openLog(config.logLevel)
   const stopped = untilSignal(log)
 
@@ -71,11 +71,15 @@ export const serve = async (config: Config): Promise<number> => {
   return 0
 }
 
-export const registerServe = (program: Command, readSettings: () => Config): void => {
+export const registerServe = (program: Command, readSettings: (values: Readonly<Record<string, unknown>>) => Config, settingsHelp: () => string): void => {
   program
     .command('serve', { isDefault: true })
     .description('start the server and its engines; Ctrl-C stops it')
-    .action(async () => {
-      process.exitCode = await serve(readSettings())
+    .option('--host <address>', 'address to listen on, instead of PARVIS_HOST')
+    .option('--port <number>', 'port to listen on, instead of PARVIS_PORT')
+    .option('--starter', 'also pull a small real instruct model (about 145 MB) from the hub, once')
+    .addHelpText('after', () => `\n${settingsHelp()}`)
+    .action(async ({ starter, ...values }: { host?: string; port?: string; starter?: boolean }) => {
+      process.exitCode = await serve(readSettings(values), { starter: starter === true })
     })
 }

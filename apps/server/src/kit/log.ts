@@ -12,7 +12,7 @@ export const openLog = (level: LogLevel, stream: NodeJS.WritableStream = process
   pino(
     {
       level,
-      base: undefined,
+      base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       redact: ['*.authorization', '*.secretKey', '*.password', '*.key', 'authorization', 'secretKey', 'password'],
     },

@@ -1,0 +1,46 @@
+import { Command, CommanderError } from 'commander'
+import { registerDoctor } from './cli/doctor.ts'
+import { registerEngines } from './cli/engines.ts'
+import { registerKeys } from './cli/keys.ts'
+import { registerModels } from './cli/models.ts'
+import { registerServe } from './cli/serve.ts'
+import { type Config, readConfig, SETTINGS } from './config.ts'
+import { VERSION } from './http.ts'
+
+const settingsHelp = (): string =>
+  [
+    'Settings, by environment or in parvis.yaml:',
+    ...SETTINGS.map(({ env, yaml, default: value, what }) => `  ${env} (${yaml})\n      ${what} Default: ${value}.`),
+  ].join('\n')
+
+const program = new Command('parvis')
+  .description('Your own generative-AI cloud: OpenAI-compatible endpoints, keys and exact usage on your own machines.')
+  .version(VERSION)
+  .option('--config <file>', 'settings file; without it ./parvis.yaml, then parvis.yaml in the data directory')
+  .option('--data-dir <directory>', 'data directory, instead of PARVIS_DATA_DIR')
+  .showHelpAfterError()
+  .exitOverride()
+
+const readSettings = (values: Readonly<Record<string, unknown>> = {}): Config => {
+  const given = program.opts<{ config?: string; dataDir?: string }>()
+  return readConfig(process.env, process.cwd(), { configPath: given.config, values: { dataDir: given.dataDir, ...values } })
+}
+
+registerServe(program, readSettings, settingsHelp)
+registerDoctor(program, readSettings)
+registerKeys(program, readSettings)
+registerModels(program, readSettings)
+registerEngines(program, readSettings)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) {
+    // Commander has already said what is wrong; help and version are not failures.
+    process.exitCode = error.exitCode
+  } else {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+
+    process.exitCode = 1
+  }
+}

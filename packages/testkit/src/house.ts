@@ -1,0 +1,100 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { readConfig } from '@parvis/server/config'
+import { openLog } from '@parvis/server/kit/log'
+import { start } from '@parvis/server/start'
+import OpenAI from 'openai'
+import type { TestDatabase } from './database.ts'
+
+const ENGINE_SOURCE = fileURLToPath(new URL('../../../apps/engine/src/main.ts', import.meta.url))
+
+/** The engine from source, so that a test needs no build. */
+export const engineFromSource = {
+  path: ENGINE_SOURCE,
+  execArgv: ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href, '--conditions=@parvis/source'],
+}
+
+const LOOK_MS = 20
+const UNTIL_LIMIT_MS = 20_000
+
+/** Waits for a condition; fails with its name when it does not come true. */
+export const until = async (what: string, holds: () => boolean | Promise<boolean>, limitMs: number = UNTIL_LIMIT_MS): Promise<void> => {
+  for (const startedAt = performance.now(); ; ) {
+    if (await holds()) return
+    if (performance.now() - startedAt > limitMs) throw new Error(`not within ${limitMs} ms: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  }
+}
+
+export type HouseOptions = {
+  /** Where its rows are; the caller drops it. */
+  database: Pick<TestDatabase, 'url'>
+  /** Settings by the names of the environment, beside those that every test house has. */
+  settings?: Readonly<Record<string, string>>
+  /** Keep the journal and the master key of an earlier house. */
+  dataDir?: string
+}
+
+/**
+ * The whole server in this process, on a real database and a free port, as `start` builds it: its owner's key is known, it
+ * says nothing on the terminal, and it has no models unless PARVIS_DEMO_MODELS is set. What it logged can be looked at.
+ */
+export const startHouse = async (options: HouseOptions) => {
+  const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), 'parvis-house-')))
+  const secretKey = options.settings?.['PARVIS_BOOTSTRAP_SECRET_KEY'] ?? randomUUID()
+  const config = readConfig(
+    {
+      PARVIS_DATA_DIR: dataDir,
+      PARVIS_PORT: '0',
+      PARVIS_DATABASE_URL: options.database.url,
+      PARVIS_BOOTSTRAP_SECRET_KEY: secretKey,
+      PARVIS_DEMO_MODELS: 'false',
+      PARVIS_ENGINE_THREADS: '1',
+      PARVIS_ENGINE_SEQUENCES: '4',
+      PARVIS_SHUTDOWN_SECONDS: '5',
+      ...options.settings,
+    },
+    dataDir,
+  )
+  const lines: string[] = []
+  const log = openLog('debug', { write: (line: string) => void lines.push(line) })
+  const house = await start(config, { log, local: { entry: engineFromSource } })
+  const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI => new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
+
+  return {
+    ...house,
+    dataDir,
+    secretKey,
+    /** Every log line so far, as text. */
+    log: () => lines.join(''),
+    openai: client,
+    /** A raw call: status, headers and the body as text. */
+    async call(path: string, request: { method?: string; body?: unknown; key?: string | null; headers?: Record<string, string> } = {}) {
+      const key = request.key === undefined ? secretKey : request.key
+      const response = await fetch(`${house.url}${path}`, {
+        method: request.method ?? (request.body === undefined ? 'GET' : 'POST'),
+        headers: {
+          ...(request.body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(key === null ? {} : { authorization: `Bearer ${key}` }),
+          ...request.headers,
+        },
+        ...(request.body === undefined ? {} : { body: typeof request.body === 'string' ? request.body : JSON.stringify(request.body) }),
+      })
+      const text = await response.text()
+      return { status: response.status, headers: response.headers, text, json: (): unknown => JSON.parse(text) }
+    },
+    /** Resolves when an engine serves the model. */
+    ready: (model: string) =>
+      until(`${model} has a ready engine`, () => house.engines.states().some((replica) => replica.model === model && replica.state === 'ready'), 60_000),
+    async stop(how: { keepData?: boolean } = {}) {
+      await house.close()
+      if (how.keepData !== true) await rm(dataDir, { recursive: true, force: true })
+    },
+  }
+}
+
+export type TestHouse = Awaited<ReturnType<typeof startHouse>>
