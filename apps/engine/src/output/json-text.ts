@@ -20,6 +20,7 @@ export const openJsonScan = (): JsonScan => {
   let at = 0
   let inString = false
   let open: string[] = []
+  let ended: number | undefined
 
   return {
     end(text, from) {
@@ -28,7 +29,9 @@ export const openJsonScan = (): JsonScan => {
         at = from
         inString = false
         open = []
+        ended = undefined
       }
+      if (ended !== undefined) return ended // asked again, while something is awaited behind the value
       for (; at < text.length; at += 1) {
         const char = text[at] ?? ''
         if (inString) {
@@ -42,7 +45,10 @@ export const openJsonScan = (): JsonScan => {
         else if (char === '"') inString = true
         else if (char === '}' || char === ']') {
           if (open.pop() !== (char === '}' ? '{' : '[')) return 'not'
-          if (open.length === 0) return at + 1
+          if (open.length === 0) {
+            ended = at + 1
+            return ended
+          }
         } else if (!OUTSIDE_STRINGS.test(char)) return 'not'
       }
       return 'more'

@@ -319,7 +319,8 @@ const MAX_CALL_CHARS = 1 << 20 // a call that never ends must not fill our memor
  * The text must have been detokenized with special tokens shown: several formats have their marks as special tokens.
  */
 export const openToolParser = (format: ToolFormat, tools: readonly KnownTool[] = []): ToolParser => {
-  const { marks, read } = FORMATS[format]
+  const reader = FORMATS[format]
+  const { marks } = reader
   const begins = new Set(marks.map((mark) => mark[0]))
   let held = ''
   let loose = '' // space whose fate depends on what comes next: a call swallows it
@@ -333,7 +334,7 @@ export const openToolParser = (format: ToolFormat, tools: readonly KnownTool[] =
       if (marks.some((mark) => mark.startsWith(held))) return MORE
       if (place === 'text') return NOT
     }
-    return read(held, place, ended, scan, tools)
+    return reader.read(held, place, ended, scan, tools)
   }
 
   const advance = (ended: boolean): ToolPiece[] => {

@@ -1,0 +1,133 @@
+import { Refused } from './refused.ts'
+
+/** Code points from the first to the second, both included. */
+export type Range = readonly [number, number]
+
+/*
+ * llama.cpp writes a repetition out as rules and refuses 2,000 of them; longer ones are made of blocks. A count beyond what any answer
+ * reaches is no limit at all.
+ */
+const BLOCK = 1000
+export const MAX_REPEAT = BLOCK * BLOCK
+
+const MAX_RULES = 20_000 // a grammar is copied for every request that uses it
+const MAX_GRAMMAR_CHARS = 2 << 20
+
+const hex = (code: number): string => {
+  const digits = code.toString(16).toUpperCase()
+  if (code < 0x80) return `\\x${digits.padStart(2, '0')}`
+  return code < 0x10000 ? `\\u${digits.padStart(4, '0')}` : `\\U${digits.padStart(8, '0')}`
+}
+
+const isPlain = (code: number): boolean => code >= 0x20 && code < 0x7f && code !== 0x22 && code !== 0x5c
+const isWord = (code: number): boolean => /[0-9A-Za-z]/.test(String.fromCodePoint(code))
+
+/** Exactly this text. */
+export const literal = (text: string): string => {
+  let body = ''
+  for (const char of text) {
+    const code = char.codePointAt(0) ?? 0
+    body += isPlain(code) ? char : hex(code)
+  }
+  return `"${body}"`
+}
+
+/** Any one of these code points. */
+export const oneOf = (ranges: readonly Range[]): string => {
+  const show = (code: number) => (isWord(code) ? String.fromCodePoint(code) : hex(code))
+  return `[${ranges.map(([low, high]) => (low === high ? show(low) : `${show(low)}-${show(high)}`)).join('')}]`
+}
+
+export type Grammar = {
+  /** Writes a rule and gives its name. */
+  rule(hint: string, body: string): string
+  /** A name for a rule that refers to itself; `define` writes its body. */
+  reserve(hint: string): string
+  define(name: string, body: string): void
+  /** The item, which must be a single symbol, `least` to `most` times. */
+  repeat(item: string, least: number, most: number | undefined): string
+  /** The grammar with this body as its root; rules that the root does not reach are left out. */
+  text(root: string): string
+}
+
+const QUOTED = /"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\{[0-9, ]*\}/g
+const NAMES = /[a-z][a-z0-9-]*/g
+
+/** Collects the rules of one grammar in llama.cpp's notation. */
+export const openGrammar = (): Grammar => {
+  const rules = new Map<string, string | undefined>()
+
+  const reserve = (hint: string): string => {
+    if (rules.size >= MAX_RULES) throw new Refused('#', `the schema is too large: it needs more than ${MAX_RULES} grammar rules`)
+    const word =
+      hint
+        .toLowerCase()
+        .replace(/[^a-z0-9]+/g, '-')
+        .replace(/^[^a-z]+|-+$/g, '') || 'r'
+    const name = `${word.slice(0, 24)}-${rules.size}`
+    rules.set(name, undefined)
+    return name
+  }
+  const define = (name: string, body: string): void => {
+    rules.set(name, body)
+  }
+  const rule = (hint: string, body: string): string => {
+    const name = reserve(hint)
+    define(name, body)
+    return name
+  }
+
+  const blocks = new Map<string, string>()
+  const block = (item: string): string => {
+    const known = blocks.get(item)
+    if (known !== undefined) return known
+    const name = rule('block', `${item}{${BLOCK}}`)
+    blocks.set(item, name)
+    return name
+  }
+  const exactly = (item: string, count: number): string[] => {
+    if (count === 0) return []
+    if (count === 1) return [item]
+    if (count <= BLOCK) return [`${item}{${count}}`]
+    const rest = count % BLOCK
+    return [`${block(item)}{${Math.floor(count / BLOCK)}}`, ...exactly(item, rest)]
+  }
+  const upTo = (item: string, count: number): string[] => {
+    if (count === 0) return []
+    if (count <= BLOCK) return [count === 1 ? `${item}?` : `${item}{0,${count}}`]
+    // Either fewer whole blocks and a part of one, or all of them and a part of the rest.
+    const whole = Math.floor(count / BLOCK)
+    const fewer = [...upTo(block(item), whole - 1), `${item}{0,${BLOCK - 1}}`].join(' ')
+    const all = [...exactly(block(item), whole), ...upTo(item, count % BLOCK)].join(' ')
+    return [rule('up-to', `${fewer} | ${all}`)]
+  }
+
+  return {
+    rule,
+    reserve,
+    define,
+    repeat(item, least, most) {
+      if (most !== undefined && most <= MAX_REPEAT) return [...exactly(item, least), ...upTo(item, most - least)].join(' ')
+      return least === 1 ? `${item}+` : [...exactly(item, least), `${item}*`].join(' ')
+    },
+    text(root) {
+      const lines = [`root ::= ${root}`]
+      const written = new Set<string>()
+      const waiting = [root]
+      let chars = 0
+      for (let body = waiting.pop(); body !== undefined; body = waiting.pop()) {
+        for (const name of body.replace(QUOTED, ' ').match(NAMES) ?? []) {
+          if (written.has(name)) continue
+          const rest = rules.get(name)
+          if (rest === undefined) throw new Refused('#', 'nothing can fit the schema', true)
+          written.add(name)
+          lines.push(`${name} ::= ${rest}`)
+          chars += rest.length
+          if (chars > MAX_GRAMMAR_CHARS) throw new Refused('#', 'the schema is too large for a grammar')
+          waiting.push(rest)
+        }
+      }
+      return `${lines.join('\n')}\n`
+    },
+  }
+}
