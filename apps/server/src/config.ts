@@ -176,6 +176,15 @@ const SHAPE = {
 export type Config = { readonly [N in Name]: z.infer<(typeof SHAPE)[N]> } & {
   /** The file that was read, if there was one. */
   readonly configPath: string | undefined
+  /** The embedded engines' share of the settings, as they are handed on. */
+  readonly engine: {
+    readonly threads: number
+    readonly memoryMb: number
+    readonly sequences: number
+    readonly gpu: 'auto' | 'off'
+    /** What engines are started in; they are not given our own settings of it. */
+    readonly env: Environment
+  }
 }
 
 const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unknown>> => ({
@@ -200,10 +209,10 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
 /** How many letters must change to make one word out of the other (Levenshtein). */
 const distance = (a: string, b: string): number => {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (const [i, letter] of [...a].entries()) {
+  for (let i = 0; i < a.length; i += 1) {
     const next = [i + 1]
     for (let j = 0; j < b.length; j += 1) {
-      next.push(Math.min((row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1, (row[j] ?? 0) + (letter === b[j] ? 0 : 1)))
+      next.push(Math.min((row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1, (row[j] ?? 0) + (a[i] === b[j] ? 0 : 1)))
     }
     row = next
   }
@@ -226,6 +235,14 @@ const fromEnvironment = (env: Environment): Partial<Record<Name, string>> => {
   }
   return Object.fromEntries(SETTINGS.flatMap(({ env: name, yaml }) => (env[name] ? [[yaml, env[name]]] : [])))
 }
+
+/** What a child process may know: the environment without our own settings, some of which are secrets. */
+export const foreignEnvironment = (env: Environment = process.env): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(env).flatMap(([name, value]) =>
+      value === undefined || name.startsWith('PARVIS_') || ENVIRONMENT_NAMES.includes(name) ? [] : [[name, value]],
+    ),
+  )
 
 const readIfThere = (path: string): string | undefined => {
   try {
@@ -297,7 +314,7 @@ export const readConfig = (
 
   const value = <N extends Name>(name: N): z.infer<(typeof SHAPE)[N]> => {
     const sources: readonly (readonly [string, Partial<Record<Name, unknown>>])[] = [
-      [`--${name}`, given],
+      [`--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`, given],
       [SETTINGS.find((setting) => setting.yaml === name)?.env ?? name, environment],
       [`${file?.path}: ${name}`, file?.values ?? {}],
       [`The default of ${name}`, fallback],
@@ -310,9 +327,16 @@ export const readConfig = (
   }
 
   const config: Config = {
-    ...(Object.fromEntries(SETTINGS.map(({ yaml }) => [yaml, value(yaml)])) as Omit<Config, 'configPath'>),
+    ...(Object.fromEntries(SETTINGS.map(({ yaml }) => [yaml, value(yaml)])) as Omit<Config, 'configPath' | 'engine'>),
     dataDir: absolute(value('dataDir')),
     configPath: file?.path,
+    engine: {
+      threads: value('engineThreads'),
+      memoryMb: value('engineMemoryMb'),
+      sequences: value('engineSequences'),
+      gpu: value('engineGpu'),
+      env,
+    },
   }
   if (!isLoopback(config.host) && !config.behindTls) {
     throw new Error(

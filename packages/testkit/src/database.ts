@@ -25,16 +25,20 @@ const make = async (postgres: TestPostgres, template: string): Promise<TestDatab
   const url = new URL(postgres.adminUrl)
   url.pathname = `/${name}`
   const db = openDb(url.href, { log })
+  const remove = async (): Promise<void> => {
+    await db.end()
+    try {
+      await admin.query(`drop database if exists ${name} with (force)`)
+    } finally {
+      await admin.end()
+    }
+  }
   let dropped: Promise<void> | undefined
   return {
     url: url.href,
     db,
     drop: () => {
-      dropped ??= db
-        .end()
-        .then(() => admin.query(`drop database if exists ${name} with (force)`))
-        .finally(() => admin.end())
-        .then(() => undefined)
+      dropped ??= remove()
       return dropped
     },
   }

@@ -114,7 +114,11 @@ const prepare = async (adminUrl: string): Promise<{ postgres: TestPostgres; clos
     const url = new URL(adminUrl)
     url.pathname = `/${template}`
     const db = openDb(url.href, { log, max: 1 })
-    await migrate(db).finally(() => db.end())
+    try {
+      await migrate(db)
+    } finally {
+      await db.end()
+    }
   } catch (cause) {
     await admin.end()
     const server = new URL(adminUrl).host

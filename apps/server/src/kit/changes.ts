@@ -152,7 +152,7 @@ export const openChanges = async (options: { db: Db; url: string; clock: Clock; 
       closing.abort()
       await leave(listener)
       await running
-      await Promise.all([...watched.values()].map((entry) => entry.busy))
+      for (const { busy } of watched.values()) await busy
       // The loop may have made one more while it was told to stop.
       await leave(listener)
     },

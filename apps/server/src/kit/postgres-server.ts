@@ -49,9 +49,14 @@ export const makeCluster = async (cluster: Cluster): Promise<boolean> => {
     const { code, output } = await run(
       join(cluster.tools.bin, 'initdb'),
       [
-        ...['--pgdata', draft, '--username', DATABASE_USER, '--pwfile', passwordFile, '--auth', 'scram-sha-256'],
+        `--pgdata=${draft}`,
+        `--username=${DATABASE_USER}`,
+        `--pwfile=${passwordFile}`,
+        '--auth=scram-sha-256',
+        '--encoding=UTF8',
         // Order by code point: it never changes with the system's libraries, which would break indexes without a word.
-        ...['--encoding', 'UTF8', '--locale', 'C', '--data-checksums'],
+        '--locale=C',
+        '--data-checksums',
       ],
       cluster.user,
     )
@@ -187,7 +192,11 @@ export const startServer = async (cluster: Cluster, port: number, clock: Clock):
   child.once('exit', (code, name) => {
     ended = `it ended with ${name ?? code}`
   })
-  await once(child, 'spawn').finally(() => log.close())
+  try {
+    await once(child, 'spawn')
+  } finally {
+    await log.close()
+  }
   child.unref() // whoever forgets to close it may end all the same; the next start finds what was left
   const { pid } = child
   if (pid === undefined) throw new Error('A process that was spawned has a number.')

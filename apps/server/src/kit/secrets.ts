@@ -1,6 +1,7 @@
 import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
-import { link, mkdir, open, readFile, rm } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { codeOf, makeDataDir, makeFileOnce } from './data-dir.ts'
 
 /** What is done with the installation's master key. The key itself stays in here. */
 export type Secrets = {
@@ -20,38 +21,14 @@ const TAG_BYTES = 16
 const SEAL_VERSION = 1 // the first byte of what is sealed, so that a later way of sealing can be told apart
 const HEX_KEY = /^[0-9a-f]{64}$/i
 
-const isCode = (error: unknown, code: string): boolean => error instanceof Error && 'code' in error && error.code === code
-
 const keyFile = (dataDir: string): string => join(dataDir, 'master.key')
-
-/**
- * Makes the key at the first start. It is written under another name and linked into place, so that of two processes
- * that start at once both read the same whole key, and a crash never leaves half of one.
- */
-const makeKey = async (file: string): Promise<void> => {
-  const draft = `${file}.${randomBytes(6).toString('hex')}`
-  try {
-    const handle = await open(draft, 'wx', 0o600)
-    try {
-      await handle.writeFile(`${randomBytes(KEY_BYTES).toString('hex')}\n`)
-      await handle.sync()
-    } finally {
-      await handle.close()
-    }
-    await link(draft, file).catch((error: unknown) => {
-      if (!isCode(error, 'EEXIST')) throw error
-    })
-  } finally {
-    await rm(draft, { force: true })
-  }
-}
 
 const readKey = async (dataDir: string): Promise<Buffer> => {
   const file = keyFile(dataDir)
   const text = await readFile(file, 'utf8').catch(async (error: unknown) => {
-    if (!isCode(error, 'ENOENT')) throw error
-    await mkdir(dataDir, { recursive: true, mode: 0o700 })
-    await makeKey(file)
+    if (codeOf(error) !== 'ENOENT') throw error
+    await makeDataDir(dataDir)
+    await makeFileOnce(file, `${randomBytes(KEY_BYTES).toString('hex')}\n`)
     return readFile(file, 'utf8')
   })
   if (!HEX_KEY.test(text.trim()))

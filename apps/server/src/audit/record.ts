@@ -1,0 +1,40 @@
+import type pg from 'pg'
+import type { OrganizationId } from '../kit/ids.ts'
+
+export type AuditEntry = {
+  /** Null for what belongs to the installation as a whole: engines, the catalogue. */
+  readonly organizationId: OrganizationId | null
+  /** Who did it: a principal's id, or `cli:` and the name of the operating system's user. */
+  readonly actor: string
+  readonly action: 'created' | 'updated' | 'deleted'
+  readonly resourceType: string
+  readonly resourceId: string
+  /** What an outsider may see of it, never a secret or its hash; null where there was or is nothing. */
+  readonly before: unknown
+  readonly after: unknown
+}
+
+const toJson = (value: unknown): string | null =>
+  value === null || value === undefined
+    ? null
+    : // Counts and money are bigint with us, which JSON does not know.
+      JSON.stringify(value, (_, item: unknown) => (typeof item === 'bigint' ? String(item) : item))
+
+/** Writes down a change in the transaction that makes it: both happen or neither does. */
+export const recordChange = async (client: pg.ClientBase, entry: AuditEntry): Promise<void> => {
+  await client.query({
+    name: 'audit-record',
+    text: `
+      insert into audit_entry (organization_id, actor, action, resource_type, resource_id, before, after)
+      values ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb)`,
+    values: [
+      entry.organizationId,
+      entry.actor,
+      entry.action,
+      entry.resourceType,
+      entry.resourceId,
+      toJson(entry.before),
+      toJson(entry.after),
+    ],
+  })
+}
