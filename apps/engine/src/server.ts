@@ -87,7 +87,10 @@ export const openServer = (engine: Engine, key: string | undefined) => {
       writeRefusal(response, refusal, request.complete ? {} : { connection: 'close' })
     }
 
-    if (method === 'GET' && path === '/health') return writeJson(response, 200, { status: 'ok' })
+    if (method === 'GET' && path === '/health') {
+      const { slots } = loaded.serves
+      return writeJson(response, 200, { status: 'ok', busy: slots.busy(), waiting: slots.waiting() })
+    }
     if (!mayEnter(request)) return refuse(keyMissing)
     if (method === 'GET' && path === '/v1/models') return writeJson(response, 200, { object: 'list', data: [card] })
 
