@@ -23,6 +23,9 @@ export type Replica = {
 export type Seat = {
   readonly replica: Replica
   readonly client: Client
-  /** `broken` when the connection must not be used again. Safe to call twice. */
+  /**
+   * `clean` when the exchange on the connection has come to its end. `broken` when it must not be used again; the engine is
+   * then looked at once more before others are sent to it. Safe to call twice.
+   */
   leave(how: 'clean' | 'broken'): void
 }

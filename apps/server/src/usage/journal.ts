@@ -14,15 +14,15 @@ export type Segment = { readonly number: number; readonly path: string; bytes: n
 export type Journal = {
   record: Record
   /** Why nothing can be recorded now, or undefined. The gateway admits nothing while there is a reason. */
-  fault(): string | undefined
+  fault: () => string | undefined
   /** Oldest first; the last one is being written. */
-  segments(): readonly Segment[]
+  segments: () => readonly Segment[]
   /** Deletes a closed segment, once everything in it is safe elsewhere. */
-  forget(segment: Segment): Promise<void>
+  forget: (segment: Segment) => Promise<void>
   /** After a failed write: looks whether the disk takes writes again, and then goes on in a new segment. */
-  mend(): Promise<void>
+  mend: () => Promise<void>
   /** Refuses what comes from now on and waits for what is on its way to the disk. */
-  close(): Promise<void>
+  close: () => Promise<void>
 }
 
 export type JournalLimits = {
@@ -242,7 +242,7 @@ export const openJournal = async (options: { directory: string; log: Logger; lim
   return {
     record,
     fault,
-    segments: () => segments,
+    segments: () => [...segments],
     forget: async (done) => {
       const at = segments.indexOf(done)
       if (!done.closed || at < 0) return

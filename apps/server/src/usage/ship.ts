@@ -58,9 +58,9 @@ const readRange = async (path: string, from: number, to: number): Promise<Buffer
 
 export type Shipping = {
   /** Brings everything that is acknowledged into the database; throws when the database does not take it. */
-  ship(): Promise<void>
+  ship: () => Promise<void>
   /** Stops the loop, after the round it is in. */
-  stop(): Promise<void>
+  stop: () => Promise<void>
 }
 
 /** Carries the journal into `usage_event`, again and again until stopped, and deletes each segment once it is committed. */
@@ -134,7 +134,7 @@ export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; 
   }
 
   const ship = async (): Promise<void> => {
-    for (const segment of [...journal.segments()]) await shipSegment(segment)
+    for (const segment of journal.segments()) await shipSegment(segment)
   }
 
   let stopped = false

@@ -11,9 +11,9 @@ const LAST_SHIP_LIMIT_MS = 5_000
 export type Usage = {
   record: Record
   /** Why usage cannot be written down now, or undefined. While there is a reason, nothing may be admitted. */
-  fault(): string | undefined
+  fault: () => string | undefined
   /** Writes what is on its way, ships what it can within a limit, and ends. */
-  close(): Promise<void>
+  close: () => Promise<void>
 }
 
 /** Opens the journal under the data directory, cuts what a crash left unfinished, and begins to ship what it finds. */

@@ -1,0 +1,69 @@
+import { Agent, request } from 'undici'
+import { z } from 'zod'
+import { addressToUrl, readAddress } from './address.ts'
+import { explain } from './explain.ts'
+
+/** A model that an engine offers. Its context length only where it says one. */
+export type DiscoveredModel = { readonly id: string; readonly contextTokens: number | undefined }
+
+const ANSWER_LIMIT_MS = 10_000
+const CONNECT_LIMIT_MS = 5_000
+/** The largest hosted catalogues are a few hundred kilobytes. */
+const MAX_ANSWER_BYTES = 8 * 1024 * 1024
+
+const tokens = z.int().positive().optional().catch(undefined)
+/** vLLM and SGLang say `max_model_len`, llama-server has it in `meta`, some hosted services say `context_length`; Ollama says nothing. */
+const Models = z.looseObject({
+  data: z.array(
+    z.looseObject({
+      id: z.string().min(1),
+      max_model_len: tokens,
+      context_length: tokens,
+      meta: z.looseObject({ n_ctx: tokens, n_ctx_train: tokens }).nullish().catch(undefined),
+    }),
+  ),
+})
+
+const ask = async (place: string, bearer: string | undefined): Promise<{ statusCode: number; text: string }> => {
+  const dispatcher = new Agent({ connections: 1, connect: { timeout: CONNECT_LIMIT_MS }, maxResponseSize: MAX_ANSWER_BYTES })
+  try {
+    const { statusCode, body } = await request(place, {
+      dispatcher,
+      signal: AbortSignal.timeout(ANSWER_LIMIT_MS),
+      headers: { accept: 'application/json', ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }) },
+    })
+    return { statusCode, text: await body.text() }
+  } catch (error) {
+    throw new Error(`${place} cannot be asked: ${explain(error)}.`, { cause: error })
+  } finally {
+    await dispatcher.destroy()
+  }
+}
+
+/** Asks an engine which models it has. Every way it can fail is a sentence for the operator who typed the address. */
+export const discoverModels = async (url: string, bearer: string | undefined): Promise<DiscoveredModel[]> => {
+  const place = `${addressToUrl(readAddress(url))}/v1/models`
+  const { statusCode, text } = await ask(place, bearer)
+  if (statusCode === 401 || statusCode === 403) {
+    const hint = bearer === undefined ? 'It wants a key: give one with --key-env.' : 'It does not take this key.'
+    throw new Error(`${place} answers ${statusCode}. ${hint}`)
+  }
+  if (statusCode >= 300 && statusCode < 400) throw new Error(`${place} sends us elsewhere (${statusCode}). Give the address it leads to.`)
+  if (statusCode !== 200) throw new Error(`${place} answers ${statusCode}. Is it an OpenAI-compatible server?`)
+  return readModels(place, text)
+}
+
+const readModels = (place: string, text: string): DiscoveredModel[] => {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new Error(`${place} does not answer with JSON. Is it an OpenAI-compatible server?`, { cause })
+  }
+  const models = Models.safeParse(value)
+  if (!models.success) throw new Error(`${place} does not answer with a list of models. Is it an OpenAI-compatible server?`)
+  return models.data.data.map(({ id, max_model_len, context_length, meta }) => ({
+    id,
+    contextTokens: max_model_len ?? context_length ?? meta?.n_ctx ?? meta?.n_ctx_train,
+  }))
+}

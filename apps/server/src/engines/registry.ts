@@ -1,0 +1,149 @@
+import { recordChange } from '../audit/record.ts'
+import type { Clock } from '../kit/clock.ts'
+import { type Db, transaction } from '../kit/db.ts'
+import { type EngineId, type ModelId, newId, type OrganizationId } from '../kit/ids.ts'
+import type { Secrets } from '../kit/secrets.ts'
+import { addressToUrl, readAddress } from './address.ts'
+
+/** One of the engine's models, and which of ours it answers for. */
+export type ServedModel = { readonly modelId: ModelId; readonly modelName: string; readonly remoteName: string }
+
+export type EngineInput = {
+  readonly name: string
+  readonly url: string
+  readonly bearer: string | undefined
+  readonly models: readonly ServedModel[]
+}
+
+/** An engine as it is shown: that it has a key, never which. */
+export type RegisteredEngine = {
+  readonly id: EngineId
+  readonly name: string
+  readonly url: string
+  readonly hasKey: boolean
+  readonly models: readonly ServedModel[]
+  readonly createdAt: Date
+}
+
+/** Who changes it, for the audit. */
+export type Actor = { readonly organizationId: OrganizationId; readonly actor: string }
+
+// It stands in usage events and on the command line. No colon: those with one are the embedded ones.
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
+
+const LIST = `
+  select engine.id, engine.name, engine.url, engine.bearer, engine.created_at,
+         engine_model.model_id, engine_model.model_name, engine_model.remote_name
+    from engine
+    left join engine_model on engine_model.engine_id = engine.id
+   order by engine.name, engine_model.model_name`
+
+type Row = { id: EngineId; name: string; url: string; bearer: Buffer | null; created_at: Date } & (
+  | { model_id: ModelId; model_name: string; remote_name: string }
+  | { model_id: null; model_name: null; remote_name: null }
+)
+
+/** An engine with its key still sealed: for those who call it. */
+export type EngineRow = Omit<RegisteredEngine, 'hasKey'> & { readonly sealedBearer: Buffer | null }
+
+export const readEngines = async (db: Db): Promise<EngineRow[]> => {
+  const { rows } = await db.query<Row>(LIST)
+  const engines = new Map<EngineId, EngineRow & { models: ServedModel[] }>()
+  for (const row of rows) {
+    const engine = engines.get(row.id) ?? {
+      id: row.id,
+      name: row.name,
+      url: row.url,
+      sealedBearer: row.bearer,
+      models: [],
+      createdAt: row.created_at,
+    }
+    engines.set(row.id, engine)
+    if (row.model_id !== null) engine.models.push({ modelId: row.model_id, modelName: row.model_name, remoteName: row.remote_name })
+  }
+  return [...engines.values()]
+}
+
+export const listEngines = async (db: Db): Promise<RegisteredEngine[]> =>
+  (await readEngines(db)).map(({ sealedBearer, ...engine }) => ({ ...engine, hasKey: sealedBearer !== null }))
+
+/** What the audit keeps: everything but the key. */
+const toAudit = (input: { name: string; url: string; hasKey: boolean; models: readonly ServedModel[] }) => ({
+  name: input.name,
+  url: input.url,
+  hasKey: input.hasKey,
+  models: input.models.map(({ modelName, remoteName }) => ({ model: modelName, remote: remoteName })),
+})
+
+const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
+
+/** Registers an engine. Gateways hear of it within a second. */
+export const addEngine = async (
+  rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
+  input: EngineInput,
+  by: Actor,
+): Promise<EngineId> => {
+  if (!NAME.test(input.name)) {
+    throw new Error(`${JSON.stringify(input.name)} cannot be the name of an engine: letters, digits, dot, dash and underscore, at most 63.`)
+  }
+  if (input.bearer !== undefined && !/^[\x21-\x7e]+$/.test(input.bearer)) {
+    throw new Error('The key of an engine goes into a header: it must be printable and without spaces.')
+  }
+  if (input.models.length === 0) throw new Error('An engine must serve at least one model.')
+  const twice = input.models.find(({ modelId }, at) => input.models.findIndex((other) => other.modelId === modelId) !== at)
+  if (twice !== undefined) throw new Error(`The model ${twice.modelName} is given twice; one engine serves it under one name.`)
+
+  const now = rooms.clock.now()
+  const id = newId<'engine'>(now)
+  const url = addressToUrl(readAddress(input.url))
+  const sealed = input.bearer === undefined ? null : rooms.secrets.seal(input.bearer)
+  try {
+    await transaction(rooms.db, async (client) => {
+      await client.query('insert into engine (id, name, url, bearer, created_at) values ($1, $2, $3, $4, $5)', [
+        id,
+        input.name,
+        url,
+        sealed,
+        new Date(now),
+      ])
+      for (const { modelId, modelName, remoteName } of input.models) {
+        await client.query('insert into engine_model (engine_id, model_id, model_name, remote_name) values ($1, $2, $3, $4)', [
+          id,
+          modelId,
+          modelName,
+          remoteName,
+        ])
+      }
+      const after = toAudit({ ...input, url, hasKey: sealed !== null })
+      await recordChange(client, { ...by, action: 'created', resourceType: 'engine', resourceId: id, before: null, after })
+      await client.query(`select note_change('engines')`)
+    })
+  } catch (error) {
+    if (!isUniqueViolation(error)) throw error
+    throw new Error(`There is already an engine named ${input.name}. Remove it first: parvis engines remove ${input.name}`, {
+      cause: error,
+    })
+  }
+  return id
+}
+
+/** False when there is none of this name. Answers that run on it end undisturbed. */
+export const removeEngine = async (db: Db, name: string, by: Actor): Promise<boolean> => {
+  const engine = (await listEngines(db)).find((each) => each.name === name)
+  if (engine === undefined) return false
+  return transaction(db, async (client) => {
+    const { rowCount } = await client.query('delete from engine where id = $1', [engine.id])
+    // Somebody else was quicker, and has written it down.
+    if (rowCount === 0) return false
+    await recordChange(client, {
+      ...by,
+      action: 'deleted',
+      resourceType: 'engine',
+      resourceId: engine.id,
+      before: toAudit(engine),
+      after: null,
+    })
+    await client.query(`select note_change('engines')`)
+    return true
+  })
+}
