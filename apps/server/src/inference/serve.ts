@@ -1,7 +1,7 @@
-import type { Admit } from '../quota/admit.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Resolve } from '../catalog/resolve.ts'
+import type { Admit } from '../quota/admit.ts'
 import type { Record } from '../usage/journal.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
@@ -15,7 +15,6 @@ export type Rooms = {
   resolve: Resolve
   admit: Admit
   takeSeat: TakeSeat
-  relay: Relay
   record: Record
   clock: Clock
   log: Logger
@@ -26,7 +25,7 @@ export type Rooms = {
  * The order of checks is data-plane.md 3.2.
  */
 export const serve =
-  (rooms: Rooms, endpoint: Endpoint) =>
+  (rooms: Rooms, relay: Relay, endpoint: Endpoint) =>
   async (exchange: Exchange): Promise<void> => {
     const caller = rooms.authenticate(exchange.authorization, exchange.projectId)
     if (!caller.ok) return exchange.refuse(caller.refusal)
@@ -51,12 +50,12 @@ export const serve =
       const seat = await rooms.takeSeat(model.value, exchange.signal)
       if (!seat.ok) return exchange.refuse(seat.refusal)
 
-      const relayed = await rooms.relay(exchange, request.value, model.value, seat.value)
+      const relayed = await relay(exchange, caller.value, request.value, model.value, seat.value)
       if (!relayed.ok) return exchange.refuse(relayed.refusal)
 
       used = relayed.value.counts.input + relayed.value.counts.output
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
-      await rooms.record(usageEvent(exchange, caller.value, reading.value, model.value, seat.value.replica, relayed.value))
+      await rooms.record(usageEvent(exchange, caller.value, endpoint, reading.value, model.value, seat.value.replica, relayed.value))
       relayed.value.finish()
     } finally {
       ticket.value.settle(used)

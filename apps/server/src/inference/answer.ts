@@ -1,0 +1,49 @@
+import { Usage } from '@parvis/wire/openai/usage'
+import type { Refusal } from '../kit/refusal.ts'
+import type { Counted, Counts, Ended } from '../usage/event.ts'
+
+/** How an answer stands when no more of it will come. */
+export type Ending = {
+  readonly counts: Counts
+  readonly counted: Counted
+  readonly ended: Ended
+  readonly status: number
+  /** Sends what was held back. */
+  finish(): void
+}
+
+/** What becomes of the bytes of a good answer: passed on at once, or collected. */
+export type Answer = {
+  /** `wait`: the client does not keep up. `done`: this was the last that matters. Otherwise go on, unless there is a verdict. */
+  data(chunk: Buffer): 'wait' | 'done' | Verdict | undefined
+  /** The engine has finished in good order. */
+  end(): Verdict
+  /** No more will come: the client left, the time is up, or the engine failed. */
+  broken(how: Exclude<Ended, 'complete'>, refusal: Refusal): Verdict
+}
+
+/**
+ * Either there is something to record, or nothing has reached the client and it can be told no.
+ * `log` says what was odd about the engine, without a word of content.
+ */
+export type Verdict = { readonly ending: Ending; readonly log?: string } | { readonly refusal: Refusal; readonly log?: string }
+
+export const NO_COUNTS: Counts = { input: 0, cachedInput: 0, output: 0, reasoning: 0 }
+
+/** nginx's number for a client that was gone before the answer began; it never goes over the wire. */
+export const LEFT_STATUS = 499
+
+/** An engine's own count, where it makes sense. Parts are cut to the whole: a bill must not go below zero. */
+export const toCounts = (usage: unknown): Counts | undefined => {
+  const read = Usage.safeParse(usage)
+  if (!read.success) return undefined
+  const { data } = read
+  const input = data.prompt_tokens
+  const output = data.completion_tokens ?? 0
+  return {
+    input,
+    cachedInput: Math.min(data.prompt_tokens_details?.cached_tokens ?? 0, input),
+    output,
+    reasoning: Math.min(data.completion_tokens_details?.reasoning_tokens ?? 0, output),
+  }
+}

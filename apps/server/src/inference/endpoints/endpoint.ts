@@ -1,0 +1,113 @@
+import type { z } from 'zod'
+import type { Model } from '../../catalog/model.ts'
+import { no, type Outcome, yes } from '../../kit/outcome.ts'
+import type { Refusal } from '../../kit/refusal.ts'
+import { type Body, JOIN_BYTES, type Span, slice } from '../body.ts'
+import { scan, type Watch } from '../scan.ts'
+
+/** One endpoint of the data plane that an engine answers. */
+export type Endpoint = {
+  /** Stands in usage events. */
+  readonly name: string
+  /** What a client calls, and what we call at the engine: the path behind the base, without `/v1`. */
+  readonly path: string
+  readonly enginePath: string
+  /** From bytes to the model that is meant: broken JSON is 400, no model 422 (data-plane.md 3.2). */
+  read(body: Body): Outcome<Reading>
+  /** What the model makes of the request: the wrong endpoint, a wrong field, more output than there is. */
+  check(reading: Reading, model: Model): Outcome<Request>
+}
+
+/** A body of which we know the model and where the fields stand that we act on. */
+export type Reading = {
+  readonly model: string
+  readonly body: Body
+  readonly spans: ReadonlyMap<string, Span>
+  /** Where a field can be inserted. */
+  readonly inside: number
+  /** The parsed body, where it is small enough to be parsed. */
+  readonly value: Record<string, unknown> | undefined
+}
+
+/** A request that may go to an engine. */
+export type Request = {
+  readonly enginePath: string
+  readonly stream: boolean
+  /** The client asked for usage in the stream; otherwise the event that carries nothing else is kept from it. */
+  readonly wantsUsage: boolean
+  /** `outputTokens` is the most that can come; 0 where nothing is generated. */
+  readonly estimate: { readonly inputTokens: number; readonly outputTokens: number }
+  /** The bytes for an engine that knows the model by this name. */
+  bytesFor(remoteModel: string): Body
+  /** What a whole answer must have at its top level, as an array. */
+  readonly answerKey: string
+  /** Turns a whole answer into what was asked for, where the engine could not. Undefined: it is no such answer. */
+  convert?(answer: Body): Body | undefined
+}
+
+const MAX_NAME_CHARACTERS = 256
+
+export const readBody = (body: Body, watched: Watch): Outcome<Reading> => {
+  const scanned = scan(body, watched)
+  if (!scanned.ok) return no({ code: 'body_not_json', reason: scanned.refusal })
+  const value = body.bytes <= JOIN_BYTES ? parse(slice(body, { start: 0, end: body.bytes })) : yes(undefined)
+  if (!value.ok) return value
+
+  const { spans, inside } = scanned.value
+  const span = spans.get('model')
+  if (span === undefined) return no({ code: 'model_missing' })
+  const model = parse(slice(body, span))
+  if (!model.ok) return model
+  if (model.value === null) return no({ code: 'model_missing' })
+  if (typeof model.value !== 'string') return no({ code: 'field_invalid', field: 'model', reason: 'expected a string' })
+  if (model.value.length > MAX_NAME_CHARACTERS) return no({ code: 'model_unknown', model: `${model.value.slice(0, MAX_NAME_CHARACTERS)}…` })
+  // The scanner has seen that the body is an object.
+  return yes({ model: model.value, body, spans, inside, value: value.value as Record<string, unknown> | undefined })
+}
+
+export const parse = (bytes: Buffer): Outcome<unknown> => {
+  try {
+    return yes(JSON.parse(utf8.decode(bytes)))
+  } catch (error) {
+    // What V8 quotes is the caller's own text, and it goes to the caller only.
+    return no({ code: 'body_not_json', reason: error instanceof Error ? error.message : 'it cannot be parsed' })
+  }
+}
+
+// Strict: an engine refuses what is not UTF-8, and an answer to a guess would be worth nothing.
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/**
+ * The watched fields of a body that is too large to be parsed. A field that is itself too large to be parsed is left to the
+ * engine, which checks it anyway.
+ */
+export const fieldsOf = (reading: Reading): Outcome<Record<string, unknown>> => {
+  if (reading.value !== undefined) return yes(reading.value)
+  const fields: Record<string, unknown> = {}
+  for (const [key, span] of reading.spans) {
+    if (span.end - span.start > JOIN_BYTES) continue
+    const value = parse(slice(reading.body, span))
+    if (!value.ok) return value
+    fields[key] = value.value
+  }
+  return yes(fields)
+}
+
+export const checkFields = <T>(schema: z.ZodType<T>, fields: unknown): Outcome<T> => {
+  const checked = schema.safeParse(fields)
+  if (checked.success) return yes(checked.data)
+  const [issue] = checked.error.issues
+  const reason = (issue?.message ?? 'it cannot be read').replace(/^Invalid input: /, '')
+  return no({ code: 'field_invalid', field: pathToField(issue?.path ?? []), reason: reason.charAt(0).toLowerCase() + reason.slice(1) })
+}
+
+/** `messages[0].content`, as a person would write it. */
+const pathToField = (path: readonly PropertyKey[]): string =>
+  path.map((step, index) => (typeof step === 'number' ? `[${step}]` : `${index === 0 ? '' : '.'}${String(step)}`)).join('')
+
+export const mismatch = (endpoint: Endpoint, model: Model): Refusal => ({
+  code: 'endpoint_mismatch',
+  model: model.name,
+  endpoint: `/v1${endpoint.path}`,
+  serves: model.type,
+})

@@ -1,0 +1,279 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { type Clock, type Instant } from '../kit/clock.ts'
+import { newId, type ProjectId, type RequestId } from '../kit/ids.ts'
+import type { Logger } from '../kit/log.ts'
+import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { type Refusal, speak } from '../kit/refusal.ts'
+import { type Body, JOIN_BYTES, piecesToBody } from './body.ts'
+import type { Deadlines } from './deadlines.ts'
+
+export type InferenceLimits = {
+  /** The largest body, and how long it may take to arrive. */
+  readonly bodyBytes: number
+  readonly bodyMs: number
+  /** From the request accepted to the last byte of the answer (data-plane.md 2.5). */
+  readonly totalMs: number
+  /** Until the first byte of a stream, and between two bytes of any answer. */
+  readonly firstByteMs: number
+  readonly idleMs: number
+  /** Request bodies and whole answers in memory, of all requests together. */
+  readonly inflightBytes: number
+}
+
+export const DEFAULT_LIMITS: InferenceLimits = {
+  bodyBytes: 100 * 1024 * 1024, // data-plane.md 2.6
+  bodyMs: 60_000,
+  totalMs: 300_000,
+  firstByteMs: 120_000, // a prompt of a hundred thousand tokens on a busy engine takes a minute
+  idleMs: 60_000,
+  inflightBytes: 1024 * 1024 * 1024,
+}
+
+/** Why nobody waits for the answer any more. */
+export type Over = 'client_left' | 'timed_out'
+
+/** One request and its answer, as the story in `serve.ts` needs them. */
+export type Exchange = {
+  readonly id: RequestId
+  readonly acceptedAt: Instant
+  /** The project in the URL; without one the key's default project is meant. */
+  readonly projectId: ProjectId | undefined
+  readonly authorization: string | undefined
+  /** Aborted when nobody waits for the answer any more. */
+  readonly signal: AbortSignal
+  /** Reads the body, within its bounds. Nothing of it is read before. */
+  readBody(): Promise<Outcome<Body>>
+  /** Counts bytes that are held for this request against the process' bound; false when it is reached. Given back at the end. */
+  hold(bytes: number): boolean
+  /**
+   * Told at most once, when the client leaves or the time is up. Who listens here also answers for the time;
+   * without a listener the exchange itself says that it is late.
+   */
+  whenOver(listener: (over: Over) => void): void
+  /** A whole answer. */
+  answer(status: number, body: Body): void
+  /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
+  begin(): void
+  write(bytes: Buffer): boolean
+  whenDrained(listener: () => void): void
+  end(last: Buffer): void
+  /** No, in the contract's words: an ordinary answer, or an error event where a stream has begun (data-plane.md 3.5). */
+  refuse(refusal: Refusal): void
+  /** Something broke on our side. All of it goes to the log, and to the client nothing but the request's id. */
+  fault(error: unknown): void
+}
+
+export type ExchangeRooms = {
+  readonly clock: Clock
+  readonly log: Logger
+  readonly limits: InferenceLimits
+  readonly deadlines: Deadlines
+  /** Shared by all exchanges of the process. */
+  readonly inflight: { bytes: number }
+}
+
+/** After a refusal the rest of the body is read and dropped for this long: closing at once would take the answer with it. */
+const LINGER_MS = 5_000
+/** How long the rest of an answer may lie in our buffers before the connection is cut. */
+const FLUSH_MS = 60_000
+const BUSY_RETRY_MS = 1_000
+const JSON_TYPE = /^application\/json(?:\s*;\s*charset\s*=\s*"?utf-?8"?)?\s*$/i
+
+export const errorEvent = (refusal: Refusal): Buffer => Buffer.from(`data: ${JSON.stringify(speak(refusal).body)}\n\n`)
+export const DONE_EVENT: Buffer = Buffer.from('data: [DONE]\n\n')
+
+export const openExchange = (
+  rooms: ExchangeRooms,
+  request: IncomingMessage,
+  response: ServerResponse,
+  projectId: ProjectId | undefined,
+): Exchange => {
+  const { clock, log, limits, deadlines, inflight } = rooms
+  const acceptedAt = clock.now()
+  const id = newId<'request'>(acceptedAt)
+  const abort = new AbortController()
+  let held = 0
+  let answered = false // the last byte has been handed to the socket, or there is no socket any more
+  let over: Over | undefined
+  let listener: ((over: Over) => void) | undefined
+
+  let continued = request.headers.expect === undefined
+
+  const total = deadlines.add(limits.totalMs, () => {
+    if (answered) response.destroy()
+    else becomeOver('timed_out')
+  })
+
+  /** From here on only the network is between us and the client; one that does not read must not hold the connection for ever. */
+  const answeredNow = (): void => {
+    answered = true
+    deadlines.again(total, FLUSH_MS)
+  }
+
+  const becomeOver = (how: Over): void => {
+    if (answered || over !== undefined) return
+    over = how
+    abort.abort(new Error(how === 'client_left' ? 'the client has left' : 'the time for the answer is up'))
+    if (how === 'client_left') answered = true
+    if (listener !== undefined) listener(how)
+    else if (how === 'timed_out') refuse({ code: 'engine_late', limitMs: limits.totalMs })
+  }
+
+  const closed = (): void => {
+    deadlines.remove(total)
+    inflight.bytes -= held
+    held = 0
+    socket.off('close', closed)
+    becomeOver('client_left')
+    answered = true
+  }
+  response.once('close', closed)
+  response.on('error', () => {}) // a client that goes away in the middle of a write; `close` follows and says so
+  const { socket } = request
+  // A pipelined request has no socket of its own yet and hears nothing of the client leaving, so it listens to the connection.
+  if (response.socket === null) {
+    socket.setMaxListeners(0)
+    socket.once('close', closed)
+  }
+
+  const headers = (contentType: string, ...more: string[]): string[] => ['content-type', contentType, 'x-request-id', id, ...more]
+
+  /** When the request has not arrived whole, the answer goes out and the rest is dropped before the connection is used again. */
+  const endAfterRequest = (): void => {
+    if (request.complete) {
+      response.end()
+      return
+    }
+    const linger = deadlines.add(LINGER_MS, () => response.destroy())
+    response.once('close', () => deadlines.remove(linger))
+    request.once('end', () => response.end())
+    request.on('error', () => {})
+    request.resume()
+  }
+
+  const refuse = (refusal: Refusal): void => {
+    if (answered) return
+    if (response.headersSent) return end(Buffer.concat([errorEvent(refusal), DONE_EVENT]))
+    answeredNow()
+    const spoken = speak(refusal)
+    const body = JSON.stringify(spoken.body)
+    const more = ['content-length', String(Buffer.byteLength(body))]
+    if (spoken.retryAfterMs !== undefined) {
+      // RFC 9110 §10.2.3: whole seconds; rounding down would invite the client back too early. Official SDKs prefer the exact one.
+      more.push('retry-after', String(Math.ceil(spoken.retryAfterMs / 1000)), 'retry-after-ms', String(Math.ceil(spoken.retryAfterMs)))
+    }
+    // RFC 9110 §15.5.9: who was too slow once is not read any further. And who waits to be told to send the body will not send it.
+    const unread = refusal.code === 'body_late' || !continued
+    if (unread) more.push('connection', 'close')
+    response.writeHead(spoken.status, headers('application/json', ...more))
+    if (unread || request.complete) {
+      response.end(body)
+      return
+    }
+    response.write(body)
+    endAfterRequest()
+  }
+
+  const end = (last: Buffer): void => {
+    if (answered) return
+    answeredNow()
+    response.end(last)
+  }
+
+  return {
+    id,
+    acceptedAt,
+    projectId,
+    authorization: request.headers.authorization,
+    signal: abort.signal,
+    readBody: () =>
+      new Promise((resolve) => {
+        const wrong = wrongHeader(request, limits)
+        if (wrong !== undefined) return resolve(no(wrong))
+        if (!continued) response.writeContinue()
+        continued = true
+
+        let pieces: Buffer[] = []
+        let small: Buffer[] = []
+        let smallBytes = 0
+        let bytes = 0
+        const settle = (outcome: Outcome<Body>): void => {
+          deadlines.remove(slow)
+          request.off('data', take).off('end', whole).off('close', halved)
+          if (!outcome.ok) request.pause()
+          resolve(outcome)
+        }
+        const take = (piece: Buffer): void => {
+          bytes += piece.length
+          if (bytes > limits.bodyBytes) return settle(no({ code: 'body_too_large', maxBytes: limits.bodyBytes }))
+          if (!hold(piece.length)) return settle(no(BUSY))
+          // A sender of single bytes must not make us walk a list of a million pieces.
+          small.push(piece)
+          smallBytes += piece.length
+          if (smallBytes < JOIN_BYTES) return
+          pieces.push(small.length === 1 ? piece : Buffer.concat(small, smallBytes))
+          small = []
+          smallBytes = 0
+        }
+        const whole = (): void => {
+          if (small.length > 0) pieces.push(small.length === 1 && small[0] !== undefined ? small[0] : Buffer.concat(small, smallBytes))
+          settle(yes(piecesToBody(pieces, bytes)))
+          pieces = []
+        }
+        const halved = (): void => settle(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
+        const slow = deadlines.add(limits.bodyMs, () => settle(no({ code: 'body_late', limitMs: limits.bodyMs })))
+        request.on('error', () => {}) // `close` follows
+        request.on('data', take).on('end', whole).on('close', halved)
+      }),
+    hold: (bytes) => hold(bytes),
+    whenOver(told) {
+      listener = told
+      if (over !== undefined) told(over)
+    },
+    answer(status, body) {
+      if (answered) return
+      answeredNow()
+      response.writeHead(status, headers('application/json', 'content-length', String(body.bytes)))
+      for (const piece of body.pieces.slice(0, -1)) response.write(piece)
+      response.end(body.pieces.at(-1))
+    },
+    begin() {
+      if (answered) return
+      response.writeHead(200, headers('text/event-stream', 'cache-control', 'no-cache'))
+    },
+    write: (bytes) => answered || response.write(bytes),
+    whenDrained(drained) {
+      response.on('drain', drained)
+    },
+    end,
+    refuse,
+    fault(error) {
+      // Whoever was waiting for something when it became pointless is told so by a rejection; that is no fault.
+      if (over !== undefined && answered) return
+      log.error({ requestId: id, err: error }, 'A request failed')
+      if (!response.headersSent) return refuse({ code: 'fault' })
+      // Without `[DONE]`: what the client got is not the answer it may rely on.
+      end(errorEvent({ code: 'fault' }))
+    },
+  }
+
+  function hold(bytes: number): boolean {
+    if (answered) return false
+    if (inflight.bytes + bytes > limits.inflightBytes) return false
+    inflight.bytes += bytes
+    held += bytes
+    return true
+  }
+}
+
+const BUSY: Refusal = { code: 'busy', reason: 'too many large requests are in flight', retryAfterMs: BUSY_RETRY_MS }
+
+const wrongHeader = (request: IncomingMessage, limits: InferenceLimits): Refusal | undefined => {
+  const encoding = request.headers['content-encoding']
+  if (encoding !== undefined && encoding.toLowerCase() !== 'identity') {
+    return { code: 'content_type_wrong', expected: 'application/json, not compressed' }
+  }
+  if (!JSON_TYPE.test(request.headers['content-type'] ?? '')) return { code: 'content_type_wrong', expected: 'application/json' }
+  const declared = Number(request.headers['content-length'] ?? 0)
+  return declared > limits.bodyBytes ? { code: 'body_too_large', maxBytes: limits.bodyBytes } : undefined
+}

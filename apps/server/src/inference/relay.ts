@@ -1,0 +1,276 @@
+import { EngineError } from '@parvis/wire/openai/error'
+import type { Dispatcher } from 'undici'
+import type { Model } from '../catalog/model.ts'
+import type { Seat } from '../engines/replica.ts'
+import type { Caller } from '../iam/caller.ts'
+import type { Clock, Instant } from '../kit/clock.ts'
+import type { Logger } from '../kit/log.ts'
+import { no, type Outcome, yes } from '../kit/outcome.ts'
+import type { Refusal } from '../kit/refusal.ts'
+import type { Answer, Ending, Verdict } from './answer.ts'
+import type { Body } from './body.ts'
+import type { Deadlines } from './deadlines.ts'
+import type { Request } from './endpoints/endpoint.ts'
+import type { Exchange, InferenceLimits } from './exchange.ts'
+import { streamedAnswer } from './streamed-answer.ts'
+import { wholeAnswer } from './whole-answer.ts'
+
+/** How an engine's answer ended, and what is still to be sent of it: `finish` sends it, once the usage is on disk. */
+export type Relayed = Ending & {
+  readonly firstByteAt: Instant | null
+  readonly endedAt: Instant
+}
+
+/**
+ * Calls the engine of the seat and hands its answer on. A refusal means that the client has got nothing yet;
+ * everything else, a failure in mid-stream too, is something to be recorded. The seat is left whatever happens.
+ */
+export type Relay = (exchange: Exchange, caller: Caller, request: Request, model: Model, seat: Seat) => Promise<Outcome<Relayed>>
+
+const MAX_ERROR_BYTES = 64 * 1024
+const MAX_MESSAGE_CHARACTERS = 2_000
+/** An engine that has said `[DONE]` and does not end its answer loses the connection, not the client. */
+const AFTER_DONE_MS = 1_000
+const RETRY_MS = 1_000
+const MAX_RETRY_MS = 60_000
+
+export const openRelay =
+  (options: { clock: Clock; log: Logger; limits: InferenceLimits; deadlines: Deadlines }): Relay =>
+  (exchange, caller, request, model, seat) =>
+    new Promise((resolve, reject) => {
+      const { clock, log, limits, deadlines } = options
+      const { replica } = seat
+      const answer: Answer = (request.stream ? streamedAnswer : wholeAnswer)(exchange, request, model, replica.remoteModel)
+      let controller: Dispatcher.DispatchController | undefined
+      let failing: EngineFailure | undefined // the engine's own error answer, while it is being read
+      let firstByteAt: Instant | null = null
+      let settled = false
+      let paused = false
+      let done = false
+
+      // A whole answer comes when all of it is made: until it begins, the total is the only measure.
+      const quiet = deadlines.add(request.stream ? limits.firstByteMs : Number.POSITIVE_INFINITY, () => {
+        if (done) return conclude(answer.end(), 'stopped')
+        const limitMs = firstByteAt === null ? limits.firstByteMs : limits.idleMs
+        conclude({ ...answer.broken('timed_out', { code: 'engine_late', limitMs }), log: `silent for ${limitMs} ms` }, 'failed')
+      })
+
+      /** `ended`: the engine had no more to say. `stopped`: we did not want more, and it is not the engine's fault. */
+      const conclude = (verdict: Verdict, how: 'ended' | 'stopped' | 'failed'): void => {
+        if (settled) return
+        settled = true
+        deadlines.remove(quiet)
+        if (how !== 'ended') controller?.abort(STOPPED)
+        seat.leave(how === 'failed' ? 'broken' : 'clean')
+        if (verdict.log !== undefined)
+          log.warn({ requestId: exchange.id, replica: replica.name, model: model.name }, `Engine: ${verdict.log}`)
+        resolve('refusal' in verdict ? no(verdict.refusal) : yes({ ...verdict.ending, firstByteAt, endedAt: clock.now() }))
+      }
+
+      /** A bug of ours in a callback of the client's must not take the connection's other users with it. */
+      const guarded = (work: () => void): void => {
+        try {
+          work()
+        } catch (error) {
+          settled = true
+          deadlines.remove(quiet)
+          seat.leave('broken')
+          controller?.abort(STOPPED)
+          reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
+        }
+      }
+
+      exchange.whenOver((over) => {
+        const log = over === 'timed_out' ? { log: `no end within ${limits.totalMs} ms` } : {}
+        conclude({ ...answer.broken(over, { code: 'engine_late', limitMs: limits.totalMs }), ...log }, 'stopped')
+      })
+      if (settled) return
+
+      if (request.stream) {
+        exchange.whenDrained(() => {
+          if (settled || !paused) return
+          paused = false
+          deadlines.move(quiet, limits.idleMs)
+          controller?.resume()
+        })
+      }
+
+      const body = request.bytesFor(replica.remoteModel)
+      const headers = [
+        'content-type',
+        'application/json',
+        'accept',
+        request.stream ? 'text/event-stream' : 'application/json',
+        'content-length',
+        String(body.bytes),
+        'x-request-id',
+        exchange.id,
+        'x-parvis-tenant',
+        caller.projectId,
+      ]
+      if (replica.bearer !== undefined) headers.push('authorization', `Bearer ${replica.bearer}`)
+
+      seat.client.dispatch(
+        // Our own deadlines stand around the call: an engine may think for minutes.
+        {
+          method: 'POST',
+          path: `${replica.basePath}${request.enginePath}`,
+          headers,
+          body: bodyToDispatch(body),
+          headersTimeout: 0,
+          bodyTimeout: 0,
+        },
+        {
+          onRequestStart(started) {
+            controller = started
+            if (settled) started.abort(STOPPED)
+          },
+          onResponseStart(_controller, status, answered) {
+            if (settled || status < 200) return
+            guarded(() => {
+              const wanted = request.stream ? 'text/event-stream' : 'application/json'
+              const type = String(answered['content-type'] ?? '').toLowerCase()
+              if (status !== 200 || !type.startsWith(wanted) || answered['content-encoding'] !== undefined) {
+                failing = {
+                  status,
+                  type,
+                  retryAfter: answered['retry-after'],
+                  retryAfterMs: answered['retry-after-ms'],
+                  pieces: [],
+                  bytes: 0,
+                }
+              }
+            })
+          },
+          onResponseData(_controller, chunk) {
+            if (settled) return
+            guarded(() => {
+              deadlines.move(quiet, limits.idleMs)
+              firstByteAt ??= clock.now()
+              if (failing !== undefined) {
+                failing.bytes += chunk.length
+                if (failing.bytes <= MAX_ERROR_BYTES) failing.pieces.push(chunk)
+                else conclude(failureToVerdict(failing, model, replica.remoteModel), 'failed')
+                return
+              }
+              const verdict = answer.data(chunk)
+              if (verdict === undefined) return
+              if (verdict === 'done') {
+                done = true
+                deadlines.move(quiet, AFTER_DONE_MS)
+              } else if (verdict === 'wait') {
+                paused = true
+                // It is the client that is slow now; only the total still counts.
+                deadlines.move(quiet, Number.POSITIVE_INFINITY)
+                controller?.pause()
+              } else conclude(verdict, 'failed')
+            })
+          },
+          onResponseEnd() {
+            if (settled) return
+            guarded(() => conclude(failing === undefined ? answer.end() : failureToVerdict(failing, model, replica.remoteModel), 'ended'))
+          },
+          onResponseError(_controller, error) {
+            if (settled) return
+            guarded(() => {
+              if (done) return conclude(answer.end(), 'failed')
+              const fault = errorToRefusal(error, model, firstByteAt !== null)
+              conclude({ ...answer.broken('engine_failed', fault.refusal), log: fault.log }, 'failed')
+            })
+          },
+        },
+      )
+    })
+
+const STOPPED = new Error('nobody waits for this answer any more')
+
+/**
+ * A small body goes as one buffer. A large one goes in its pieces, since joining it costs more than all the rest of the relay;
+ * undici takes any iterable, which its types do not say.
+ */
+const bodyToDispatch = (body: Body): Buffer => {
+  const [only] = body.pieces
+  return body.pieces.length === 1 && only !== undefined ? only : (body.pieces as unknown as Buffer)
+}
+
+type EngineFailure = {
+  status: number
+  type: string
+  retryAfter: string | string[] | undefined
+  retryAfterMs: string | string[] | undefined
+  pieces: Buffer[]
+  bytes: number
+}
+
+/** What an engine's error answer means to the client. Nothing has been sent yet. */
+const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: string): Verdict => {
+  const { status } = failure
+  const error = status === 200 ? undefined : readError(failure.pieces)
+  const failed = (reason: string, log: string): Verdict => ({ refusal: { code: 'engine_failed', model: model.name, reason }, log })
+  if (status === 200) return failed('its answer is of another kind', `content type ${JSON.stringify(failure.type.slice(0, 80))}`)
+  if (status === 429 || status === 503) {
+    return {
+      refusal: { code: 'busy', reason: `the engine of ${model.name} is busy`, retryAfterMs: retryMs(failure) },
+      log: `busy, status ${status}`,
+    }
+  }
+  // Our key, our address or our name for the model is wrong there. None of it is the caller's business.
+  const ours = status === 401 || status === 403 || status === 404
+  if (status < 400 || status >= 500 || ours || error === undefined) return failed('it did not accept the request', `status ${status}`)
+  return { refusal: toRefused(status, error, model, remoteModel) }
+}
+
+const toRefused = (status: number, error: EngineError, model: Model, remoteModel: string): Refusal => {
+  // The name that only we and the engine use would puzzle whoever reads it.
+  const message = error.message.slice(0, MAX_MESSAGE_CHARACTERS).replaceAll(remoteModel, model.name)
+  const asked = contextAsked(message, error)
+  if (asked !== undefined) return { code: 'context_exceeded', ...asked }
+  // The contract has 400 for what is wrong in a body and 422 only for the model (data-plane.md 3.2).
+  return { code: 'engine_refused', status: status === 416 ? 416 : 400, message, param: error.param ?? null }
+}
+
+/**
+ * The context window in the words of vLLM and llama.cpp. The contract wants both numbers in ours (data-plane.md 3.3);
+ * a sentence that already says it as the contract does is left alone.
+ */
+const contextAsked = (message: string, error: EngineError): { asked: number; maximum: number } | undefined => {
+  if (message.includes('maximum context window')) return undefined
+  const said = /maximum context length is (\d+) tokens\D+(\d+) /.exec(message)
+  if (said !== null) return { maximum: Number(said[1]), asked: Number(said[2]) }
+  const { n_prompt_tokens: asked, n_ctx: maximum } = error as { n_prompt_tokens?: unknown; n_ctx?: unknown }
+  return typeof asked === 'number' && typeof maximum === 'number' ? { asked, maximum } : undefined
+}
+
+const readError = (pieces: readonly Buffer[]): EngineError | undefined => {
+  try {
+    const read = EngineError.safeParse(JSON.parse(Buffer.concat(pieces).toString()))
+    return read.success ? read.data : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const retryMs = (failure: EngineFailure): number => {
+  const inMs = Number(failure.retryAfterMs)
+  const inSeconds = Number(failure.retryAfter)
+  const ms = inMs > 0 ? inMs : inSeconds > 0 ? inSeconds * 1000 : RETRY_MS
+  return Math.min(ms, MAX_RETRY_MS)
+}
+
+/** Nobody there is 503, and worth another try; somebody there who speaks nonsense is 500. */
+const errorToRefusal = (error: Error, model: Model, begun: boolean): { refusal: Refusal; log: string } => {
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : error.name
+  if (
+    error.name === 'HTTPParserError' ||
+    code.startsWith('HPE_') ||
+    code.startsWith('UND_ERR_HEADERS_OVERFLOW') ||
+    code.includes('CONTENT_LENGTH_MISMATCH')
+  ) {
+    return { refusal: { code: 'engine_failed', model: model.name, reason: 'its answer cannot be read' }, log: `protocol error ${code}` }
+  }
+  if (begun) return { refusal: { code: 'engine_failed', model: model.name, reason: 'it broke off' }, log: `broke off, ${code}` }
+  return {
+    refusal: { code: 'engine_unavailable', model: model.name, reason: 'it did not answer', retryAfterMs: RETRY_MS },
+    log: `no answer, ${code}`,
+  }
+}

@@ -1,0 +1,105 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Model } from '../catalog/model.ts'
+import { isUuid, type ProjectId } from '../kit/ids.ts'
+import { speak } from '../kit/refusal.ts'
+import { openDeadlines } from './deadlines.ts'
+import { chat } from './endpoints/chat.ts'
+import { embeddings } from './endpoints/embeddings.ts'
+import type { Endpoint } from './endpoints/endpoint.ts'
+import { listModels, readModel } from './endpoints/models.ts'
+import { DEFAULT_LIMITS, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
+import { openRelay } from './relay.ts'
+import { type Rooms, serve } from './serve.ts'
+
+const ENDPOINTS: readonly Endpoint[] = [chat, embeddings]
+
+/** With and without the project (data-plane.md 2.1). The slash that some clients double behind `v1` is the router's to ignore. */
+const BASES = ['/v1', '/:project/v1']
+
+type Params = { readonly project?: string; readonly '*'?: string }
+type Handle = (exchange: Exchange, params: Params) => void | Promise<void>
+
+/**
+ * Every path of the data plane, and 404 in the contract's shape for every path of the house that nobody serves. The app must be
+ * made with `routerOptions: { ignoreDuplicateSlashes: true }` and `frameworkErrors: refuseUnroutable`.
+ *
+ * Each route hijacks its reply in the first hook, before any body parser: the key is looked at before a byte of the body is read,
+ * and what goes back is written by the exchange, as bytes (performance.md 2).
+ */
+export const inferenceRoutes = (
+  app: FastifyInstance,
+  rooms: Rooms & { models(): readonly Model[] },
+  limits: Partial<InferenceLimits> = {},
+): void => {
+  const deadlines = openDeadlines()
+  app.addHook('onClose', async () => deadlines.close())
+  const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: { ...DEFAULT_LIMITS, ...limits }, inflight: { bytes: 0 } }
+  const relay = openRelay(parts)
+
+  const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId): Exchange => {
+    reply.hijack()
+    return openExchange(parts, request.raw, reply.raw, projectId)
+  }
+
+  const refuseUnknownRoute = (request: FastifyRequest, reply: FastifyReply): void =>
+    open(request, reply).refuse({ code: 'route_unknown', method: request.method, path: pathOf(request.url) })
+
+  const handle = (request: FastifyRequest<{ Params: Params }>, reply: FastifyReply, work: Handle): void => {
+    const { project } = request.params
+    // Whatever else stands in front of /v1, a UUID in capitals too, is no route (data-plane.md 2.1).
+    if (project !== undefined && !isUuid(project)) return refuseUnknownRoute(request, reply)
+    const exchange = open(request, reply, project as ProjectId | undefined)
+    run(exchange, work, request.params)
+  }
+
+  const route = (method: 'GET' | 'POST', path: string, work: Handle): void => {
+    for (const base of BASES) {
+      app.route<{ Params: Params }>({
+        method,
+        url: `${base}${path}`,
+        onRequest: (request, reply) => handle(request, reply, work),
+        handler: () => {}, // never reached: the hook does not go on
+      })
+    }
+  }
+
+  for (const endpoint of ENDPOINTS) {
+    const served = serve(rooms, relay, endpoint)
+    route('POST', endpoint.path, served)
+  }
+  route('GET', '/models', listModels(rooms))
+  // A wildcard, since a model's name may have a slash in it.
+  route('GET', '/models/*', (exchange, params) => readModel(rooms, params['*'] ?? '')(exchange))
+
+  app.setNotFoundHandler(refuseUnknownRoute)
+  // Before the handler: otherwise a body parser would have its say about a path that does not exist.
+  app.addHook('onRequest', (request, reply, done) => (request.is404 ? refuseUnknownRoute(request, reply) : done()))
+
+  // A client that waits to be told to go on is told by whoever reads the body: only then is its key known to be good.
+  const ours = new Set([...ENDPOINTS].map((endpoint) => `/v1${endpoint.path}`))
+  app.server.on('checkContinue', (request, response) => {
+    const path = pathOf(request.url ?? '').replaceAll(/\/{2,}/g, '/')
+    if (!ours.has(path) && !ours.has(path.slice(path.indexOf('/', 1)))) response.writeContinue()
+    app.server.emit('request', request, response)
+  })
+}
+
+/** The one place where a fault is caught. */
+const run = (exchange: Exchange, work: Handle, params: Params): void => {
+  try {
+    const working = work(exchange, params)
+    if (working !== undefined) working.catch((error: unknown) => exchange.fault(error))
+  } catch (error) {
+    exchange.fault(error)
+  }
+}
+
+const MAX_PATH_CHARACTERS = 200
+
+const pathOf = (url: string): string => (url.split('?', 1)[0] ?? '').slice(0, MAX_PATH_CHARACTERS)
+
+/** For Fastify's `frameworkErrors`: a URL that its router cannot even read is no route either. */
+export const refuseUnroutable = (_error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
+  const spoken = speak({ code: 'route_unknown', method: request.raw.method ?? '', path: pathOf(request.raw.url ?? '') })
+  void reply.code(spoken.status).send(spoken.body)
+}

@@ -1,0 +1,84 @@
+import type { Model } from '../catalog/model.ts'
+import { type Answer, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
+import { piecesToBody, slice, splice } from './body.ts'
+import type { Request } from './endpoints/endpoint.ts'
+import type { Exchange } from './exchange.ts'
+import { scan, watch } from './scan.ts'
+
+/** 2,048 vectors of 4,096 numbers are about 100 MB as text. */
+const MAX_ANSWER_BYTES = 256 * 1024 * 1024
+
+const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data'])
+const OPEN_BRACKET = 0x5b
+
+/** An answer that is no stream: collected, looked at, and sent as a whole once its usage is on disk. */
+export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, remoteModel: string): Answer => {
+  const pieces: Buffer[] = []
+  let bytes = 0
+
+  const failed = (reason: string, log: string): Verdict => ({ refusal: { code: 'engine_failed', model: model.name, reason }, log })
+
+  return {
+    data(chunk) {
+      bytes += chunk.length
+      if (bytes > MAX_ANSWER_BYTES) return failed('its answer is too large', `an answer of more than ${MAX_ANSWER_BYTES} bytes`)
+      if (!exchange.hold(chunk.length)) {
+        return {
+          refusal: { code: 'busy', reason: 'too many large answers are in flight', retryAfterMs: 1_000 },
+          log: 'no room for the answer',
+        }
+      }
+      pieces.push(chunk)
+      return undefined
+    },
+
+    end() {
+      const body = piecesToBody(pieces, bytes)
+      const scanned = scan(body, WATCHED)
+      if (!scanned.ok) return failed('its answer cannot be read', `an answer that is not JSON: ${scanned.refusal}`)
+      const { spans } = scanned.value
+      const textOf = (key: string): string | undefined => {
+        const span = spans.get(key)
+        return span && slice(body, span).toString()
+      }
+      const error = textOf('error')
+      if (error !== undefined && error !== 'null') return failed('it reported an error', 'an error inside an answer of status 200')
+      const content = spans.get(request.answerKey)
+      if (content === undefined || slice(body, { start: content.start, end: content.start + 1 })[0] !== OPEN_BRACKET) {
+        return failed('its answer is of another kind', `an answer without an array "${request.answerKey}"`)
+      }
+      const usage = textOf('usage')
+      const counts = usage === undefined ? undefined : toCounts(toValue(usage))
+      const name = spans.get('model')
+      const named =
+        name === undefined || remoteModel === model.name
+          ? body
+          : splice(body, [{ ...name, bytes: Buffer.from(JSON.stringify(model.name)) }])
+      const converted = request.convert === undefined ? named : request.convert(named)
+      if (converted === undefined) return failed('its answer cannot be read', 'vectors that cannot be read')
+      return {
+        ending: {
+          counts: counts ?? NO_COUNTS,
+          counted: counts === undefined ? 'none' : 'engine',
+          ended: 'complete',
+          status: 200,
+          finish: () => exchange.answer(200, converted),
+        },
+      }
+    },
+
+    broken: (how, refusal) =>
+      // Nobody was told anything, but an engine has worked: the row is there, marked as counted by nobody.
+      how === 'client_left'
+        ? { ending: { counts: NO_COUNTS, counted: 'none', ended: how, status: LEFT_STATUS, finish: () => {} } }
+        : { refusal },
+  }
+}
+
+const toValue = (text: string): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
