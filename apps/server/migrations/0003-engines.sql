@@ -12,13 +12,11 @@ create table engine (
 
 create table engine_model (
   engine_id uuid not null references engine (id) on delete cascade,
-  model_id uuid not null references model (id) on delete cascade,
+  -- A model that leaves the catalogue keeps its row, so this stays as it is and nobody asks for it any more.
+  model_id uuid not null references model (id),
   -- Our name, for lists and logs; the id decides.
   model_name text not null,
   remote_name text not null,
   -- One engine may offer a model of ours under one name only: two would be one machine counted as two replicas.
   primary key (engine_id, model_id)
 );
-
--- Carries the cascade when a model goes.
-create index engine_model_model on engine_model (model_id);

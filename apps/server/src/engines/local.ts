@@ -169,6 +169,8 @@ export const openLocal = (options: {
       env: environmentOf(local, bearer),
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       serialization: 'json',
+      // A session of its own: Ctrl-C in a terminal goes to everybody in front, and running answers shall end first.
+      detached: true,
     })
     let reason: string | undefined
     let readyAtMs: number | undefined

@@ -73,8 +73,9 @@ test('an engine without /health is asked for its models, and then only for those
 
 test('too many questions is an answer, too', async () => {
   const server = await startServer((_, response) => response.writeHead(429).end())
-  const { engine } = open(`http://127.0.0.1:${server.port}`)
+  const { engine, turns } = open(`http://127.0.0.1:${server.port}`)
   await becomes(engine, 'ready')
+  expect(turns).toEqual(['ready'])
 })
 
 test('an engine that refuses the key is unhealthy and says so', async () => {

@@ -1,7 +1,7 @@
 import { recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
-import { type EngineId, type ModelId, newId, type OrganizationId } from '../kit/ids.ts'
+import { type EngineId, type ModelId, newId } from '../kit/ids.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { addressToUrl, readAddress } from './address.ts'
 
@@ -24,9 +24,6 @@ export type RegisteredEngine = {
   readonly models: readonly ServedModel[]
   readonly createdAt: Date
 }
-
-/** Who changes it, for the audit. */
-export type Actor = { readonly organizationId: OrganizationId; readonly actor: string }
 
 // It stands in usage events and on the command line. No colon: those with one are the embedded ones.
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
@@ -67,6 +64,9 @@ export const readEngines = async (db: Db): Promise<EngineRow[]> => {
 export const listEngines = async (db: Db): Promise<RegisteredEngine[]> =>
   (await readEngines(db)).map(({ sealedBearer, ...engine }) => ({ ...engine, hasKey: sealedBearer !== null }))
 
+// Engines belong to the installation, not to one of its organizations.
+const WHOSE = { organizationId: null, resourceType: 'engine' } as const
+
 /** What the audit keeps: everything but the key. */
 const toAudit = (input: { name: string; url: string; hasKey: boolean; models: readonly ServedModel[] }) => ({
   name: input.name,
@@ -81,7 +81,7 @@ const isUniqueViolation = (error: unknown): boolean => error instanceof Error &&
 export const addEngine = async (
   rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
   input: EngineInput,
-  by: Actor,
+  actor: string,
 ): Promise<EngineId> => {
   if (!NAME.test(input.name)) {
     throw new Error(`${JSON.stringify(input.name)} cannot be the name of an engine: letters, digits, dot, dash and underscore, at most 63.`)
@@ -115,7 +115,14 @@ export const addEngine = async (
         ])
       }
       const after = toAudit({ ...input, url, hasKey: sealed !== null })
-      await recordChange(client, { ...by, action: 'created', resourceType: 'engine', resourceId: id, before: null, after })
+      await recordChange(client, {
+        ...WHOSE,
+        actor,
+        action: 'created',
+        resourceId: id,
+        before: null,
+        after,
+      })
       await client.query(`select note_change('engines')`)
     })
   } catch (error) {
@@ -128,7 +135,7 @@ export const addEngine = async (
 }
 
 /** False when there is none of this name. Answers that run on it end undisturbed. */
-export const removeEngine = async (db: Db, name: string, by: Actor): Promise<boolean> => {
+export const removeEngine = async (db: Db, name: string, actor: string): Promise<boolean> => {
   const engine = (await listEngines(db)).find((each) => each.name === name)
   if (engine === undefined) return false
   return transaction(db, async (client) => {
@@ -136,9 +143,9 @@ export const removeEngine = async (db: Db, name: string, by: Actor): Promise<boo
     // Somebody else was quicker, and has written it down.
     if (rowCount === 0) return false
     await recordChange(client, {
-      ...by,
+      ...WHOSE,
+      actor,
       action: 'deleted',
-      resourceType: 'engine',
       resourceId: engine.id,
       before: toAudit(engine),
       after: null,

@@ -181,7 +181,12 @@ test('damage in an older segment is an alarm: what is intact is shipped, and the
   const { log, lines } = listening()
   const usage = await openUsage({ dataDir, db: database.db, clock: systemClock, log, limits: { shipEveryMs: 20 } })
   await usage.close()
-  expect((await rowsOf(events)).map((row) => row['id'])).toEqual(events.filter((_, index) => index !== 3).map((event) => event.id))
+  expect((await rowsOf(events)).map((row) => row['id'])).toEqual(
+    events
+      .filter((_, index) => index !== 3)
+      .map((event) => event.id)
+      .toSorted(),
+  )
   expect(lines.filter((line) => line.includes('damaged'))).toHaveLength(1)
   expect(await files()).toEqual([`${segmentName(1)}.damaged`])
   expect(await readFile(join(dataDir, 'usage', `${segmentName(1)}.damaged`))).toEqual(bytes)
