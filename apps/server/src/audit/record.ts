@@ -4,7 +4,7 @@ import type { OrganizationId } from '../kit/ids.ts'
 export type AuditEntry = {
   /** Null for what belongs to the installation as a whole: engines, the catalogue. */
   readonly organizationId: OrganizationId | null
-  /** Who did it: a principal's id, or `cli:` and the name of the operating system's user. */
+  /** Who did it: a principal's id, or words like `command line` for whoever may run commands on the machine. */
   readonly actor: string
   readonly action: 'created' | 'updated' | 'deleted'
   readonly resourceType: string

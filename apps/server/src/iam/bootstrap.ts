@@ -15,7 +15,7 @@ export type Bootstrapped = {
 
 // The first eight bytes of sha256('parvis bootstrap'). Two processes may start on an empty database at once: one of them does it.
 const LOCK = '3256297891918086788'
-const ACTOR = 'bootstrap'
+const ACTOR = 'first start'
 
 /**
  * What the first start makes: an organization, its default project with the same id, its owner and the owner's first key.

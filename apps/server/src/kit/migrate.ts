@@ -101,3 +101,9 @@ export const pendingMigrations = async (db: Db, directory: URL = MIGRATIONS): Pr
     client.release()
   }
 }
+
+/** False for a database that no Parvis has set up yet. */
+export const hasMigrations = async (db: Db): Promise<boolean> => {
+  const { rows } = await db.query<{ there: boolean }>(`select to_regclass('migration') is not null as there`)
+  return rows[0]?.there === true
+}
