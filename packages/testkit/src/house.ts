@@ -61,7 +61,7 @@ export const startHouse = async (options: HouseOptions) => {
     dataDir,
   )
   const lines: string[] = []
-  const log = openLog('debug', { write: (line: string) => void lines.push(line) })
+  const log = openLog('debug', { write: (line) => lines.push(line) })
   const house = await start(config, { log, local: { entry: engineFromSource } })
   const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI => new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
 

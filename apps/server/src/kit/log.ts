@@ -8,7 +8,7 @@ export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' |
  * The line has ids, counts and times; prompts, answers, keys and headers are never handed to it, and the paths below are
  * only the second lock on that door.
  */
-export const openLog = (level: LogLevel, stream: NodeJS.WritableStream = process.stderr): Logger =>
+export const openLog = (level: LogLevel, stream: { write(line: string): unknown } = process.stderr): Logger =>
   pino(
     {
       level,
