@@ -80,7 +80,7 @@ const ANY_JSON = {
   hex: '[0-9A-Fa-f]',
   string: '"\\"" char* "\\""',
   integer: '"-"? ("0" | [1-9] [0-9]{0,15})',
-  number: '"-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]{1,15})? ([Ee] ("-" [0-9]{1,3} | "+"? [0-9]{1,2}))?',
+  number: '"-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]{1,17})? ([Ee] ("-" [0-9]{1,3} | "+"? [0-9]{1,2}))?',
   boolean: '"true" | "false"',
   null: '"null"',
   member: 'string ":" ws value',
@@ -692,7 +692,8 @@ const compileCheck = (schema: Schema | boolean): ValidateFunction => {
       regExp: Object.assign(
         (pattern: string) => {
           const read = readPattern(pattern)
-          return { test: (text: string) => read.ok && accepts(read.dfa, text) }
+          // ajv tells patterns apart by their text.
+          return { test: (text: string) => read.ok && accepts(read.dfa, text), toString: () => pattern }
         },
         { code: '' },
       ),

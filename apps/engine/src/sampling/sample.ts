@@ -77,7 +77,7 @@ const rotate = (word: number, by: number): number => (word << by) | (word >>> (3
 /** The same numbers for the same seed on every machine: xoshiro128**, its state filled from the seed by splitmix32. */
 export const seededRandom = (seed: number): (() => number) => {
   const whole = Number.isFinite(seed) ? Math.trunc(seed) : 0
-  let state = (whole ^ Math.imul(Math.floor(whole / 2 ** 32), 0x85ebca6b)) | 0
+  let state = whole | 0
   const fill = (): number => {
     state = (state + 0x9e3779b9) | 0
     let word = state ^ (state >>> 16)
@@ -86,6 +86,8 @@ export const seededRandom = (seed: number): (() => number) => {
     word = Math.imul(word, 0x735a2d97)
     return word ^ (word >>> 15)
   }
+  // Seeds have up to 53 bits: the upper ones come in after a first round, so that they cannot undo the lower ones.
+  state = fill() ^ Math.floor(whole / 2 ** 32)
   let [a, b, c, d] = [fill(), fill(), fill(), fill()]
   const next = (): number => {
     const result = Math.imul(rotate(Math.imul(b, 5), 7), 9) >>> 0
