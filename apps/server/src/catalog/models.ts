@@ -195,13 +195,6 @@ export const listModels = async (db: Db, clock: Clock): Promise<readonly ListedM
   return (await readModels(db)).map(({ prices, ...model }) => ({ ...model, price: priceAt(prices, now) }))
 }
 
-/** For the audit: JSON has no whole numbers of this size. */
-const priceToAudit = (price: { input: bigint; cachedInput: bigint; output: bigint }) => ({
-  input: price.input.toString(),
-  cachedInput: price.cachedInput.toString(),
-  output: price.output.toString(),
-})
-
 const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
 
 const noteChange = (client: PoolClient): Promise<unknown> => client.query(`select note_change('catalog')`)
@@ -271,7 +264,7 @@ const insertModel = async (db: Db, clock: Clock, actor: string, input: NewModel,
       resourceType: 'model',
       resourceId: id,
       before: null,
-      after: { ...model, price: priceToAudit(price) },
+      after: { ...model, price },
     })
     await noteChange(client)
     return id
@@ -335,11 +328,19 @@ export const removeModel = (db: Db, clock: Clock, actor: string, name: string, o
     return { id: model.id, name, unusedWeights: sharing.rows.length > 0 ? null : model.weights_path }
   })
 
-/** A new price from an instant on, now at the earliest: what has been charged stays as it was. */
-export const addPrice = async (db: Db, clock: Clock, actor: string, name: string, startsAt: Instant, input: NewPrice): Promise<PriceId> => {
+/** A new price from an instant on, or from now on: what has been charged stays as it was. */
+export const addPrice = async (
+  db: Db,
+  clock: Clock,
+  actor: string,
+  name: string,
+  from: Instant | undefined,
+  input: NewPrice,
+): Promise<PriceId> => {
   const parsed = parse(NewPrice, input, 'The price')
   const price = { input: parsed.input, cachedInput: parsed.cachedInput ?? parsed.input, output: parsed.output }
   const now = clock.now()
+  const startsAt = from ?? now
   if (startsAt < now) throw new Error('A price cannot start in the past: what was charged until now stays as it was.')
   const id: PriceId = newId<'price'>(now)
   try {
@@ -355,7 +356,7 @@ export const addPrice = async (db: Db, clock: Clock, actor: string, name: string
         resourceType: 'model_price',
         resourceId: id,
         before: null,
-        after: { model: name, startsAt: instantToDate(startsAt).toISOString(), ...priceToAudit(price) },
+        after: { model: name, startsAt: instantToDate(startsAt).toISOString(), ...price },
       })
       await noteChange(client)
       return id

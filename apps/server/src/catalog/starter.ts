@@ -5,6 +5,8 @@ import { request } from 'undici'
  * coarser formats cost more sense than they save time.
  */
 export const STARTER = 'bartowski/SmolLM2-135M-Instruct-GGUF:SmolLM2-135M-Instruct-Q8_0.gguf'
+/** Its name in the catalogue. */
+export const STARTER_NAME = 'smollm2-135m-instruct'
 
 const ANSWER_LIMIT_MS = 1_500
 

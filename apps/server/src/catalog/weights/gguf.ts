@@ -1,4 +1,4 @@
-import { open, type FileHandle } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 
 /**
  * Reads what a GGUF file says of itself: magic, version, counts, typed key-values, tensor infos (all little-endian), then data

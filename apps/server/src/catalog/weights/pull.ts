@@ -10,9 +10,9 @@ import { resolveWeights, storeWeights, type WeightsDirs } from '../weights-path.
 import { type Gguf, readGguf } from './gguf.ts'
 import { type Hub, type HubLimits, openHub, type RepoFile } from './hub.ts'
 import { lockFile } from './lock.ts'
-import { chooseFiles, modelName, parseReference, partPath, readFileName, type Reference } from './reference.ts'
+import { chooseFiles, modelName, parseReference, partPath, type Reference, readFileName } from './reference.ts'
 import { formatBytes } from './size.ts'
-import { hashFile, partialBytes, patiently, type RemoteFile, RETRIES, type Retries, transferFile } from './transfer.ts'
+import { hashFile, partialBytes, patiently, RETRIES, type RemoteFile, type Retries, transferFile } from './transfer.ts'
 
 /** What a reference turned out to be, before anything of it is fetched. */
 export type Found = {

@@ -1,9 +1,13 @@
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { createInterface } from 'node:readline'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { type Hub, type HubRepo, startHub } from '@parvis/testkit/hub'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../kit/clock.ts'
@@ -12,6 +16,8 @@ import { pulledToModel } from './entry.ts'
 import { deletePulled, type PullOptions, pullModel } from './pull.ts'
 
 const MODELS = fileURLToPath(new URL('../../../../../models', import.meta.url))
+const PULLER = fileURLToPath(new URL('../../../test/children/puller.ts', import.meta.url))
+const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
 const CHAT_FILE = join(MODELS, 'tiny-chat/tiny-chat-q8_0.gguf')
 const REPO = 'acme/Tiny-Chat-GGUF'
 const FILE = 'Tiny-Chat-Q8_0.gguf'
@@ -189,6 +195,28 @@ describe('a broken transfer goes on where it was', () => {
     expect(await kept()).toEqual([`${FILE}.partial`, `${FILE}.partial.json`])
     expect(await pull()).toMatchObject({ weights: { sha256: sha256(chat) } })
     expect(downloads().at(-1)?.range).toMatch(/^bytes=[1-9]/)
+  })
+
+  test('in a later pull, after the process was killed: neither its lock nor its half stand in the way', async () => {
+    const opened = await open()
+    let sent = 0
+    opened.hold = async () => {
+      sent += 1
+      // Half of the file has been handed to the other process; it shall not get more while it lives.
+      if (sent > 28) await new Promise<void>(() => undefined)
+    }
+    const child = spawn(process.execPath, ['--import', TSX, '--conditions=@parvis/source', PULLER, opened.url, REPO, MODELS, dirs.pulled], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const gone = once(child, 'exit')
+    for await (const line of createInterface(child.stdout)) if (Number(line) > MB) break
+    child.kill('SIGKILL')
+    await gone
+    expect(await kept()).toEqual([`${FILE}.lock`, `${FILE}.partial`, `${FILE}.partial.json`])
+    opened.hold = undefined
+    expect(await pull()).toMatchObject({ weights: { sha256: sha256(chat) } })
+    expect(Number(/^bytes=(\d+)-$/.exec(downloads().at(-1)?.range ?? '')?.[1])).toBeGreaterThan(MB / 2)
+    expect(await kept()).toEqual([FILE])
   })
 
   test('also when the break comes at every megabyte: patience is for breaks without progress', async () => {

@@ -124,7 +124,7 @@ export const chooseFiles = (
     const candidates = pick(quantization)
     if (candidates.length > 1) throw several(candidates)
     if (candidates[0] !== undefined) {
-      return withParts(candidates[0], `of ${firsts.length} files ${quantization} runs best on a CPU; others can be asked for by name`)
+      return withParts(candidates[0], `among ${firsts.length} files ${quantization} runs best on a CPU; others can be asked for by name`)
     }
   }
   throw several(firsts)

@@ -63,7 +63,7 @@ describe('the file for a CPU', () => {
     expect(chosen('m-Q8_0.gguf', 'm-Q4_K_M.gguf', 'm-Q4_0.gguf', 'm-F16.gguf')).toEqual(['m-Q4_0.gguf'])
     expect(chosen('m-Q8_0.gguf', 'm-Q4_K_M.gguf', 'm-F16.gguf')).toEqual(['m-Q4_K_M.gguf'])
     expect(chooseFiles('a/b', files('m-F16.gguf', 'm.q8_0.gguf'), nothing).because).toBe(
-      'of 2 files Q8_0 runs best on a CPU; others can be asked for by name',
+      'among 2 files Q8_0 runs best on a CPU; others can be asked for by name',
     )
   })
 

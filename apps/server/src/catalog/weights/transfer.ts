@@ -145,6 +145,20 @@ export const transferFile = async (options: {
     onProgress(0)
   }
 
+  // A disk that is full or broken does not get better by asking the hub again.
+  let unwritable: Error | undefined
+  const write = async (chunk: Buffer): Promise<void> => {
+    try {
+      for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at, chunk.length - at, received + at)).bytesWritten
+    } catch (cause) {
+      unwritable = new Error(
+        `${partial} cannot be written: ${reasonOf(cause)}. What has arrived is kept; the same command goes on from there.`,
+        { cause },
+      )
+      throw unwritable
+    }
+  }
+
   /** One connection's worth. Returns when it ends, complete or not. */
   const receive = async (): Promise<void> => {
     const transfer = await hub.open(file.repo, file.revision, file, { offset: received, etag: note.etag }, signal)
@@ -160,18 +174,14 @@ export const transferFile = async (options: {
           await startOver()
           throw new Passing(`more than the ${file.bytes} bytes of ${file.path} arrive`)
         }
-        for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at, chunk.length - at, received + at)).bytesWritten
+        await write(chunk)
         hash.update(chunk)
         received += chunk.length
         onProgress(received)
       }
     } catch (cause) {
       signal.throwIfAborted()
-      if (cause instanceof Passing) throw cause
-      // A disk that is full or broken does not get better by asking the hub again.
-      if (cause instanceof Error && 'syscall' in cause && cause.syscall === 'write') {
-        throw new Error(`${partial} cannot be written: ${cause.message}. What has arrived is kept.`, { cause })
-      }
+      if (cause instanceof Passing || cause === unwritable) throw cause
       throw new Passing(`the transfer of ${file.path} broke off: ${reasonOf(cause)}`, { cause })
     } finally {
       transfer.body.destroy()

@@ -1,0 +1,266 @@
+import { userInfo } from 'node:os'
+import { createInterface } from 'node:readline/promises'
+import { type Command, InvalidArgumentError } from 'commander'
+import { importModel } from '../catalog/import.ts'
+import { addPrice, type ListedModel, listModels, removeModel } from '../catalog/models.ts'
+import { formatPrice, parsePrice } from '../catalog/price.ts'
+import { deletePulled, type Found } from '../catalog/weights/pull.ts'
+import { formatBytes } from '../catalog/weights/size.ts'
+import { pulledDir, type WeightsDirs } from '../catalog/weights-path.ts'
+import type { Config } from '../config.ts'
+import { listEngines } from '../engines/registry.ts'
+import { type Instant, systemClock } from '../kit/clock.ts'
+import { BUILTIN_MODELS_DIR } from '../start.ts'
+import { parseInstant } from './keys.ts'
+import { openProgress } from './transfer-progress.ts'
+import { withDatabase } from './with-database.ts'
+
+/** Who it was, for the audit. In containers the user often has a number and no name. */
+const actor = (): string => {
+  try {
+    return `cli:${userInfo().username}`
+  } catch {
+    return `cli:${process.getuid?.() ?? 'unknown'}`
+  }
+}
+const MAX_NAME_COLUMN = 48
+
+const weightsDirs = (config: Config): WeightsDirs => ({ builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) })
+
+const print = (text: string): void => void process.stdout.write(`${text}\n`)
+
+/** Columns as wide as what stands in them. */
+const table = (rows: readonly (readonly string[])[]): string => {
+  const widths = (rows[0] ?? []).map((_, column) => Math.min(MAX_NAME_COLUMN, Math.max(...rows.map((row) => row[column]?.length ?? 0))))
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n')
+}
+
+const modelToRow = (model: ListedModel): string[] => [
+  model.name,
+  model.type,
+  model.successor === null ? model.status : `${model.status} → ${model.successor}`,
+  String(model.contextTokens),
+  model.maxOutputTokens === null ? '-' : String(model.maxOutputTokens),
+  `${formatPrice(model.price.input)} / ${formatPrice(model.price.output)}`,
+  model.weights === null ? 'engines only' : formatBytes(model.weights.bytes),
+  model.licence ?? '-',
+]
+
+/** Prices as decimal strings: JSON has no exact fractions. */
+const modelToJson = (model: ListedModel) => ({
+  ...model,
+  createdAt: new Date(model.createdAt).toISOString(),
+  price: {
+    startsAt: new Date(model.price.startsAt).toISOString(),
+    inputPerMillion: formatPrice(model.price.input),
+    cachedInputPerMillion: formatPrice(model.price.cachedInput),
+    outputPerMillion: formatPrice(model.price.output),
+  },
+})
+
+const list = async (config: Config, options: { json?: boolean }): Promise<void> => {
+  const models = await withDatabase(config, ({ db }) => listModels(db, systemClock))
+  if (options.json === true) return print(JSON.stringify(models.map(modelToJson), undefined, 2))
+  if (models.length === 0) return print('The catalogue is empty. Add a model: parvis models pull org/repo')
+  print(
+    table([['NAME', 'TYPE', 'STATUS', 'CONTEXT', 'OUTPUT', '€ PER MILLION, IN / OUT', 'WEIGHTS', 'LICENCE'], ...models.map(modelToRow)]),
+  )
+}
+
+/** Asks a person, where there is one. A script has said what it wants by calling. */
+const agree = async (question: string): Promise<boolean> => {
+  if (!process.stdin.isTTY || !process.stdout.isTTY) return true
+  const lines = createInterface({ input: process.stdin, output: process.stdout })
+  // Without this, Ctrl-C and Ctrl-D would leave the question unanswered for ever.
+  const left = new AbortController()
+  lines.on('SIGINT', () => left.abort()).on('close', () => left.abort())
+  try {
+    const answer = await lines.question(`${question} [y/N] `, { signal: left.signal })
+    return /^y(es)?$/i.test(answer.trim())
+  } catch (error) {
+    if (left.signal.aborted) return false
+    throw error
+  } finally {
+    lines.close()
+  }
+}
+
+const DECLINED = 'Nothing was changed.'
+
+type PullFlags = {
+  name?: string
+  context?: number
+  maxOutput?: number
+  type?: 'chat' | 'embedding' | 'rerank'
+  revision?: string
+  priceInput?: string
+  priceOutput?: string
+  inPlace?: boolean
+  yes?: boolean
+}
+
+const pull = async (config: Config, reference: string, flags: PullFlags): Promise<void> => {
+  // Prices are read first: a typing mistake shall not show after an hour of download.
+  for (const price of [flags.priceInput, flags.priceOutput]) if (price !== undefined) parsePrice(price)
+  const stop = new AbortController()
+  const onSignal = (): void => stop.abort()
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
+  const progress = openProgress(process.stderr)
+
+  const onFound = async (found: Found): Promise<void> => {
+    print(`${found.source} (${found.files.length === 1 ? '' : `${found.files.length} files, `}${formatBytes(found.bytes)})`)
+    if (found.because !== undefined) print(`  chosen because ${found.because}`)
+    if (found.licence !== null) print(`  licence: ${found.licence}`)
+    if (flags.yes !== true && !(await agree(`Add it as ${flags.name ?? found.name}?`))) throw new Error(DECLINED)
+  }
+  try {
+    const { pulled, model } = await importModel({
+      reference,
+      revision: flags.revision,
+      endpoint: config.hubEndpoint,
+      token: config.hubToken,
+      weightsDirs: weightsDirs(config),
+      clock: systemClock,
+      signal: stop.signal,
+      inPlace: flags.inPlace === true,
+      actor: actor(),
+      withDb: (work) => withDatabase(config, ({ db }) => work(db)),
+      choices: {
+        name: flags.name,
+        type: flags.type,
+        contextTokens: flags.context,
+        maxOutputTokens: flags.maxOutput,
+        priceInput: flags.priceInput,
+        priceOutput: flags.priceOutput,
+      },
+      onFound,
+      onProgress: progress.update,
+    })
+    progress.close()
+    const { gguf } = pulled
+    print(
+      `${model.name} is in the catalogue: ${model.type}, ${gguf.architecture}${gguf.quantization === null ? '' : ` ${gguf.quantization}`}, ${model.contextTokens} tokens of context${model.maxOutputTokens === null ? '' : `, at most ${model.maxOutputTokens} of output`}.`,
+    )
+    if (gguf.contextTokens !== null && gguf.contextTokens > model.contextTokens) {
+      print(`The model itself could have ${gguf.contextTokens} (--context); a larger window takes more memory.`)
+    }
+    if (model.type === 'chat' && gguf.chatTemplate === null)
+      print('It has no chat template, so it is a base model: it continues text rather than answer.')
+    if (model.price.input === 0n && model.price.output === 0n)
+      print('It costs nothing. To set a price: parvis models price <name> <input> <output>')
+    print('A server that runs starts serving it within seconds.')
+  } catch (error) {
+    progress.close()
+    if (stop.signal.aborted) throw new Error('Stopped. What has arrived is kept; the same command goes on from there.', { cause: error })
+    throw error
+  } finally {
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
+  }
+}
+
+type RemoveFlags = { keepFile?: boolean; force?: boolean; yes?: boolean }
+
+const remove = async (config: Config, name: string, flags: RemoveFlags): Promise<void> => {
+  const removed = await withDatabase(config, async ({ db }) => {
+    const serving = (await listEngines(db))
+      .filter((engine) => engine.models.some((model) => model.modelName === name))
+      .map((engine) => engine.name)
+    if (serving.length > 0 && flags.force !== true) {
+      throw new Error(`${name} is served by the engine ${serving.join(', ')}. Remove that first (parvis engines remove), or use --force.`)
+    }
+    if (flags.yes !== true && !(await agree(`Remove ${name}? Calls that name it will be refused.`))) throw new Error(DECLINED)
+    return removeModel(db, systemClock, actor(), name, { force: flags.force === true })
+  })
+  print(`${name} is no longer in the catalogue.`)
+  const stored = removed.unusedWeights
+  if (stored === null) return
+  if (flags.keepFile === true) return print(`Its weights stay: ${stored}`)
+  // An engine that still runs has the file open and ends on its own; its space is free once it has.
+  if (await deletePulled(weightsDirs(config), stored)) print('Its weights are deleted.')
+}
+
+const setPrice = async (
+  config: Config,
+  name: string,
+  input: string,
+  output: string,
+  flags: { cachedInput?: string; from?: Instant },
+): Promise<void> => {
+  const price = {
+    input: parsePrice(input),
+    output: parsePrice(output),
+    ...(flags.cachedInput === undefined ? {} : { cachedInput: parsePrice(flags.cachedInput) }),
+  }
+  await withDatabase(config, ({ db }) => addPrice(db, systemClock, actor(), name, flags.from, price))
+  const from = flags.from === undefined ? 'now' : new Date(flags.from).toISOString()
+  print(`${name}: ${formatPrice(price.input)} / ${formatPrice(price.output)} € per million from ${from} on.`)
+}
+
+const wholeNumber = (text: string): number => {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value === 0)
+    throw new InvalidArgumentError('It must be a whole number above 0.')
+  return value
+}
+
+const modelType = (text: string): 'chat' | 'embedding' | 'rerank' => {
+  if (text !== 'chat' && text !== 'embedding' && text !== 'rerank') throw new InvalidArgumentError('It must be chat, embedding or rerank.')
+  return text
+}
+
+export const registerModels = (program: Command, readSettings: () => Config): void => {
+  const models = program.command('models').description('what is served, and what it costs')
+
+  models
+    .command('list')
+    .description('show the catalogue')
+    .option('--json', 'as JSON')
+    .action((options: { json?: boolean }) => list(readSettings(), options))
+
+  models
+    .command('pull')
+    .description('bring a model from the hub, or from a file of this machine, and serve it')
+    .argument('<reference>', 'org/repo, org/repo:file.gguf, org/repo:Q4_K_M, or a path such as ./model.gguf')
+    .option('--name <name>', 'what clients call it; otherwise taken from the file')
+    .option('--context <tokens>', 'context window, input and output together; otherwise the model’s own, at most 8192', wholeNumber)
+    .option('--max-output <tokens>', 'the most a client may ask for; otherwise half the window, at most 4096', wholeNumber)
+    .option('--type <type>', 'chat, embedding or rerank; otherwise read from the file', modelType)
+    .option('--revision <revision>', 'branch, tag or commit of the repository')
+    .option('--price-input <euros>', 'per million tokens, for example 0.15; otherwise 0')
+    .option('--price-output <euros>', 'per million tokens; otherwise 0')
+    .option('--in-place', 'use a local file where it lies instead of copying it')
+    .option('--yes', 'do not ask')
+    .addHelpText(
+      'after',
+      '\nA transfer that breaks goes on where it was when the command is repeated. HF_ENDPOINT and HF_TOKEN choose the hub and open gated models.',
+    )
+    .action((reference: string, flags: PullFlags) => pull(readSettings(), reference, flags))
+
+  models
+    .command('price')
+    .description('set what a model costs, in euros per million tokens; what was charged before stays as it was')
+    .argument('<name>', 'the model')
+    .argument('<input>', 'for example 0.15')
+    .argument('<output>', 'for example 0.35')
+    .option('--cached-input <euros>', 'for input read from the cache; otherwise the input price')
+    .option('--from <when>', 'a day or an instant that is still to come; otherwise now', parseInstant)
+    .action((name: string, input: string, output: string, flags: { cachedInput?: string; from?: Instant }) =>
+      setPrice(readSettings(), name, input, output, flags),
+    )
+
+  models
+    .command('remove')
+    .description('take a model out of the catalogue and delete its pulled weights')
+    .argument('<name>', 'the model')
+    .option('--keep-file', 'leave the weights on the disk')
+    .option('--force', 'also when engines serve it, or other models send their callers to it')
+    .option('--yes', 'do not ask')
+    .action((name: string, flags: RemoveFlags) => remove(readSettings(), name, flags))
+}
