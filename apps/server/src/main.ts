@@ -30,7 +30,7 @@ registerServe(program, readSettings, settingsHelp)
 registerDoctor(program, readSettings)
 registerKeys(program, readSettings)
 registerModels(program, readSettings)
-registerEngines(program, readSettings)
+registerEngines(program, readSettings, { env: process.env })
 
 try {
   await program.parseAsync()

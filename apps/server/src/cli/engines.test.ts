@@ -1,0 +1,165 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { Command } from 'commander'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { listModels } from '../catalog/models.ts'
+import { readConfig } from '../config.ts'
+import { removeEngine } from '../engines/registry.ts'
+import { systemClock } from '../kit/clock.ts'
+import type { ModelId } from '../kit/ids.ts'
+import { planModels, registerEngines, type Wanted } from './engines.ts'
+
+let database: TestDatabase
+let dir: string
+const engines: ScriptedEngine[] = []
+beforeEach(async () => {
+  database = await freshDatabase()
+  dir = await mkdtemp(join(tmpdir(), 'parvis-cli-'))
+})
+afterEach(async () => {
+  for (const engine of engines.splice(0)) await engine.close()
+  await database.drop()
+  await rm(dir, { recursive: true, force: true })
+})
+
+const startEngine = async (...args: Parameters<typeof startScriptedEngine>): Promise<ScriptedEngine> => {
+  const engine = await startScriptedEngine(...args)
+  engines.push(engine)
+  return engine
+}
+
+/** Runs a command as the shell would, and gives what it printed. */
+const parvis = async (...args: string[]): Promise<string> => {
+  const printed: string[] = []
+  const program = new Command('parvis').exitOverride().configureOutput({ writeErr: () => undefined })
+  const config = readConfig({ PARVIS_DATA_DIR: dir, PARVIS_DATABASE_URL: database.url, PARVIS_LOG_LEVEL: 'silent' }, dir)
+  registerEngines(program, () => config, { env: { ENGINE_KEY: 'sk-secret' }, print: (line) => printed.push(line) })
+  await program.parseAsync(['node', 'parvis', 'engines', ...args])
+  return printed.join('\n')
+}
+const add = (url: string, ...rest: string[]) => parvis('add', '--name', 'gpu', '--url', url, ...rest)
+const catalogue = async () =>
+  (await listModels(database.db, systemClock)).map(({ name, type, status, ownedBy, price }) => ({
+    name,
+    type,
+    status,
+    ownedBy,
+    price: price.input,
+  }))
+
+test('adding an engine puts its unknown models into the catalogue, active and without a price, and says what to do next', async () => {
+  const engine = await startEngine({}, { models: ['meta-llama/Llama-3.1-8B-Instruct', 'BAAI/bge-m3', 'bge-reranker-v2'] })
+  const said = await add(engine.url)
+  expect(await catalogue()).toEqual([
+    { name: 'llama-3.1-8b-instruct', type: 'chat', status: 'active', ownedBy: 'meta-llama', price: 0n },
+    { name: 'bge-m3', type: 'embedding', status: 'active', ownedBy: 'BAAI', price: 0n },
+    { name: 'bge-reranker-v2', type: 'rerank', status: 'active', ownedBy: 'gpu', price: 0n },
+  ])
+  expect(said).toContain('llama-3.1-8b-instruct (there: meta-llama/Llama-3.1-8B-Instruct): new in the catalogue, chat, context 8192')
+  expect(said).toContain('parvis models price llama-3.1-8b-instruct <input> <output>')
+})
+
+test('a second engine of the same model is one more replica and adds no model', async () => {
+  const [a, b] = [await startEngine({}, { models: ['m'] }), await startEngine({}, { models: ['m'] })]
+  await add(a.url)
+  const said = await parvis('add', '--name', 'gpu2', '--url', `${b.url}/v1`)
+  expect(said).toContain('one more replica')
+  expect(await catalogue()).toHaveLength(1)
+})
+
+test('the list shows where each engine is, what it serves and whether it answers, and never a key', async () => {
+  const engine = await startEngine({}, { models: ['Org/M-1'], bearer: 'sk-secret' })
+  await add(engine.url, '--key-env', 'ENGINE_KEY')
+  await parvis('add', '--name', 'away', '--url', 'http://127.0.0.1:9', '--model', 'm-1=x', '--force')
+  const text = await parvis('list')
+  expect(text.split('\n')).toEqual([
+    'away  http://127.0.0.1:9  no key  nothing listens there (connection refused)',
+    '  m-1 (there: x)',
+    `gpu  ${engine.url}  with a key  answers`,
+    '  m-1 (there: Org/M-1)',
+  ])
+  const json = await parvis('list', '--json')
+  expect(JSON.parse(json)).toMatchObject([
+    { name: 'away', hasKey: false, answers: false },
+    { name: 'gpu', hasKey: true, answers: true, models: [{ name: 'm-1', remote: 'Org/M-1' }] },
+  ])
+  expect(text + json).not.toContain('sk-secret')
+})
+
+test('an engine that is removed is gone from the list, and its models stay', async () => {
+  const engine = await startEngine({}, { models: ['m'] })
+  await add(engine.url)
+  expect(await parvis('remove', 'gpu')).toContain('gpu is removed')
+  expect(await parvis('list')).toContain('No engines are registered')
+  expect(await catalogue()).toHaveLength(1)
+})
+
+test('an address that does not answer is refused; with --force it is added by name', async () => {
+  const away = 'http://127.0.0.1:9'
+  await expect(add(away)).rejects.toThrow(/nothing listens there.*--force/)
+  await expect(add(away, '--force')).rejects.toThrow(/name its models/)
+  expect(await catalogue()).toEqual([])
+  expect(await add(away, '--force', '--model', 'm=their-m')).toContain('m (there: their-m): new in the catalogue')
+})
+
+test('a name that is taken is refused before anything is added', async () => {
+  const engine = await startEngine({}, { models: ['m'] })
+  await add(engine.url)
+  const other = await startEngine({}, { models: ['other'] })
+  await expect(add(other.url)).rejects.toThrow(/already an engine named gpu/)
+  expect(await catalogue()).toHaveLength(1)
+  expect(await removeEngine(database.db, 'gpu', 'test')).toBe(true)
+})
+
+test.each([
+  ['a key and a variable for it', ['--key', 'a', '--key-env', 'ENGINE_KEY'], /not both/],
+  ['a variable that is not set', ['--key-env', 'NOT_SET'], /NOT_SET is not set/],
+  ['a model the engine does not have', ['--model', 'm=other'], /has no model other\. It has: m/],
+  ['a type for a model that is not added', ['--type', 'x=chat'], /no model x among/],
+  ['images for a model that is not added', ['--vision', 'x'], /no model x among/],
+  ['a type that is none', ['--type', 'm=poem'], /chat, embedding or rerank/],
+  ['a context that is no number', ['--context', 'm=many'], /whole number/],
+])('%s is refused and nothing is added', async (_, flags, says) => {
+  const engine = await startEngine({}, { models: ['m'] })
+  await expect(add(engine.url, ...flags)).rejects.toThrow(says)
+  expect(await catalogue()).toEqual([])
+  expect(await parvis('list')).toContain('No engines are registered')
+})
+
+test('removing an engine that is not there says so', async () => {
+  await expect(parvis('remove', 'nobody')).rejects.toThrow(/no engine nobody/)
+})
+
+test('type, context and images are as they are given', async () => {
+  const engine = await startEngine({}, { models: ['m'] })
+  await add(engine.url, '--type', 'm=chat', '--context', 'm=1000', '--vision', 'm')
+  const [model] = await listModels(database.db, systemClock)
+  expect(model).toMatchObject({ type: 'chat', contextTokens: 1000, maxOutputTokens: 500, features: { vision: true, tools: true } })
+})
+
+const wanted = (changes: Partial<Wanted> = {}): Wanted => ({ models: [], types: new Map(), contexts: new Map(), force: false, ...changes })
+const offers = (...ids: string[]) => ids.map((id) => ({ id, contextTokens: undefined }))
+
+test('what is neither chat nor embedding nor rerank is left out, and told', () => {
+  const { planned, leftOut } = planModels(offers('gpt-4o', 'whisper-1', 'tts-1', 'text-embedding-3-small'), wanted(), [])
+  expect(planned.map(({ name, type }) => `${name} ${type}`)).toEqual(['gpt-4o chat', 'text-embedding-3-small embedding'])
+  expect(leftOut).toEqual(['whisper-1', 'tts-1'])
+})
+
+test('what only the operator can decide is asked back with the flag that decides it', () => {
+  expect(() => planModels(offers('a/m', 'b/m'), wanted(), [])).toThrow(/would be called m here.*--model/)
+  expect(() => planModels(offers(...Array.from({ length: 33 }, (_, at) => `m${at}`)), wanted(), [])).toThrow(/has 33 models.*--model/)
+  expect(() => planModels([], wanted(), [])).toThrow(/no model that can be served/)
+  const mine = [{ id: '0' as ModelId, name: 'm', type: 'embedding' as const }]
+  expect(() => planModels(offers('m'), wanted({ types: new Map([['m', 'chat']]) }), mine)).toThrow(/in the catalogue as embedding/)
+})
+
+test('names of engines become names of the catalogue', () => {
+  const names = planModels(offers('llama3.2:1b', 'Qwen/Qwen3-0.6B-GGUF', '/models/My Model.gguf'), wanted(), []).planned.map(
+    ({ name }) => name,
+  )
+  expect(names).toEqual(['llama3.2-1b', 'qwen3-0.6b-gguf', 'my-model.gguf'])
+})
