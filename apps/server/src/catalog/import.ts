@@ -1,6 +1,6 @@
 import type { Db } from '../kit/db.ts'
 import { addModel, type NewModel, readModels } from './models.ts'
-import { STARTER, STARTER_NAME } from './starter.ts'
+import { STARTER, STARTER_CONTEXT_TOKENS, STARTER_NAME } from './starter.ts'
 import { type Choices, pulledToModel } from './weights/entry.ts'
 import { type Pulled, type PullOptions, pullModel } from './weights/pull.ts'
 
@@ -34,6 +34,6 @@ export const importModel = async (options: ImportOptions): Promise<{ readonly pu
 /** The small real model that is offered at first start; false when it is there already. */
 export const importStarter = async (options: Omit<ImportOptions, 'reference' | 'choices'>): Promise<boolean> => {
   if (await isPresent(options.withDb, STARTER_NAME)) return false
-  await importModel({ ...options, reference: STARTER, choices: { name: STARTER_NAME } })
+  await importModel({ ...options, reference: STARTER, choices: { name: STARTER_NAME, contextTokens: STARTER_CONTEXT_TOKENS } })
   return true
 }

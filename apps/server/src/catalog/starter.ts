@@ -7,6 +7,8 @@ import { request } from 'undici'
 export const STARTER = 'bartowski/SmolLM2-135M-Instruct-GGUF:SmolLM2-135M-Instruct-Q8_0.gguf'
 /** Its name in the catalogue. */
 export const STARTER_NAME = 'smollm2-135m-instruct'
+/** Half of its own window: eight requests at once then take about 800 MB of memory instead of twice that. */
+export const STARTER_CONTEXT_TOKENS = 4096
 
 const ANSWER_LIMIT_MS = 1_500
 
@@ -24,7 +26,8 @@ const canBeReached = async (endpoint: string): Promise<boolean> => {
 export const offerStarter = async (config: { readonly hubEndpoint: string }): Promise<string | undefined> => {
   if (!(await canBeReached(config.hubEndpoint))) return undefined
   return [
-    'The tiny models only show that everything works. For a small real one (SmolLM2 135M Instruct, about 145 MB),',
-    'stop this and start once with:  parvis serve --starter',
+    'The tiny models only show that everything works. A small real one (SmolLM2 135M Instruct, about 145 MB) is pulled from the hub',
+    'when you start with the flag --starter, or while this runs, in another terminal:',
+    `  npx parvis models pull ${STARTER}`,
   ].join('\n')
 }

@@ -7,7 +7,9 @@ import { modelName, parseReference } from './weights/reference.ts'
 test('where the hub answers, the starter is offered, and nothing is downloaded', async () => {
   const hub = await startHub({})
   try {
-    expect(await offerStarter({ hubEndpoint: hub.url })).toContain('parvis serve --starter')
+    expect(await offerStarter({ hubEndpoint: hub.url })).toContain(
+      `--starter, or while this runs, in another terminal:\n  npx parvis models pull ${STARTER}`,
+    )
     expect(hub.requests.map(({ method, path }) => `${method} ${path}`)).toEqual(['HEAD /'])
   } finally {
     await hub.close()

@@ -16,7 +16,7 @@ import { openProgress } from './transfer-progress.ts'
 import { withDatabase } from './with-database.ts'
 
 /** Who it was, for the audit. In containers the user often has a number and no name. */
-const actor = (): string => {
+export const actor = (): string => {
   try {
     return `cli:${userInfo().username}`
   } catch {

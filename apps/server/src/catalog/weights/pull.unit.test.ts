@@ -7,6 +7,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { type Hub, type HubRepo, startHub } from '@parvis/testkit/hub'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
@@ -217,6 +218,19 @@ describe('a broken transfer goes on where it was', () => {
     expect(await pull()).toMatchObject({ weights: { sha256: sha256(chat) } })
     expect(Number(/^bytes=(\d+)-$/.exec(downloads().at(-1)?.range ?? '')?.[1])).toBeGreaterThan(MB / 2)
     expect(await kept()).toEqual([FILE])
+  })
+
+  test('after a disk that was full has room again', async () => {
+    const opened = await open()
+    // A limit on the size of a file makes writes fail as a full disk does.
+    const words = [process.execPath, '--import', TSX, '--conditions=@parvis/source', PULLER, opened.url, REPO, MODELS, dirs.pulled]
+    const child = spawn('bash', ['-c', 'ulimit -S -f 2048; exec "$0" "$@"', ...words], { stdio: ['ignore', 'ignore', 'pipe'] })
+    const [said] = await Promise.all([text(child.stderr), once(child, 'exit')])
+    expect(said).toMatch(/partial cannot be written: EFBIG.*What has arrived is kept; the same command goes on from there\./)
+    expect(await kept()).toEqual([`${FILE}.partial`, `${FILE}.partial.json`])
+    expect(downloads()).toHaveLength(1)
+    expect(await pull()).toMatchObject({ weights: { sha256: sha256(chat) } })
+    expect(downloads().at(-1)?.range).toMatch(/^bytes=[1-9]/)
   })
 
   test('also when the break comes at every megabyte: patience is for breaks without progress', async () => {
