@@ -4,8 +4,12 @@ import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { addModel, type NewModel } from '@parvis/server/catalog/models'
 import { readConfig } from '@parvis/server/config'
+import { addEngine } from '@parvis/server/engines/registry'
+import { systemClock } from '@parvis/server/kit/clock'
 import { openLog } from '@parvis/server/kit/log'
+import { openSecrets } from '@parvis/server/kit/secrets'
 import { start } from '@parvis/server/start'
 import OpenAI from 'openai'
 import type { TestDatabase } from './database.ts'
@@ -98,3 +102,25 @@ export const startHouse = async (options: HouseOptions) => {
 }
 
 export type TestHouse = Awaited<ReturnType<typeof startHouse>>
+
+/** Puts a chat model into the catalogue that this engine serves, under its own name unless told otherwise. */
+export const serveScripted = async (
+  house: TestHouse,
+  engine: { readonly url: string },
+  model: Partial<NewModel> & { name: string },
+  remoteName: string = model.name,
+): Promise<void> => {
+  const modelId = await addModel(house.db, systemClock, 'test', {
+    ownedBy: 'test',
+    type: 'chat',
+    contextTokens: 4096,
+    maxOutputTokens: 256,
+    features: { tools: true, structuredOutput: true, reasoning: false, vision: false },
+    price: { input: 150_000n, output: 350_000n },
+    ...model,
+  })
+  const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })
+  const models = [{ modelId, modelName: model.name, remoteName }]
+  await addEngine({ db: house.db, secrets, clock: systemClock }, { name: `engine-of-${model.name}`, url: engine.url, bearer: undefined, models }, 'test')
+  await house.ready(model.name)
+}

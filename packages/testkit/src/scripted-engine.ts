@@ -31,7 +31,7 @@ export type Script = {
   /** The head at once, then this long nothing. */
   firstTokenDelayMs?: number
   tokenDelayMs?: number
-  /** After this many tokens it waits for `release()`; 0 waits before the first, with the head sent. */
+  /** After this many tokens it waits for `release()`; 0 waits before the first, with the head sent. With `raw`, behind all of it. */
   holdAfter?: number
   /** With `holdAfter`: the head is held too. */
   holdHead?: boolean
@@ -237,6 +237,7 @@ const perform = async (answering: Answering, path: string): Promise<void> => {
     response.writeHead(status, headers)
     response.flushHeaders()
     for (const piece of script.raw) await say(answering, piece)
+    if (script.holdAfter !== undefined) await answering.hold(answering)
     return ended(response)
   }
   if (script.body !== undefined) {
