@@ -1,0 +1,146 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { createKey, revokeKey } from '../src/iam/keys.ts'
+import type { OrganizationId, PrincipalId } from '../src/kit/ids.ts'
+import { openSecrets } from '../src/kit/secrets.ts'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { serveScripted, startHouse, type TestHouse, until } from '@parvis/testkit/house'
+import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { openWireCutter, type WireCutter } from '@parvis/testkit/wire-cutter'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+// What goes away comes back, and meanwhile everybody is told the truth.
+
+let database: TestDatabase
+let wire: WireCutter
+let engine: ScriptedEngine
+let house: TestHouse
+
+beforeAll(async () => {
+  database = await freshDatabase()
+  const url = new URL(database.url)
+  wire = await openWireCutter({ host: url.hostname, port: Number(url.port) })
+  url.hostname = '127.0.0.1'
+  url.port = String(wire.port)
+  engine = await startScriptedEngine({}, { models: ['scripted'] })
+  house = await startHouse({ database: { url: url.href }, settings: { PARVIS_DEMO_MODELS: 'true' } })
+  await serveScripted(house, engine, { name: 'scripted' })
+  await house.ready('tiny-chat')
+}, 120_000)
+
+afterAll(async () => {
+  await house?.stop()
+  await engine?.close()
+  await wire?.close()
+  await database?.drop()
+})
+
+const chat = { model: 'scripted', messages: [{ role: 'user', content: 'Hello' }] }
+const status = async (path: string, request: Parameters<TestHouse['call']>[1]): Promise<number> => (await house.call(path, request)).status
+
+const events = async (): Promise<number> => Number((await database.db.query<{ n: bigint }>('select count(*) as n from usage_event')).rows[0]?.n ?? 0)
+
+test('a new key works and a revoked key is gone within a second', async () => {
+  const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })
+  const { rows } = await database.db.query<{ id: PrincipalId; organization_id: OrganizationId }>('select id, organization_id from principal')
+  const [owner] = rows
+  if (owner === undefined) throw new Error('no owner')
+  const key = await createKey(database.db, secrets, { organizationId: owner.organization_id, principalId: owner.id, description: 'test', expiresAt: null, actor: 'test' })
+  await until('the new key works', async () => (await status('/v1/models', { key: key.secretKey })) === 200, 1_000)
+  await revokeKey(database.db, { organizationId: owner.organization_id, accessKey: key.accessKey, actor: 'test' })
+  await until('the revoked key is refused', async () => (await status('/v1/models', { key: key.secretKey })) === 403, 1_000)
+})
+
+test('with the database away known keys and models are served, the server says that it is not ready, and no usage is lost', async () => {
+  await expect.poll(events, { timeout: 10_000 }).toBe(0)
+  wire.cut()
+  await until('it says that it is not ready', async () => (await status('/ready', { key: null })) === 503, 10_000)
+  expect(await status('/health', { key: null })).toBe(200)
+  for (let served = 0; served < 5; served += 1) expect(await status('/v1/chat/completions', { body: chat })).toBe(200)
+  expect(await status('/v1/chat/completions', { body: chat, key: '11111111-2222-4333-8444-555555555555' })).toBe(403)
+  // Long enough for every loop that looks at the database to have met the outage at least once.
+  const awaySince = performance.now()
+  await until('ten seconds have passed', () => performance.now() - awaySince > 10_000)
+  expect(await status('/v1/chat/completions', { body: chat })).toBe(200)
+  expect(await events()).toBe(0)
+  wire.mend()
+  await until('it is ready again', async () => (await status('/ready', { key: null })) === 200, 15_000)
+  await expect.poll(events, { timeout: 30_000 }).toBe(6)
+}, 90_000)
+
+test('after an outage a change still arrives', async () => {
+  await database.db.query(`update model set status = 'deprecated' where name = 'scripted'; select note_change('catalog')`)
+  await until('the change has arrived', () => house.catalog.list().some((model) => model.name === 'scripted' && model.status === 'deprecated'), 5_000)
+})
+
+/** The engine child that runs this model. */
+const engineProcess = (model: string): number | undefined =>
+  readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .find((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+        const parent = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+        return parent === process.pid && words.includes('--model') && words[words.indexOf('--name') + 1] === model
+      } catch {
+        return false
+      }
+    })
+
+test('an engine that is killed in the middle of a stream ends that stream with an error, comes back by itself, and the log says why', async () => {
+  const stream = await house.openai().chat.completions.create({
+    model: 'tiny-chat',
+    temperature: 0,
+    stream: true,
+    max_completion_tokens: 500,
+    messages: [{ role: 'user', content: 'Tell me a short story about a dog.' }],
+  })
+  const pid = engineProcess('tiny-chat')
+  if (pid === undefined) throw new Error('no engine process')
+  let chunks = 0
+  const read = async (): Promise<void> => {
+    for await (const _chunk of stream) {
+      chunks += 1
+      if (chunks === 3) process.kill(pid, 'SIGKILL')
+    }
+  }
+  await expect(read()).rejects.toThrow(/failed/)
+  expect(chunks).toBeGreaterThanOrEqual(3)
+
+  const meanwhile = await house.call('/v1/chat/completions', { body: { ...chat, model: 'tiny-chat', max_completion_tokens: 5 } })
+  expect([200, 503]).toContain(meanwhile.status)
+  if (meanwhile.status === 503) expect(Number(meanwhile.headers.get('retry-after'))).toBeGreaterThan(0)
+  await until('another process runs the model', () => ![undefined, pid].includes(engineProcess('tiny-chat')))
+  await house.ready('tiny-chat')
+  const after = await house.openai().chat.completions.create({ model: 'tiny-chat', temperature: 0, messages: [{ role: 'user', content: 'What is the capital of France?' }] })
+  expect(after.choices[0]?.message.content).toMatch(/Paris/)
+  expect(house.log()).toMatch(/SIGKILL/)
+  await expect
+    .poll(async () => (await database.db.query(`select ended from usage_event where model = 'tiny-chat' and ended = 'engine_failed'`)).rows.length, { timeout: 10_000 })
+    .toBe(1)
+}, 90_000)
+
+test('a client that leaves in mid-stream frees the engine, and what was generated until then is in the ledger', async () => {
+  engine.play({ tokens: ['a', 'b', 'c'], holdAfter: 2 })
+  const leave = new AbortController()
+  const aborted = engine.count('aborted')
+  const stream = await house.openai().chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] }, { signal: leave.signal })
+  let text = ''
+  let leftAt = 0
+  const read = async (): Promise<void> => {
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.delta.content ?? ''
+      if (text === 'ab') {
+        leftAt = performance.now()
+        leave.abort()
+      }
+    }
+  }
+  await read().catch(() => undefined)
+  await engine.until('aborted', aborted + 1)
+  expect(performance.now() - leftAt).toBeLessThan(100)
+  engine.play({})
+  await expect
+    .poll(async () => (await database.db.query(`select ended, counted, output_tokens from usage_event where ended = 'client_left'`)).rows, { timeout: 10_000 })
+    .toEqual([{ ended: 'client_left', counted: 'delivered', output_tokens: 2n }])
+})
