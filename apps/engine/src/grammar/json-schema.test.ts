@@ -23,7 +23,7 @@ const accepter = (gbnf: string) => {
 const made = (schema: unknown) => {
   const grammar = jsonSchemaToGbnf(schema)
   if (!grammar.ok) throw new Error(grammar.reason)
-  return { check: grammar.check, accepts: accepter(grammar.gbnf), gbnf: grammar.gbnf }
+  return { check: (text: string) => grammar.check(text), accepts: accepter(grammar.gbnf), gbnf: grammar.gbnf }
 }
 
 type Row = {
@@ -449,7 +449,7 @@ describe('refused, with the keyword and its place', () => {
     [false, '#: nothing fits a schema that is false'],
     ['x', '#: a schema must be an object or a boolean'],
     [{ type: 'object', properties: { a: { not: {} } } }, '#/properties/a/not: '],
-    [{ if: {}, then: {} }, '#/if: '],
+    [{ if: {}, else: {} }, '#/if: '],
     [{ type: 'array', uniqueItems: true }, '#/uniqueItems: '],
     [{ type: 'array', contains: { type: 'string' } }, '#/contains: '],
     [{ type: 'object', dependentRequired: { a: ['b'] } }, '#/dependentRequired: '],

@@ -35,13 +35,16 @@ export type KnownTool = { name: string; parameters: unknown }
 type Call = { name: string; arguments: string }
 
 type Reading =
-  | { kind: 'more' }
+  /** Nothing can be decided before a character of `until` has come. */
+  | { kind: 'more'; until?: RegExp }
   | { kind: 'not' }
   /** Not a call, but not text for the user either: a frame around calls. */
   | { kind: 'skip'; length: number }
   | { kind: 'calls'; calls: Call[]; length: number }
 
 const MORE: Reading = { kind: 'more' }
+const MORE_JSON: Reading = { kind: 'more', until: /[}\]]/ }
+const MORE_TAGS: Reading = { kind: 'more', until: />/ }
 const NOT: Reading = { kind: 'not' }
 
 /** Where in the answer we are: some formats begin a call without any mark, but only at the beginning or right after another call. */
@@ -50,6 +53,8 @@ type Place = 'start' | 'after-call' | 'text'
 type Format = {
   /** Texts that may begin a call anywhere. */
   marks: readonly string[]
+  /** Whether a call may also begin without a mark, at the beginning of the answer or right after another call. */
+  bare: boolean
   /** Reads at the beginning of `text`. `ended` says that nothing will be added. */
   read(text: string, place: Place, ended: boolean, scan: JsonScan, tools: readonly KnownTool[]): Reading
 }
@@ -81,7 +86,7 @@ const argumentsOf = (text: string): string | undefined => {
 /** Reads one call object, or an array of them, at `from`. */
 const readObjects = (text: string, from: number, scan: JsonScan): Reading => {
   const end = scan.end(text, from)
-  if (typeof end !== 'number') return end === 'more' ? MORE : NOT
+  if (typeof end !== 'number') return end === 'more' ? MORE_JSON : NOT
   const json = text.slice(from, end)
   if (!parseJson(json).ok) return NOT
   const calls = (json.startsWith('[') ? itemsOf(json) : [json]).map(objectToCall)
@@ -114,7 +119,7 @@ const readArguments = (text: string, name: string, from: number, scan: JsonScan)
   if (at >= text.length) return MORE
   if (text[at] !== '{') return NOT
   const end = scan.end(text, at)
-  if (typeof end !== 'number') return end === 'more' ? MORE : NOT
+  if (typeof end !== 'number') return end === 'more' ? MORE_JSON : NOT
   const json = argumentsOf(text.slice(at, end))
   return json === undefined ? NOT : { kind: 'calls', calls: [{ name, arguments: json }], length: end }
 }
@@ -133,6 +138,7 @@ const TOOL_CALL = '<tool_call>'
 /** Hermes, Qwen 2.5 and 3 and many others: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. */
 const hermes: Format = {
   marks: [TOOL_CALL],
+  bare: false,
   read(text, _place, ended, scan) {
     const at = skipSpace(text, TOOL_CALL.length)
     if (at >= text.length) return MORE
@@ -147,6 +153,7 @@ const CALL_KEYS = new Set(['name', 'type', 'function', 'arguments', 'parameters'
 /** Llama 3.1 and later: the bare object at the beginning, or after `<|python_tag|>`; several are separated by semicolons. */
 const llama3: Format = {
   marks: [PYTHON_TAG],
+  bare: true,
   read(text, place, _ended, scan) {
     const tagged = text.startsWith(PYTHON_TAG)
     if (!tagged && place === 'text') return NOT
@@ -166,6 +173,7 @@ const TOOL_CALLS = '[TOOL_CALLS]'
 /** Mistral: `[TOOL_CALLS][{…}, {…}]`, and since 2025 `[TOOL_CALLS]name[ARGS]{…}` once per call, some with a `[CALL_ID]`. */
 const mistral: Format = {
   marks: [TOOL_CALLS],
+  bare: false,
   read(text, _place, _ended, scan) {
     let at = skipSpace(text, TOOL_CALLS.length)
     if (at >= text.length) return MORE
@@ -193,6 +201,7 @@ const SEPARATOR = '<｜tool▁sep｜>'
 /** DeepSeek: V3 and R1 write a kind, the name and the arguments in a code fence; V3.1 writes name and arguments. */
 const deepseek: Format = {
   marks: [CALLS_BEGIN, CALL_BEGIN, CALLS_END],
+  bare: false,
   read(text, place, ended, scan) {
     if (text.startsWith(CALLS_END)) return place === 'after-call' ? { kind: 'skip', length: CALLS_END.length } : NOT
     if (text.startsWith(CALLS_BEGIN)) {
@@ -222,6 +231,7 @@ const FUNCTION = '<function='
 /** Functionary v3.2: `>>>name\n{…}`, where the prompt has written the first `>>>` already; v3.1: `<function=name>{…}</function>`. */
 const functionary: Format = {
   marks: ['>>>', FUNCTION],
+  bare: true,
   read(text, place, ended, scan, tools) {
     if (text.startsWith(FUNCTION)) {
       const named = readNamed(text, FUNCTION.length, '>')
@@ -272,6 +282,7 @@ const FUNCTION_END = '</function>'
 /** Qwen3-Coder: `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`, values without quotes. */
 const qwen3Coder: Format = {
   marks: [TOOL_CALL, FUNCTION],
+  bare: false,
   read(text, _place, ended, _scan, tools) {
     const wrapped = text.startsWith(TOOL_CALL)
     let at = wrapped ? skipSpace(text, TOOL_CALL.length) : 0
@@ -289,7 +300,7 @@ const qwen3Coder: Format = {
       const keyEnd = text.indexOf('>', next)
       if (keyEnd < 0) return MORE
       const valueEnd = text.indexOf(PARAMETER_END, keyEnd)
-      if (valueEnd < 0) return MORE
+      if (valueEnd < 0) return MORE_TAGS
       const key = text.slice(next, keyEnd).trim()
       if (key === '') return NOT
       const written = text
@@ -327,12 +338,16 @@ export const openToolParser = (format: ToolFormat, tools: readonly KnownTool[] =
   let place: Place = 'start'
   let called = 0
   let scan = openJsonScan()
+  // While a call is open, pieces that cannot close it are only kept: joining them each time would cost its whole length per token.
+  let kept: string[] = []
+  let keptChars = 0
+  let until: RegExp | undefined
 
   /** A reading at the beginning of what is held; `more` also while a mark itself is incomplete. */
   const readHeld = (ended: boolean): Reading => {
     if (!marks.some((mark) => held.startsWith(mark))) {
       if (marks.some((mark) => mark.startsWith(held))) return MORE
-      if (place === 'text') return NOT
+      if (!reader.bare || place === 'text') return NOT
     }
     return reader.read(held, place, ended, scan, tools)
   }
@@ -354,6 +369,7 @@ export const openToolParser = (format: ToolFormat, tools: readonly KnownTool[] =
       scan = openJsonScan()
     }
 
+    until = undefined
     while (held !== '') {
       const space = skipSpace(held, 0)
       if (space > 0) {
@@ -363,7 +379,10 @@ export const openToolParser = (format: ToolFormat, tools: readonly KnownTool[] =
       }
       let reading = readHeld(ended)
       if (reading.kind === 'more') {
-        if (!ended && held.length <= MAX_CALL_CHARS) break
+        if (!ended && held.length <= MAX_CALL_CHARS) {
+          until = reading.until
+          break
+        }
         reading = NOT
       }
       if (reading.kind === 'calls') {
@@ -391,11 +410,23 @@ export const openToolParser = (format: ToolFormat, tools: readonly KnownTool[] =
     return pieces
   }
 
+  const join = () => {
+    held += kept.join('')
+    kept = []
+    keptChars = 0
+  }
+
   return {
     push(text) {
-      held += text
+      kept.push(text)
+      keptChars += text.length
+      if (until !== undefined && !until.test(text) && held.length + keptChars <= MAX_CALL_CHARS) return []
+      join()
       return advance(false)
     },
-    end: () => advance(true),
+    end() {
+      join()
+      return advance(true)
+    },
   }
 }
