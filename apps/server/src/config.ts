@@ -221,8 +221,8 @@ const distance = (a: string, b: string): number => {
 
 const suggest = (wrong: string, names: readonly string[]): string => {
   const [best] = names.map((name) => ({ name, far: distance(wrong.toLowerCase(), name.toLowerCase()) })).toSorted((a, b) => a.far - b.far)
-  // Further than a third of the word is no likeness any more.
-  return best !== undefined && best.far <= wrong.length / 3 ? ` Did you mean ${best.name}?` : ''
+  // Two letters may be swapped in a short word; further than a third of a long one is no likeness any more.
+  return best !== undefined && best.far <= Math.max(2, wrong.length / 3) ? ` Did you mean ${best.name}?` : ''
 }
 
 const ENVIRONMENT_NAMES: readonly string[] = [...SETTINGS.map(({ env }) => env), 'PARVIS_CONFIG']

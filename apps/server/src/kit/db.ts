@@ -76,14 +76,16 @@ export const transaction = async <T>(db: Db, work: (client: pg.PoolClient) => Pr
   }
 }
 
-/** The major version of the server; older than our SQL needs is an error that says so. */
+/** The major version in Postgres' own number, 180004 for 18.4; older than our SQL needs is an error that says so. */
+export const requireVersion = (versionNumber: number): number => {
+  const major = Math.floor(versionNumber / 10_000)
+  if (major >= OLDEST_POSTGRES) return major
+  throw new Error(
+    `The database is PostgreSQL ${major}; Parvis needs ${OLDEST_POSTGRES} or newer. Point PARVIS_DATABASE_URL at a newer server, or leave it away to use the embedded one.`,
+  )
+}
+
 export const requirePostgres = async (db: Db): Promise<number> => {
   const { rows } = await db.query<{ number: string }>(`select current_setting('server_version_num') as number`)
-  const major = Math.floor(Number(rows[0]?.number) / 10_000)
-  if (!(major >= OLDEST_POSTGRES)) {
-    throw new Error(
-      `The database is PostgreSQL ${major}; Parvis needs ${OLDEST_POSTGRES} or newer. Point PARVIS_DATABASE_URL at a newer server, or leave it away to use the embedded one.`,
-    )
-  }
-  return major
+  return requireVersion(Number(rows[0]?.number))
 }

@@ -1,0 +1,154 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { type Environment, type Machine, type Overrides, readConfig, SETTINGS } from './config.ts'
+
+let cwd: string
+beforeEach(async () => {
+  cwd = await mkdtemp(join(tmpdir(), 'parvis-config-'))
+})
+afterEach(() => rm(cwd, { recursive: true, force: true }))
+
+const laptop: Machine = { root: false, home: '/home/ada', cores: 8, memoryMb: 16_000 }
+const read = (env: Environment = {}, overrides: Overrides = {}, machine: Machine = laptop) => readConfig(env, cwd, overrides, machine)
+const file = (content: string, name = 'parvis.yaml') => writeFile(join(cwd, name), content)
+
+test('without any setting there are the defaults of the manual', () => {
+  expect(read()).toMatchObject({
+    host: '127.0.0.1',
+    port: 8080,
+    dataDir: '/home/ada/.local/share/parvis',
+    databaseUrl: undefined,
+    bootstrapSecretKey: undefined,
+    logLevel: 'info',
+    behindTls: false,
+    demoModels: true,
+    engineThreads: 7,
+    engineMemoryMb: 4000,
+    engineSequences: 8,
+    engineGpu: 'auto',
+    hubEndpoint: 'https://huggingface.co',
+    requestTimeoutSeconds: 300,
+    bodyTimeoutSeconds: 30,
+    maxBodyMb: 100,
+    shutdownSeconds: 30,
+    configPath: undefined,
+    engine: { threads: 7, memoryMb: 4000, sequences: 8, gpu: 'auto' },
+  })
+})
+
+test('the data directory follows XDG, except for root, whose home is closed to the database', () => {
+  expect(read({ XDG_DATA_HOME: '/data' }).dataDir).toBe('/data/parvis')
+  expect(read({ XDG_DATA_HOME: 'relative' }).dataDir).toBe('/home/ada/.local/share/parvis')
+  expect(read({ XDG_DATA_HOME: '/data' }, {}, { ...laptop, root: true }).dataDir).toBe('/var/lib/parvis')
+  expect(read({ PARVIS_DATA_DIR: 'here' }).dataDir).toBe(join(cwd, 'here'))
+  expect(read({ PARVIS_DATA_DIR: '~/parvis' }).dataDir).toBe('/home/ada/parvis')
+})
+
+test('one core always remains an engine thread', () => {
+  expect(read({}, {}, { ...laptop, cores: 1 }).engineThreads).toBe(1)
+})
+
+test('the command line wins over the environment, that over the file, that over the default', async () => {
+  await file('port: 1001\nmaxBodyMb: 7\nlogLevel: debug\n')
+  const config = read({ PARVIS_PORT: '1002', PARVIS_MAX_BODY_MB: '8' }, { values: { port: '1003', host: undefined } })
+  expect(config).toMatchObject({
+    port: 1003,
+    maxBodyMb: 8,
+    logLevel: 'debug',
+    bodyTimeoutSeconds: 30,
+    configPath: join(cwd, 'parvis.yaml'),
+  })
+})
+
+test('the file is the one given, else the one here, else the one in the data directory', async () => {
+  await mkdir(join(cwd, 'data'))
+  await file('port: 1', 'data/parvis.yaml')
+  expect(read({ PARVIS_DATA_DIR: 'data' }).port).toBe(1)
+  await file('port: 2')
+  expect(read({ PARVIS_DATA_DIR: 'data' }).port).toBe(2)
+  await file('port: 3', 'other.yaml')
+  expect(read({ PARVIS_DATA_DIR: 'data', PARVIS_CONFIG: 'other.yaml' }).port).toBe(3)
+  await file('port: 4', 'third.yaml')
+  expect(read({ PARVIS_CONFIG: 'other.yaml' }, { configPath: 'third.yaml' }).port).toBe(4)
+  expect(() => read({ PARVIS_CONFIG: 'gone.yaml' })).toThrow(/gone\.yaml does not exist/)
+})
+
+test('a file in the data directory cannot point at another data directory', async () => {
+  await mkdir(join(cwd, 'data'))
+  await file('dataDir: /elsewhere', 'data/parvis.yaml')
+  expect(() => read({ PARVIS_DATA_DIR: 'data' })).toThrow(/dataDir cannot be set in the file that was found by it/)
+})
+
+test.each([
+  ['PARVIS_PROT', 'There is no setting PARVIS_PROT. Did you mean PARVIS_PORT?'],
+  ['PARVIS_ENGINE_THREAD', 'There is no setting PARVIS_ENGINE_THREAD. Did you mean PARVIS_ENGINE_THREADS?'],
+  ['PARVIS_COLOUR_SCHEME_OF_THE_CONSOLE', /^There is no setting PARVIS_COLOUR_SCHEME_OF_THE_CONSOLE\.$/],
+])('an unknown variable is named: %s', (name, message) => {
+  expect(() => read({ [name]: 'x' })).toThrow(message)
+})
+
+test('variables of tests and of others are not ours to judge, and an empty one is not set', () => {
+  expect(read({ PARVIS_TEST_DATABASE: 'system', PATH: '/bin', HF_HOME: '/x', PARVIS_PORT: '' }).port).toBe(8080)
+})
+
+test.each([
+  ['prot: 1', 'there is no setting prot. Did you mean port?'],
+  ['port:', 'the setting port has no value'],
+  ['port: 1\nport: 2', 'is not valid YAML'],
+  ['port: [', 'is not valid YAML'],
+  ['- port', 'must be a list of "name: value" lines'],
+  ['port: 1.5', /parvis\.yaml: port must be a whole number\.$/],
+  ['port: 70000', /parvis\.yaml: port must be between 0 and 65535\.$/],
+  ['behindTls: "yes"', /parvis\.yaml: behindTls must be true or false\.$/],
+  ['dataDir: 7', /parvis\.yaml: dataDir must be text\.$/],
+])('a wrong file is refused with the name of what is wrong: %s', async (content, message) => {
+  await file(content)
+  expect(() => read()).toThrow(message)
+})
+
+test.each([
+  ['PARVIS_PORT', 'http', 'PARVIS_PORT must be a whole number.'],
+  ['PARVIS_PORT', '-1', 'PARVIS_PORT must be a whole number.'],
+  ['PARVIS_MAX_BODY_MB', '0', 'PARVIS_MAX_BODY_MB must be between 1 and 4096.'],
+  ['PARVIS_LOG_LEVEL', 'loud', 'PARVIS_LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent.'],
+  ['PARVIS_BEHIND_TLS', '1', 'PARVIS_BEHIND_TLS must be true or false.'],
+  ['PARVIS_ENGINE_GPU', 'cuda', 'PARVIS_ENGINE_GPU must be one of auto, off.'],
+  ['PARVIS_DATABASE_URL', 'mysql://x', 'PARVIS_DATABASE_URL must be an address like postgres://'],
+  ['HF_ENDPOINT', 'huggingface.co', 'HF_ENDPOINT must be an http:// or https:// address.'],
+])('a wrong variable is refused by its name: %s=%s', (name, value, message) => {
+  expect(() => read({ [name]: value })).toThrow(message)
+})
+
+test('a wrong secret is named but not repeated', () => {
+  for (const name of ['PARVIS_MASTER_KEY', 'PARVIS_BOOTSTRAP_SECRET_KEY', 'PARVIS_DATABASE_URL']) {
+    let message = ''
+    try {
+      read({ [name]: 'sesame' })
+    } catch (error) {
+      message = String(error)
+    }
+    expect(message).toContain(name)
+    expect(message).not.toContain('sesame')
+  }
+})
+
+test('other machines may only reach a Parvis that says it is behind TLS', () => {
+  for (const host of ['0.0.0.0', '::', '192.168.1.5', 'parvis.example']) {
+    expect(() => read({ PARVIS_HOST: host })).toThrow(/keys would cross the network in the clear.*PARVIS_BEHIND_TLS=true/)
+    expect(read({ PARVIS_HOST: host, PARVIS_BEHIND_TLS: 'true' }).host).toBe(host)
+  }
+  for (const host of ['127.0.0.1', '127.1.2.3', '::1', 'localhost']) expect(read({ PARVIS_HOST: host }).host).toBe(host)
+})
+
+test('a secret key is the same in any case, and addresses lose the slash at their end', () => {
+  const config = read({ PARVIS_BOOTSTRAP_SECRET_KEY: '1F000000-0000-4000-8000-00000000000A', HF_ENDPOINT: 'http://127.0.0.1:9/' })
+  expect(config.bootstrapSecretKey).toBe('1f000000-0000-4000-8000-00000000000a')
+  expect(config.hubEndpoint).toBe('http://127.0.0.1:9')
+})
+
+test('each setting has one name in the environment and one in the file', () => {
+  expect(new Set(SETTINGS.map(({ env }) => env)).size).toBe(SETTINGS.length)
+  expect(new Set(SETTINGS.map(({ yaml }) => yaml)).size).toBe(SETTINGS.length)
+})
