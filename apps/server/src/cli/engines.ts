@@ -124,10 +124,10 @@ type AddFlags = {
   url: string
   key?: string
   keyEnv?: string
-  model: { name: string; remote: string }[]
-  type: [string, ServedType][]
-  context: [string, number][]
-  vision: string[]
+  model?: { name: string; remote: string }[]
+  type?: [string, ServedType][]
+  context?: [string, number][]
+  vision?: string[]
   force?: boolean
 }
 
@@ -146,7 +146,7 @@ const discover = async (flags: AddFlags, key: string | undefined): Promise<{ mod
     const reason = error instanceof Error ? error.message : String(error)
     if (flags.force !== true)
       throw new Error(`${reason} To add it all the same, say --force and name its models with --model.`, { cause: error })
-    if (flags.model.length === 0) throw new Error(`${reason} With --force, name its models: --model local=remote`, { cause: error })
+    if (flags.model === undefined) throw new Error(`${reason} With --force, name its models: --model local=remote`, { cause: error })
     return { models: [], silent: reason }
   }
 }
@@ -156,9 +156,9 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
   readAddress(flags.url)
   const { models: discovered, silent } = await discover(flags, key)
   const wanted: Wanted = {
-    models: flags.model,
-    types: new Map(flags.type),
-    contexts: new Map(flags.context),
+    models: flags.model ?? [],
+    types: new Map(flags.type ?? []),
+    contexts: new Map(flags.context ?? []),
     force: flags.force === true,
   }
 
@@ -166,7 +166,7 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
     // A key sealed here is opened by the server: with another master key it could not be.
     if (key !== undefined) await readInstallation(db, secrets)
     const plan = planModels(discovered, wanted, await listModels(db, systemClock))
-    const stranger = flags.vision.find((name) => !plan.planned.some((model) => model.name === name))
+    const stranger = flags.vision?.find((name) => !plan.planned.some((model) => model.name === name))
     if (stranger !== undefined) throw new Error(`There is no model ${stranger} among those to be added.`)
     // Looked at before models are added, so that a name that is taken leaves nothing behind.
     if ((await readEngines(db)).some(({ name }) => name === flags.name)) {
@@ -174,7 +174,7 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
     }
     const served: ServedModel[] = []
     for (const model of plan.planned) {
-      const vision = flags.vision.includes(model.name)
+      const vision = flags.vision?.includes(model.name) === true
       const modelId = model.id ?? (await addModel(db, systemClock, ACTOR, toNewModel(model, flags.name, vision)))
       served.push({ modelId, modelName: model.name, remoteName: model.remote })
     }
@@ -276,7 +276,7 @@ const remove = async (config: Config, name: string, io: CommandIo): Promise<void
 
 const collect =
   <T>(read: (text: string) => T) =>
-  (text: string, before: T[]): T[] => [...before, read(text)]
+  (text: string, before: T[] = []): T[] => [...before, read(text)]
 
 const splitPair = (text: string): [string, string] => {
   const at = text.indexOf('=')
@@ -326,11 +326,10 @@ export const registerEngines = (
       '--model <local=remote>',
       'serve this one, under this name; may be repeated. Without it: all that are discovered',
       collect(readModel),
-      [],
     )
-    .option('--type <name=type>', 'chat, embedding or rerank; otherwise guessed from the name', collect(readType), [])
-    .option('--context <name=tokens>', `context window; otherwise what the server says, else ${DEFAULT_CONTEXT}`, collect(readContext), [])
-    .option('--vision <name>', 'the model takes images', collect(String), [])
+    .option('--type <name=type>', 'chat, embedding or rerank; otherwise guessed from the name', collect(readType))
+    .option('--context <name=tokens>', `context window; otherwise what the server says, else ${DEFAULT_CONTEXT}`, collect(readContext))
+    .option('--vision <name>', 'the model takes images', collect(String))
     .option('--force', 'also when the server does not answer, or does not list the model')
     .addHelpText('after', '\nSeveral engines may serve one model: add each under its own name; requests go to the least busy one.')
     .action((flags: AddFlags) => add(readSettings(), flags, io))

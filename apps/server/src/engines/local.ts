@@ -174,6 +174,7 @@ export const openLocal = (options: {
     })
     let reason: string | undefined
     let readyAtMs: number | undefined
+    log.info({ engine: engine.name, pid: child.pid, file: model.path }, 'engine process started')
     const lines = relog(child.stderr, log.child({ engine: engine.name }))
     const exited = new Promise<string>((resolve) => {
       child.on('error', (error) => resolve(`could not be started: ${error.message}`))
