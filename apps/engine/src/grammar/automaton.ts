@@ -21,6 +21,24 @@ export type Dfa = { accepts: readonly boolean[]; edges: readonly (readonly Edge[
 
 const MAX_NFA_STATES = 40_000
 const MAX_STATES = 5000
+const MAX_WORK = 3_000_000 // visits of states and ranges while building for one schema: some tenths of a second
+
+/*
+ * A pattern of twenty characters can ask for work without end, and the engine serves others meanwhile, so all building for one schema
+ * draws on one allowance. It is kept here and not handed through every function because building never waits: no two can mix.
+ */
+let workLeft = MAX_WORK
+
+/** Runs the building of one grammar with a fresh allowance. */
+export const withAllowance = <T>(build: () => T): T => {
+  workLeft = MAX_WORK
+  return build()
+}
+
+const spend = (work: number): void => {
+  workLeft -= work
+  if (workLeft < 0) throw tooLarge()
+}
 
 /** All code points that can stand in a text. */
 export const ANY: readonly Range[] = [
@@ -41,26 +59,32 @@ export const joinRanges = (ranges: readonly Range[]): Range[] => {
   return joined
 }
 
-export const withoutRanges = (ranges: readonly Range[], removed: readonly Range[]): Range[] => {
-  let left: Range[] = [...ranges]
-  for (const [low, high] of removed) {
-    left = left.flatMap(([from, to]): Range[] => {
-      if (to < low || from > high) return [[from, to]]
-      const parts: Range[] = []
-      if (from < low) parts.push([from, low - 1])
-      if (to > high) parts.push([high + 1, to])
-      return parts
-    })
-  }
-  return joinRanges(left)
-}
-
+/** What is in both, both in order. */
 const commonRanges = (a: readonly Range[], b: readonly Range[]): Range[] => {
   const common: Range[] = []
-  for (const [low, high] of a) {
-    for (const [from, to] of b) if (from <= high && to >= low) common.push([Math.max(low, from), Math.min(high, to)])
+  for (let left = 0, right = 0; ; ) {
+    const one = a[left]
+    const other = b[right]
+    if (one === undefined || other === undefined) return common
+    const low = Math.max(one[0], other[0])
+    const high = Math.min(one[1], other[1])
+    if (low <= high) common.push([low, high])
+    if (one[1] < other[1]) left += 1
+    else right += 1
   }
-  return common
+}
+
+const LAST = 0x10ffff
+
+export const withoutRanges = (ranges: readonly Range[], removed: readonly Range[]): Range[] => {
+  const gaps: Range[] = []
+  let from = 0
+  for (const [low, high] of joinRanges(removed)) {
+    if (low > from) gaps.push([from, low - 1])
+    from = high + 1
+  }
+  if (from <= LAST) gaps.push([from, LAST])
+  return commonRanges(joinRanges(ranges), gaps)
 }
 
 /** Keeps what can be reached and leads to acceptance, so that a grammar made of it has no dead ends. */
@@ -106,6 +130,7 @@ export const openNfa = (): Nfa => {
     for (let state = waiting.pop(); state !== undefined; state = waiting.pop()) {
       if (found.has(state)) continue
       found.add(state)
+      spend(1)
       for (const { to, when } of free[state] ?? []) if (when === 'always' || open.includes(when)) waiting.push(to)
     }
     return [...found].sort((a, b) => a - b)
@@ -147,6 +172,7 @@ export const openNfa = (): Nfa => {
         accepts.push(closure(set, index === 0 ? ['start', 'end'] : ['end']).includes(final))
         const outgoing = set.flatMap((state) => edges[state] ?? [])
         const cuts = [...new Set(outgoing.flatMap(({ ranges }) => ranges.flatMap(([low, high]) => [low, high + 1])))].sort((a, b) => a - b)
+        spend(cuts.length * outgoing.reduce((sum, { ranges }) => sum + ranges.length, 0))
         const byTarget = new Map<number, Range[]>()
         for (const [at, low] of cuts.entries()) {
           const next = cuts[at + 1]
@@ -172,6 +198,7 @@ export const intersect = (a: Dfa, b: Dfa): Dfa => {
     const out: Edge[] = []
     for (const one of a.edges[left] ?? []) {
       for (const other of b.edges[right] ?? []) {
+        spend(one.ranges.length + other.ranges.length)
         const ranges = commonRanges(one.ranges, other.ranges)
         if (ranges.length === 0) continue
         const key = `${one.to},${other.to}`

@@ -84,6 +84,7 @@ const TABLE: readonly Row[] = [
     noText: ['{"d":1}', '{,"a":1}', '{"a":1,}', '{"a":1"b":2}'],
   },
   { name: 'an object without anything', schema: { type: 'object', additionalProperties: false }, yes: [{}], no: [{ a: 1 }] },
+  { name: 'an object with an empty list of properties', schema: { type: 'object', properties: {} }, yes: [{}], noText: ['{"a":1}'] },
   { name: 'a free object', schema: { type: 'object' }, yes: [{}, { a: { b: [] } }], no: [[], 1] },
   {
     name: 'other members of a type',
@@ -508,6 +509,33 @@ test('a value that fits two branches of oneOf is found by the check', () => {
   expect(check('-1')).toBeUndefined()
   expect(check('1')).toContain('exactly one')
   expect(check('{')).toBe('the text is not JSON')
+})
+
+test('hostile patterns are refused quickly', () => {
+  const hostile = [
+    '^(a?){5000}$',
+    '^(a|b)*a(a|b){30}$',
+    '(.*a){400}',
+    '((a{0,70}){0,70}){0,70}',
+    `[^${Array.from({ length: 8000 }, (_, at) => String.fromCodePoint(0x4e00 + 2 * at)).join('')}]{2000}`,
+  ]
+  for (const pattern of hostile) {
+    const started = performance.now()
+    const grammar = jsonSchemaToGbnf({
+      type: 'object',
+      properties: { a: { type: 'string', pattern }, b: { type: 'string', pattern: `${pattern}b` } },
+    })
+    expect([pattern.slice(0, 30), grammar.ok ? 'accepted' : grammar.reason]).toEqual([
+      pattern.slice(0, 30),
+      expect.stringContaining('too large'),
+    ])
+    expect(performance.now() - started).toBeLessThan(5000)
+  }
+})
+
+test('a pattern that is slow in other engines is checked in one pass', () => {
+  const { check } = made({ type: 'string', pattern: '^(a+)+$' })
+  expect(check(JSON.stringify(`${'a'.repeat(50_000)}b`))).toContain('must match pattern')
 })
 
 test('a schema with hundreds of optional properties stays within bounds', () => {

@@ -1,6 +1,6 @@
 import { Ajv, type Options, type ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
-import { accepts, anyOfTexts, automatonRule, complement, type Dfa, intersect, isEmpty, lengthBetween } from './automaton.ts'
+import { accepts, anyOfTexts, automatonRule, complement, type Dfa, intersect, isEmpty, lengthBetween, withAllowance } from './automaton.ts'
 import { formatAutomaton, KNOWN_FORMATS } from './formats.ts'
 import { type Grammar, literal, openGrammar } from './gbnf.ts'
 import { type Bound, numbersIn } from './number-range.ts'
@@ -458,7 +458,7 @@ const schemaRule = (grammar: Grammar, root: unknown, place: unknown, path: strin
         path: keywordPath(schema, 'patternProperties', pattern),
         place,
       }))
-      return { properties: nodeMap(schema, 'properties'), patterns, rest: node(schema, 'additionalProperties'), schema }
+      return { properties: nodeMap(schema, 'properties'), patterns, rest: node(schema, 'additionalProperties') }
     })
 
     /** The schemas that apply to the member of this name. */
@@ -488,8 +488,9 @@ const schemaRule = (grammar: Grammar, root: unknown, place: unknown, path: strin
     }
     const closed =
       parts.every(({ rest }) => rest === undefined) &&
-      parts.some(
-        ({ properties, patterns: own, schema }) => properties.size > 0 || own.length > 0 || schema['unevaluatedProperties'] === false,
+      schemas.some(
+        (schema) =>
+          schema['properties'] !== undefined || schema['patternProperties'] !== undefined || schema['unevaluatedProperties'] === false,
       )
     const keyRule = (dfas: readonly Dfa[]): string | undefined => {
       const known = names.length > 0 ? [complement(anyOfTexts(names))] : []
@@ -709,11 +710,13 @@ const compileCheck = (schema: Schema | boolean): ValidateFunction => {
  * of a refusal names the keyword and its place, for the caller who wrote the schema.
  */
 export const jsonSchemaToGbnf = (schema: unknown): SchemaGrammar => {
-  const made = attempt(() => {
-    const grammar = openGrammar()
-    const gbnf = grammar.text(openSchemaRules(grammar).root(schema))
-    return { gbnf, validate: compile(schema as Schema | boolean) }
-  })
+  const made = attempt(() =>
+    withAllowance(() => {
+      const grammar = openGrammar()
+      const gbnf = grammar.text(openSchemaRules(grammar).root(schema))
+      return { gbnf, validate: compile(schema as Schema | boolean) }
+    }),
+  )
   if (!made.ok) return made
   const { gbnf, validate } = made.value
   return {

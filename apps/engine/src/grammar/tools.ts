@@ -1,6 +1,6 @@
 import { isObject } from '../output/json-text.ts'
 import type { KnownTool, ToolFormat } from '../output/tool-calls.ts'
-import { automatonRule, intersect, without } from './automaton.ts'
+import { automatonRule, intersect, withAllowance, without } from './automaton.ts'
 import { type Grammar, literal, openGrammar } from './gbnf.ts'
 import { openSchemaRules, type SchemaRules } from './json-schema.ts'
 import { attempt, Refused } from './refused.ts'
@@ -121,16 +121,18 @@ export const toolGrammar = (
     if (made.ok) return made.value
     throw new Refused(`the parameters of the tool ${JSON.stringify(tool.name)}`, made.reason)
   }
-  const made = attempt(() => {
-    for (const tool of wanted) {
-      if (!NAME.test(tool.name)) throw new Refused('tools', `${JSON.stringify(tool.name)} cannot be the name of a tool`)
-    }
-    if (format === 'qwen3-coder') {
-      const call = grammar.rule('call', wanted.map((tool) => within(tool, () => codeCall(grammar, rules, tool))).join(' | '))
-      return grammar.text(parallel ? `${call} ${grammar.repeat(grammar.rule('more', `"\\n" ${call}`), 0, MAX_CALLS - 1)}` : call)
-    }
-    const choices = wanted.map((tool) => ({ tool, given: within(tool, () => rules.root(tool.parameters ?? NO_ARGUMENTS, 'object')) }))
-    return grammar.text(LAYOUTS[format].map((layout) => oneOrMore(grammar, layout, choices, parallel)).join(' | '))
-  })
+  const made = attempt(() =>
+    withAllowance(() => {
+      for (const tool of wanted) {
+        if (!NAME.test(tool.name)) throw new Refused('tools', `${JSON.stringify(tool.name)} cannot be the name of a tool`)
+      }
+      if (format === 'qwen3-coder') {
+        const call = grammar.rule('call', wanted.map((tool) => within(tool, () => codeCall(grammar, rules, tool))).join(' | '))
+        return grammar.text(parallel ? `${call} ${grammar.repeat(grammar.rule('more', `"\\n" ${call}`), 0, MAX_CALLS - 1)}` : call)
+      }
+      const choices = wanted.map((tool) => ({ tool, given: within(tool, () => rules.root(tool.parameters ?? NO_ARGUMENTS, 'object')) }))
+      return grammar.text(LAYOUTS[format].map((layout) => oneOrMore(grammar, layout, choices, parallel)).join(' | '))
+    }),
+  )
   return made.ok ? { ok: true, gbnf: made.value } : made
 }
