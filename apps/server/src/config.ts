@@ -335,7 +335,7 @@ export const readConfig = (
       memoryMb: value('engineMemoryMb'),
       sequences: value('engineSequences'),
       gpu: value('engineGpu'),
-      env,
+      env: foreignEnvironment(env),
     },
   }
   if (!isLoopback(config.host) && !config.behindTls) {
