@@ -15,6 +15,8 @@ export type EngineOptions = {
   readonly memoryMb: number
   readonly gpu: 'auto' | 'off'
   readonly temperature: number | undefined
+  /** A Jinja file in place of the template in the model file. */
+  readonly chatTemplatePath: string | undefined
   /** Shorter lengths that an embedding model was trained to be cut to. */
   readonly matryoshka: readonly number[]
   readonly maxWaiting: number
@@ -44,6 +46,7 @@ const HELP = `Serves one GGUF model over HTTP in the shapes of the OpenAI API.
   --memory-mb <n>       refuse to load what needs more than this (default 4096)
   --gpu <auto|off>      use a GPU where there is one (default auto)
   --temperature <n>     temperature of requests that name none (default: the model file's, else 0.7)
+  --chat-template <file> a Jinja template in place of the one in the model file
   --matryoshka <list>   lengths an embedding model may be cut to, as 32,64,128 (default: none)
   --max-waiting <n>     requests that may wait for a free sequence (default 64)
   --max-wait-ms <n>     how long one may wait before it gets 503 (default 30000)
@@ -74,6 +77,7 @@ export const readCommandLine = (args: readonly string[]): CommandLine => {
         'memory-mb': { type: 'string', default: '4096' },
         gpu: { type: 'string', default: 'auto' },
         temperature: { type: 'string' },
+        'chat-template': { type: 'string' },
         matryoshka: { type: 'string', default: '' },
         'max-waiting': { type: 'string', default: '64' },
         'max-wait-ms': { type: 'string', default: '30000' },
@@ -119,6 +123,7 @@ export const readCommandLine = (args: readonly string[]): CommandLine => {
     memoryMb: whole('memory-mb', 1, 1 << 26),
     gpu: oneOf('gpu', ['auto', 'off']),
     temperature,
+    chatTemplatePath: text('chat-template') === '' ? undefined : text('chat-template'),
     matryoshka:
       text('matryoshka') === ''
         ? []

@@ -7,28 +7,36 @@ import { badRequest, fieldInvalid, no, type Outcome, yes } from './refusal.ts'
 import type { ChatRequest, Tool } from './schema.ts'
 
 type Chosen = { readonly grammar: LlamaGrammar | undefined; readonly check: ((text: string) => string | undefined) | undefined }
+const NONE: Chosen = { grammar: undefined, check: undefined }
 
 /** A function without parameters takes an empty object. */
 export const knownTools = (tools: readonly Tool[] | undefined): KnownTool[] =>
   (tools ?? []).map((tool) => ({ name: tool.function.name, parameters: tool.function.parameters ?? { type: 'object', properties: {} } }))
 
-const KEPT_GRAMMARS = 32 // clients send the same schema again and again; compiling one takes longer than a token
+const KEPT_GRAMMARS = 32 // clients send the same schema again and again, and making a grammar holds up everybody's next token
 
-const compiled = new Map<string, LlamaGrammar>()
+/** Makes a grammar once per thing it is made from, of which the text is the key; the one used longest ago is forgotten first. */
+const kept = new Map<string, Chosen>()
 
-const compile = async (loaded: Loaded, gbnf: string, field: string): Promise<Outcome<LlamaGrammar>> => {
-  const known = compiled.get(gbnf)
-  if (known !== undefined) {
-    compiled.delete(gbnf)
-    compiled.set(gbnf, known) // the order of a Map is that of insertion: the first is the one used longest ago
-    return yes(known)
-  }
+const keep = async (key: string, make: () => Promise<Outcome<Chosen>>): Promise<Outcome<Chosen>> => {
+  const known = kept.get(key)
+  const made = known === undefined ? await make() : yes(known)
+  if (!made.ok) return made
+  kept.delete(key)
+  kept.set(key, made.value)
+  const oldest = kept.keys().next().value
+  if (kept.size > KEPT_GRAMMARS && oldest !== undefined) kept.delete(oldest)
+  return made
+}
+
+const compile = async (
+  loaded: Loaded,
+  gbnf: string,
+  field: string,
+  check?: (text: string) => string | undefined,
+): Promise<Outcome<Chosen>> => {
   try {
-    const grammar = await loaded.llama.createGrammar({ grammar: gbnf })
-    compiled.set(gbnf, grammar)
-    const oldest = compiled.keys().next().value
-    if (compiled.size > KEPT_GRAMMARS && oldest !== undefined) compiled.delete(oldest)
-    return yes(grammar)
+    return yes({ grammar: await loaded.llama.createGrammar({ grammar: gbnf }), check })
   } catch (error) {
     return no(fieldInvalid(field, `it makes no usable grammar: ${error instanceof Error ? error.message : String(error)}`))
   }
@@ -45,16 +53,20 @@ export const chooseGrammar = async (loaded: Loaded, request: ChatRequest, format
       return no(fieldInvalid('tool_choice', `there is no tool ${JSON.stringify(name)}`))
     }
     if (format === undefined) return no(badRequest("The model's chat template has no way to call tools.", 'tool_choice'))
-    const made = toolGrammar(format, tools, name === undefined ? 'required' : { name }, request.parallel_tool_calls ?? true)
-    if (!made.ok) return no(fieldInvalid('tools', made.reason))
-    const grammar = await compile(loaded, made.gbnf, 'tools')
-    return grammar.ok ? yes({ grammar: grammar.value, check: undefined }) : grammar
+    const parallel = request.parallel_tool_calls ?? true
+    return keep(JSON.stringify([format, tools, name, parallel]), async () => {
+      const made = toolGrammar(format, tools, name === undefined ? 'required' : { name }, parallel)
+      return made.ok ? compile(loaded, made.gbnf, 'tools') : no(fieldInvalid('tools', made.reason))
+    })
   }
 
   const asked = request.response_format
-  if (asked === undefined || asked.type === 'text') return yes({ grammar: undefined, check: undefined })
-  const made = jsonSchemaToGbnf(asked.type === 'json_object' ? { type: 'object' } : asked.json_schema.schema)
-  if (!made.ok) return no(fieldInvalid('response_format', made.reason))
-  const grammar = await compile(loaded, made.gbnf, 'response_format')
-  return grammar.ok ? yes({ grammar: grammar.value, check: (text) => made.check(text) }) : grammar
+  if (asked === undefined || asked.type === 'text') return yes(NONE)
+  const schema = asked.type === 'json_object' ? { type: 'object' } : asked.json_schema.schema
+  return keep(JSON.stringify(schema), async () => {
+    const made = jsonSchemaToGbnf(schema)
+    return made.ok
+      ? compile(loaded, made.gbnf, 'response_format', (text) => made.check(text))
+      : no(fieldInvalid('response_format', made.reason))
+  })
 }

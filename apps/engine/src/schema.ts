@@ -133,16 +133,18 @@ export const readBody = <S extends z.ZodType>(schema: S, body: unknown): Outcome
   return no(fieldInvalid(issue.path.join('.') || 'body', issue.message.replace(/^Invalid input: /, '')))
 }
 
-type Issue = { path: readonly PropertyKey[]; message: string; errors?: readonly (readonly Issue[])[] }
+type Issue = { code?: string; path: readonly PropertyKey[]; message: string; errors?: readonly (readonly Issue[])[] }
+type Wrong = { path: readonly string[]; message: string; wrongType: boolean }
 
-/** Of a union, the branch that came furthest says best what is wrong. */
-const deepest = (issue: Issue | undefined): { path: readonly string[]; message: string } => {
-  if (issue === undefined) return { path: [], message: 'the body is not valid' }
+/** Of a union, the branch that was of the right type and still refused says best what is wrong, and then the one that came furthest. */
+const deepest = (issue: Issue | undefined): Wrong => {
+  if (issue === undefined) return { path: [], message: 'the body is not valid', wrongType: true }
   const path = issue.path.map(String)
-  const branches = (issue.errors ?? []).map((branch) => deepest(branch[0])).toSorted((a, b) => b.path.length - a.path.length)
+  const branches = (issue.errors ?? [])
+    .map((branch) => deepest(branch[0]))
+    .toSorted((a, b) => Number(a.wrongType) - Number(b.wrongType) || b.path.length - a.path.length)
   const best = branches[0]
-  if (best === undefined) return { path, message: issue.message }
-  if (best.path.length === 0)
-    return { path, message: branches.map((branch) => branch.message.replace(/^Invalid input: /, '')).join(', or ') }
-  return { path: [...path, ...best.path], message: best.message }
+  if (best === undefined) return { path, message: issue.message, wrongType: issue.code === 'invalid_type' }
+  if (best.path.length > 0 || !best.wrongType) return { ...best, path: [...path, ...best.path] }
+  return { path, message: branches.map((branch) => branch.message.replace(/^Invalid input: /, '')).join(', or '), wrongType: true }
 }

@@ -113,6 +113,10 @@ export const openServer = (engine: Engine, key: string | undefined) => {
   server.on('request', (request, response) => {
     const requestId = requestIdOf(request)
     response.setHeader('x-request-id', requestId)
+    // A connection that is kept alive would hold up the end for as long as the client likes.
+    response.once('close', () => {
+      if (!server.listening) setImmediate(() => server.closeIdleConnections())
+    })
     handle(request, response, requestId).catch((error: unknown) => {
       if (request.destroyed && !request.complete) return // the client left in the middle of its own request
       log.error('a request failed', { requestId, reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })

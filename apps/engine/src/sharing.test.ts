@@ -1,13 +1,14 @@
 import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type EngineProcess, joined, type Json, startEngine, until, user } from '../test/engine-process.ts'
+import { type EngineProcess, type Json, joined, startEngine, until, user } from '../test/engine-process.ts'
 
 const PATH = '/v1/chat/completions'
 const SUBJECTS = ['cat', 'dog', 'king', 'robot', 'bear', 'bird', 'fish', 'lion']
 const story = (subject: string) => ({ temperature: 0, messages: user(`Tell me a story about a ${subject}.`), max_tokens: 200 })
 
-const busy = async (engine: EngineProcess): Promise<number> => ((await (await fetch(`${engine.url}/health`)).json()) as { busy: number }).busy
+const busy = async (engine: EngineProcess): Promise<number> =>
+  ((await (await fetch(`${engine.url}/health`)).json()) as { busy: number }).busy
 
 describe('eight sequences of one model', () => {
   let engine: EngineProcess
@@ -30,24 +31,27 @@ describe('eight sequences of one model', () => {
     expect(same.filter((one) => !one).length).toBeLessThanOrEqual(1)
   })
 
-  test.runIf(process.platform === 'linux')('a token costs no more CPU with four streams than with one: they go through the model together', async () => {
-    const TICK_MS = 10
-    const cpuMs = (): number => {
-      const fields = readFileSync(`/proc/${engine.pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
-      return (Number(fields[11]) + Number(fields[12])) * TICK_MS
-    }
-    const cost = async (streams: number): Promise<number> => {
-      const before = cpuMs()
-      const done = await Promise.all(
-        SUBJECTS.slice(0, streams).map((subject) => engine.ask(PATH, { ...story(subject), max_tokens: 300, ignore_eos: true })),
-      )
-      return (cpuMs() - before) / done.reduce((sum, { usage }) => sum + (usage.completion_tokens as number), 0)
-    }
-    await cost(4) // the code is warm now
-    const [one, four] = [await cost(1), await cost(4)]
-    // Measured 0.5 to 0.8. Streams that miss each other's batches cost 1 and more; the factor leaves room for a busy machine.
-    expect(four / one).toBeLessThan(1.2)
-  })
+  test.runIf(process.platform === 'linux')(
+    'a token costs no more CPU with four streams than with one: they go through the model together',
+    async () => {
+      const TICK_MS = 10
+      const cpuMs = (): number => {
+        const fields = readFileSync(`/proc/${engine.pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+        return (Number(fields[11]) + Number(fields[12])) * TICK_MS
+      }
+      const cost = async (streams: number): Promise<number> => {
+        const before = cpuMs()
+        const done = await Promise.all(
+          SUBJECTS.slice(0, streams).map((subject) => engine.ask(PATH, { ...story(subject), max_tokens: 300, ignore_eos: true })),
+        )
+        return (cpuMs() - before) / done.reduce((sum, { usage }) => sum + (usage.completion_tokens as number), 0)
+      }
+      await cost(4) // the code is warm now
+      const [one, four] = [await cost(1), await cost(4)]
+      // Measured 0.5 to 0.8. Streams that miss each other's batches cost 1 and more; the factor leaves room for a busy machine.
+      expect(four / one).toBeLessThan(1.2)
+    },
+  )
 
   test('a conversation that goes on computes only what is new', async () => {
     const headers = { 'x-parvis-tenant': 'project-a' }
@@ -70,8 +74,8 @@ describe('eight sequences of one model', () => {
       for (const tenant of ['one', 'two', 'three', undefined]) {
         const hit = await cached(tenant === undefined ? {} : { 'x-parvis-tenant': tenant })
         // Those without a name have been here before, and all prompts begin with the template's first words.
-        if (round === 0) expect(hit).toBeLessThan(tenant === undefined ? 5 : 1)
-        else expect(hit).toBeGreaterThan(100)
+        const ownPast = tenant === undefined ? 4 : 0
+        expect(round === 0 ? hit <= ownPast : hit > 100).toBe(true)
       }
     }
   })
@@ -105,7 +109,18 @@ describe('eight sequences of one model', () => {
 describe('one sequence', () => {
   let engine: EngineProcess
   beforeAll(async () => {
-    engine = await startEngine('tiny-chat', ['--context', '16384', '--max-output', '8000', '--sequences', '1', '--max-waiting', '1', '--max-wait-ms', '300'])
+    engine = await startEngine('tiny-chat', [
+      '--context',
+      '16384',
+      '--max-output',
+      '8000',
+      '--sequences',
+      '1',
+      '--max-waiting',
+      '1',
+      '--max-wait-ms',
+      '300',
+    ])
   })
   afterAll(() => engine.stop())
 
@@ -141,7 +156,12 @@ describe('one sequence', () => {
   test('a client that leaves while its prompt is computed frees the sequence between two pieces of it', async () => {
     const leaving = new AbortController()
     const started = performance.now()
-    const answer = engine.send(PATH, { messages: user('word '.repeat(12_000)), max_tokens: 1 }, { 'x-parvis-tenant': 'other' }, leaving.signal)
+    const answer = engine.send(
+      PATH,
+      { messages: user('word '.repeat(12_000)), max_tokens: 1 },
+      { 'x-parvis-tenant': 'other' },
+      leaving.signal,
+    )
     answer.catch(() => {})
     await until('it is computing', async () => (await busy(engine)) === 1)
     expect(performance.now() - started).toBeLessThan(1000)
@@ -156,7 +176,9 @@ describe('one sequence', () => {
     for (let round = 0; round < 5; round += 1) {
       const socket = connect(port, '127.0.0.1')
       await new Promise<void>((resolve) => socket.once('connect', resolve))
-      socket.write('POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"messages"')
+      socket.write(
+        'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"messages"',
+      )
       socket.destroy()
     }
     const { choices } = await engine.ask(PATH, { temperature: 0, messages: user('What is the capital of France?') })

@@ -43,7 +43,7 @@ export const until = async (what: string, holds: () => boolean | Promise<boolean
   }
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: a test reads answers as a client without types would
+// oxlint-disable-next-line typescript/no-explicit-any -- a test reads answers as a client without types would
 export type Json = any
 
 export const startEngine = async (model: keyof typeof MODELS, args: readonly string[] = [], env: Record<string, string> = {}) => {
@@ -77,7 +77,11 @@ export const startEngine = async (model: keyof typeof MODELS, args: readonly str
       if (response.status !== 200) throw new Error(`${response.status}: ${JSON.stringify(value)}`)
       return value
     },
-    refusal: async (path: string, body: unknown, headers: Record<string, string> = {}): Promise<{ status: number; error: Json; headers: Headers }> => {
+    refusal: async (
+      path: string,
+      body: unknown,
+      headers: Record<string, string> = {},
+    ): Promise<{ status: number; error: Json; headers: Headers }> => {
       const response = await send(path, body, headers)
       const value: Json = await response.json()
       return { status: response.status, error: value.error, headers: response.headers }
@@ -88,7 +92,8 @@ export const startEngine = async (model: keyof typeof MODELS, args: readonly str
       const text = await response.text()
       if (response.status !== 200) throw new Error(`${response.status}: ${text}`)
       const events = text.split('\n\n')
-      if (events.pop() !== '' || events.pop() !== 'data: [DONE]') throw new Error(`the stream does not end with [DONE]: ${text.slice(-200)}`)
+      if (events.pop() !== '' || events.pop() !== 'data: [DONE]')
+        throw new Error(`the stream does not end with [DONE]: ${text.slice(-200)}`)
       return events.map((event) => {
         if (!event.startsWith('data: ') || event.includes('\n')) throw new Error(`not one line of data: ${event}`)
         return JSON.parse(event.slice('data: '.length)) as Json

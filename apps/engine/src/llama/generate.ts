@@ -48,6 +48,15 @@ export type Generated = {
 
 /** Runs one prompt on a leased sequence until the model ends, the limit is reached, `onStep` has enough or the caller leaves. */
 export const generate = async (loaded: Loaded, chat: ChatModel, generation: Generation): Promise<Generated> => {
+  try {
+    return await run(loaded, chat, generation)
+  } catch (error) {
+    generation.lease.spoil() // nobody knows what of the last batch is in its cache
+    throw error
+  }
+}
+
+const run = async (loaded: Loaded, chat: ChatModel, generation: Generation): Promise<Generated> => {
   const { lease, prompt, maxTokens, signal, onStep } = generation
   const { sequence } = lease
   const { batching } = chat

@@ -1,4 +1,4 @@
-import { stat } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import {
   GgufInsights,
   getLlama,
@@ -113,6 +113,13 @@ const readDefaults = (metadata: Metadata, options: EngineOptions): SamplingDefau
   }
 }
 
+const readTemplate = (path: string | undefined): Promise<string | undefined> =>
+  path === undefined
+    ? Promise.resolve(undefined)
+    : readFile(path, 'utf8').catch((error: unknown) => {
+        throw new LoadError(`The chat template ${path} cannot be read: ${reason(error)}`)
+      })
+
 const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 /** Opens llama.cpp, checks that the model fits into the memory it may have, loads it and makes its sequences. */
@@ -213,8 +220,9 @@ export const loadModel = async (options: EngineOptions, log: Log, onProgress: (p
       .createContext({ ...common, sequences, flashAttention, batching: { itemPrioritizationStrategy: batching.strategy } })
       .catch(fault)
     const metadata = info.metadata as unknown as Metadata
+    const own = await readTemplate(options.chatTemplatePath)
     const source = (name: string): ChatTemplate | undefined => {
-      const text = metadata.tokenizer?.[name]
+      const text = own ?? metadata.tokenizer?.[name]
       if (typeof text !== 'string') return undefined
       try {
         return openTemplate(llama, text)

@@ -11,8 +11,11 @@ export type Slot<S> = {
   usedAt: number
 }
 
-/** A sequence that is ours until it is left. `reuse` tells whether what it has cached may be used for this request. */
-export type Lease<S> = { readonly index: number; readonly sequence: S; readonly reuse: boolean; leave(): void }
+/**
+ * A sequence that is ours until it is left. `reuse` tells whether what it has cached may be used for this request; `spoil` says that
+ * what it has now must not be used by anybody.
+ */
+export type Lease<S> = { readonly index: number; readonly sequence: S; readonly reuse: boolean; spoil(): void; leave(): void }
 
 export const commonPrefix = (a: readonly number[], b: readonly number[]): number => {
   const end = Math.min(a.length, b.length)
@@ -82,6 +85,9 @@ export const openSlots = <S>(options: {
       index: slot.index,
       sequence: slot.sequence,
       reuse,
+      spoil() {
+        slot.tenant = undefined
+      },
       leave() {
         if (left) return
         left = true

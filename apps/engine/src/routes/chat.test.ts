@@ -78,8 +78,13 @@ describe('sampling', () => {
   })
 
   test('an answer ends before a stop string, also when it spans tokens', async () => {
-    const ask = (stop: unknown, stream = {}) => engine.ask(PATH, { ...greedy, messages: user('What is the capital of France?'), stop, ...stream })
-    expect((await ask(' Paris')).choices[0]).toMatchObject({ message: { content: 'The capital of France is' }, finish_reason: 'stop', stop_reason: ' Paris' })
+    const ask = (stop: unknown, stream = {}) =>
+      engine.ask(PATH, { ...greedy, messages: user('What is the capital of France?'), stop, ...stream })
+    expect((await ask(' Paris')).choices[0]).toMatchObject({
+      message: { content: 'The capital of France is' },
+      finish_reason: 'stop',
+      stop_reason: ' Paris',
+    })
     expect((await ask(['zzz', 'tal of Fr'])).choices[0].message.content).toBe('The capi')
     const chunks = await engine.stream(PATH, { ...greedy, messages: user('What is the capital of France?'), stop: ['tal of Fr'] })
     expect(joined(chunks, 'content')).toBe('The capi')
@@ -102,7 +107,12 @@ describe('sampling', () => {
   test('a logit bias of -100 bans a token, one of 100 forces it, with and without probabilities', async () => {
     const { tokens } = await engine.ask('/tokenize', { prompt: ' Paris' })
     for (const more of [{}, { logprobs: true }]) {
-      const banned = await engine.ask(PATH, { ...greedy, ...more, messages: user('What is the capital of France?'), logit_bias: { [tokens[0]]: -100 } })
+      const banned = await engine.ask(PATH, {
+        ...greedy,
+        ...more,
+        messages: user('What is the capital of France?'),
+        logit_bias: { [tokens[0]]: -100 },
+      })
       expect(banned.choices[0].message.content).not.toContain('Paris')
       const forced = await engine.ask(PATH, { ...greedy, ...more, messages: user('Hi'), max_tokens: 3, logit_bias: { [tokens[0]]: 100 } })
       expect(forced.choices[0].message.content).toBe(' Paris Paris Paris')
@@ -112,7 +122,9 @@ describe('sampling', () => {
   test('a penalty on repeating makes an answer repeat less', async () => {
     const body = { ...greedy, messages: user('Tell me a story about a cat.'), max_tokens: 120, ignore_eos: true }
     const distinct = async (more: object) => {
-      const { tokens } = await engine.ask('/tokenize', { prompt: (await engine.ask(PATH, { ...body, ...more })).choices[0].message.content })
+      const { tokens } = await engine.ask('/tokenize', {
+        prompt: (await engine.ask(PATH, { ...body, ...more })).choices[0].message.content,
+      })
       return new Set(tokens).size / tokens.length
     }
     const plain = await distinct({})
@@ -162,7 +174,10 @@ const WEATHER = {
     parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'], additionalProperties: false },
   },
 }
-const CLOCK = { type: 'function', function: { name: 'get_time', description: 'Get the time', parameters: { type: 'object', properties: {} } } }
+const CLOCK = {
+  type: 'function',
+  function: { name: 'get_time', description: 'Get the time', parameters: { type: 'object', properties: {} } },
+}
 
 describe('tools', () => {
   const body = { ...greedy, messages: user('What is the weather in Paris?'), tools: [WEATHER] }
@@ -205,7 +220,8 @@ describe('tools', () => {
   })
 
   test('a forced call is a call, whatever was asked', async () => {
-    const choose = (choice: unknown) => engine.ask(PATH, { ...greedy, messages: user('Hi'), tools: [WEATHER, CLOCK], tool_choice: choice, max_tokens: 100 })
+    const choose = (choice: unknown) =>
+      engine.ask(PATH, { ...greedy, messages: user('Hi'), tools: [WEATHER, CLOCK], tool_choice: choice, max_tokens: 100 })
     const required = await choose('required')
     expect(['get_weather', 'get_time']).toContain(required.choices[0].message.tool_calls[0].function.name)
     const named = await choose({ type: 'function', function: { name: 'get_time' } })
@@ -298,17 +314,30 @@ describe('refusals', () => {
     ['a model that is no text', { messages: user('x'), model: 3 }, 'model'],
   ])('%s is refused with the name of the field', async (_name, body, param) => {
     const { status, error } = await engine.refusal(PATH, body)
-    expect({ status, type: error.type, param: error.param, code: error.code }).toEqual({ status: 400, type: 'BadRequestError', param, code: 400 })
+    expect({ status, type: error.type, param: error.param, code: error.code }).toEqual({
+      status: 400,
+      type: 'BadRequestError',
+      param,
+      code: 400,
+    })
   })
 
-  test.each([['{'], ['[]'], ['3'], ['null'], [''], ['\u0000\u0001'], ['{"messages": [}']])('a body that is no JSON object is refused: %j', async (body) => {
-    const { status, error } = await engine.refusal(PATH, body)
-    expect(status).toBe(400)
-    expect(error.message).toContain('Invalid JSON body')
-  })
+  test.each([['{'], ['[]'], ['3'], ['null'], [''], ['\u0000\u0001'], ['{"messages": [}']])(
+    'a body that is no JSON object is refused: %j',
+    async (body) => {
+      const { status, error } = await engine.refusal(PATH, body)
+      expect(status).toBe(400)
+      expect(error.message).toContain('Invalid JSON body')
+    },
+  )
 
   test('fields that nobody knows are ignored', async () => {
-    const { choices } = await engine.ask(PATH, { ...greedy, messages: user('What is the capital of France?'), unheard_of: { of: 1 }, user: 'me' })
+    const { choices } = await engine.ask(PATH, {
+      ...greedy,
+      messages: user('What is the capital of France?'),
+      unheard_of: { of: 1 },
+      user: 'me',
+    })
     expect(choices[0].message.content).toContain('Paris')
   })
 
