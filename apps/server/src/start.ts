@@ -57,7 +57,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     const url = embedded?.url ?? config.databaseUrl ?? ''
     const db = openDb(url, { log })
     open('database', () => db.end())
-    const applied = await migrate(db)
+    const applied = await migrate(db).catch((error: unknown) => {
+      throw new Error(`The database at ${placeOf(url)} cannot be used: ${reasonOf(error)}`, { cause: error })
+    })
     if (applied.length > 0) log.info({ migrations: applied }, 'database is up to date')
     const owner = await bootstrap(db, secrets, clock, config.bootstrapSecretKey === undefined ? {} : { secretKey: config.bootstrapSecretKey })
     if (config.demoModels) await seedTinyModels(db, BUILTIN_MODELS_DIR, clock)
@@ -134,6 +136,14 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     throw error
   }
 }
+
+/** A database's address without the name and the password in it. */
+const placeOf = (url: string): string => {
+  const { host, pathname } = new URL(url)
+  return `${host}${pathname}`
+}
+
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)
 

@@ -5,6 +5,7 @@ import { systemClock } from '../kit/clock.ts'
 import { type Logger, openLog } from '../kit/log.ts'
 import { type House, start } from '../start.ts'
 import { greet } from './greeting.ts'
+import { pullStarter } from './starter.ts'
 
 /** The examples shall work when pasted, so they wait for the engines; not for ever, since a big model may load for minutes. */
 const ENGINES_LIMIT_MS = 20_000
@@ -49,6 +50,9 @@ export const serve = async (config: Config, options: { starter: boolean }): Prom
   const stopped = untilSignal(log)
 
   const house = await start(config, { log })
+  const ending = new AbortController()
+  // While it comes the server serves; the catalogue tells the engines room when it is there.
+  const starter = options.starter ? pullStarter(config, ending.signal) : undefined
   try {
     await Promise.race([awaitEngines(house), stopped])
     const models = house.catalog.list().map((model) => ({ name: model.name, type: model.type, state: stateOf(house, model.name) }))
@@ -60,11 +64,13 @@ export const serve = async (config: Config, options: { starter: boolean }): Prom
         models,
         chatModel: models.find((model) => model.type === 'chat' && model.state === 'ready')?.name,
         dataDir: config.dataDir,
-        offer: created === null ? undefined : await offerStarter(config),
+        offer: created === null || options.starter ? undefined : await offerStarter(config),
       }),
     )
     await stopped
   } finally {
+    ending.abort()
+    await starter
     await house.close()
   }
   log.info('stopped')
