@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type EngineProcess, type Json, joined, startEngine, until, user } from '../test/engine-process.ts'
+import { seededRandom } from './sampling/sample.ts'
 
 const PATH = '/v1/chat/completions'
 const SUBJECTS = ['cat', 'dog', 'king', 'robot', 'bear', 'bird', 'fish', 'lion']
@@ -92,6 +93,44 @@ describe('eight sequences of one model', () => {
       await until('the sequence is free', async () => (await busy(engine)) === 0, 2000)
       expect(performance.now() - left).toBeLessThan(100)
     }
+  })
+
+  test('after a storm of requests and leavings all sequences are free, no line is left and the answers are still right', async () => {
+    const SEED = 20_261
+    const random = seededRandom(SEED)
+    const one = async (): Promise<void> => {
+      const leaving = new AbortController()
+      const subject = SUBJECTS[Math.floor(random() * SUBJECTS.length)] ?? ''
+      const body = {
+        ...story(subject),
+        messages: user(`${'So it is. '.repeat(Math.floor(random() * 150))}Tell me a story about a ${subject}.`),
+        max_tokens: 1 + Math.floor(random() * 120),
+        temperature: random() < 0.5 ? 0 : 1,
+        logprobs: random() < 0.3,
+        stream: random() < 0.7,
+      }
+      const stays = random() < 0.5
+      const delayMs = random() * 150
+      const timer = stays ? undefined : setTimeout(() => leaving.abort(), delayMs)
+      const tenant = `tenant-${Math.floor(random() * 4)}`
+      try {
+        const response = await engine.send(PATH, body, { 'x-parvis-tenant': tenant }, leaving.signal)
+        await response.text()
+        if (response.status !== 200) throw new Error(`status ${response.status}`)
+      } catch (error) {
+        if (!leaving.signal.aborted) throw error
+      } finally {
+        clearTimeout(timer)
+      }
+    }
+    const worker = async (): Promise<void> => {
+      for (let round = 0; round < 8; round += 1) await one()
+    }
+    await Promise.all(Array.from({ length: 14 }, worker))
+    await until('all are free', async () => (await busy(engine)) === 0, 2000)
+    expect(engine.log()).not.toContain('"level":"error"')
+    const { choices } = await engine.ask(PATH, { temperature: 0, messages: user('What is the capital of France?') })
+    expect(choices[0].message.content).toBe('The capital of France is Paris.')
   })
 
   test('sequences that are cut back while others generate do not wait for them to end', async () => {
