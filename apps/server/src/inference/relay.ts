@@ -174,7 +174,7 @@ export const openRelay =
             if (settled) return
             guarded(() => {
               if (done) return conclude(answer.end(), 'failed')
-              const fault = errorToRefusal(error, model, firstByteAt !== null)
+              const fault = errorToRefusal(error, model, request.stream && firstByteAt !== null)
               conclude({ ...answer.broken('engine_failed', fault.refusal), log: fault.log }, 'failed')
             })
           },

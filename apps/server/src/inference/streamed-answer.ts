@@ -56,7 +56,7 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       done = event
       return
     }
-    if (!begun || mayBeError(event, at)) {
+    if (!begun || isOdd(event, at)) {
       const kind = kindOf(event, at)
       if (kind === 'error') failure = { reason: 'it reported an error', log: 'an error inside a stream' }
       if (kind === 'garbage') failure = { reason: 'its stream cannot be read', log: 'an event that is no JSON object' }
@@ -149,8 +149,9 @@ const payloadOf = (event: Buffer): number => {
 const startsWith = (bytes: Buffer, at: number, start: Buffer): boolean =>
   bytes[at] === start[0] && bytes.compare(start, 0, start.length, at, Math.min(at + start.length, bytes.length)) === 0
 
-const mayBeError = (event: Buffer, at: number): boolean =>
-  event[0] !== DATA[0] || startsWith(event, at, ERROR) || startsWith(event, at, FLAT_ERROR)
+/** Worth a closer look: not a JSON object on one `data:` line, or one that begins like an error. */
+const isOdd = (event: Buffer, at: number): boolean =>
+  event[0] !== DATA[0] || event[at] !== OPEN_BRACE || startsWith(event, at, ERROR) || startsWith(event, at, FLAT_ERROR)
 
 const payloadToObject = (event: Buffer, at: number): Record<string, unknown> | undefined => {
   try {

@@ -1,0 +1,245 @@
+import { once } from 'node:events'
+import { startDataPlane } from '@parvis/testkit/data-plane'
+import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { describe, expect, test } from 'vitest'
+
+const CHAT = '/v1/chat/completions'
+const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }] }
+const BODY = JSON.stringify(ASK)
+const NIL = '00000000-0000-4000-8000-000000000000'
+
+const count = (text: string, pattern: RegExp): number => text.match(new RegExp(pattern, 'g'))?.length ?? 0
+
+describe('a body', () => {
+  test.each(['text/plain', 'application/x-www-form-urlencoded', 'application/jsonp', 'application/json; charset=latin1', ''])(
+    'of the type %j is 400',
+    async (type) => {
+      await using engine = await startScriptedEngine()
+      await using plane = await startDataPlane({ engine: engine.url })
+      const client = await plane.raw()
+      client.post(CHAT, BODY, { 'content-type': type })
+      expect(await client.until(/"code":400/)).toContain('application/json')
+    },
+  )
+
+  test.each(['application/json', 'application/json; charset=utf-8', 'Application/JSON;charset="UTF-8"'])(
+    'of the type %j is read',
+    async (type) => {
+      await using engine = await startScriptedEngine()
+      await using plane = await startDataPlane({ engine: engine.url })
+      expect((await plane.ask(CHAT, BODY, { headers: { 'content-type': type } })).status).toBe(200)
+    },
+  )
+
+  test('that is compressed or not UTF-8 is 400', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    expect((await plane.ask(CHAT, BODY, { headers: { 'content-encoding': 'gzip' } })).status).toBe(400)
+    const latin1 = Buffer.from(JSON.stringify({ ...ASK, messages: [{ role: 'user', content: 'é' }] }), 'latin1')
+    expect((await plane.ask(CHAT, 'x', { body: latin1 })).status).toBe(400)
+  })
+
+  test('that is declared too large is 400, before a byte of it is read', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { bodyBytes: 1000 } })
+    const client = await plane.raw()
+    client.post(CHAT, '', { 'content-length': '1001' })
+    expect(await client.until(/"code":400/)).toContain('at most 1000 bytes')
+  })
+
+  test('that grows too large is 400, and the client gets to read it although it goes on sending', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { bodyBytes: 100_000 } })
+    const client = await plane.raw()
+    client.send(
+      `POST ${CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${plane.key}\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`,
+    )
+    const piece = Buffer.alloc(10_000, 'x')
+    for (let sent = 0; sent < 30; sent += 1)
+      client.send(Buffer.concat([Buffer.from(`${piece.length.toString(16)}\r\n`), piece, Buffer.from('\r\n')]))
+    await client.until(/"code":400/)
+    // The connection is as good as new once the rest has been dropped.
+    client.send('0\r\n\r\n')
+    client.post(CHAT, BODY)
+    expect(await client.until(/HTTP\/1.1 200 OK/)).toContain('at most 100000 bytes')
+  })
+
+  test('of exactly the largest size is served', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { bodyBytes: BODY.length } })
+    expect((await plane.ask(CHAT, BODY)).status).toBe(200)
+    expect((await plane.ask(CHAT, `${BODY} `)).status).toBe(400)
+  })
+
+  test('of which only half arrives is 408 at the limit, and the connection is closed', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { bodyMs: 150 } })
+    const client = await plane.raw()
+    client.post(CHAT, BODY.slice(0, 20), { 'content-length': String(BODY.length) })
+    const answer = await client.until(/"code":408/)
+    expect(answer).toMatch(/^HTTP\/1.1 408/)
+    expect(answer).toMatch(/connection: close/i)
+    await client.closed
+    expect(plane.settled).toEqual([])
+  })
+
+  test('that comes byte by byte does not hold us longer than the limit', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { bodyMs: 300 } })
+    const client = await plane.raw()
+    client.post(CHAT, '', { 'content-length': String(BODY.length) })
+    let next = 0
+    const drip = setInterval(() => client.send(BODY.charAt(next++)), 20)
+    await client.until(/"code":408/)
+    clearInterval(drip)
+    await client.closed
+  })
+
+  test('that comes in many small pieces is the same body', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const client = await plane.raw()
+    client.socket.setNoDelay(true)
+    client.post(CHAT, '', { 'content-length': String(BODY.length) })
+    for (const letter of BODY) {
+      client.send(letter)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await client.until(/"finish_reason":"stop"/)
+    expect(engine.requests[0]?.json).toMatchObject(ASK)
+  })
+
+  test('whose sender leaves half-way leaves nothing behind', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 1000 } })
+    for (let round = 0; round < 5; round += 1) {
+      const client = await plane.raw()
+      client.post(CHAT, 'x'.repeat(800), { 'content-length': '900' })
+      client.socket.end()
+      await client.closed
+    }
+    await expect.poll(async () => (await plane.ask(CHAT, BODY)).status).toBe(200)
+    expect(plane.log).toEqual([])
+  })
+
+  test('finds no room when too many are in flight: 503, and room again when they are gone', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 10_000 } })
+    const first = await plane.raw()
+    first.post(CHAT, 'x'.repeat(9_900), { 'content-length': '20000' })
+    await expect.poll(async () => (await plane.ask(CHAT, BODY)).status).toBe(503)
+    const refused = await plane.ask(CHAT, BODY)
+    expect(refused.headers.get('retry-after')).toBe('1')
+    first.socket.destroy()
+    await expect.poll(async () => (await plane.ask(CHAT, BODY)).status).toBe(200)
+  })
+
+  test('of a megabyte reaches the engine as it is, but for what we set', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, replica: { remoteModel: 'Org/remote' } })
+    const large = { ...ASK, messages: [{ role: 'user', content: 'é"\\'.repeat(250_000) }], temperature: 0.5, stream: true }
+    const answer = await plane.ask(CHAT, large)
+    expect(answer.status).toBe(200)
+    await answer.text()
+    expect(engine.requests[0]?.json).toEqual({ ...large, model: 'Org/remote', stream_options: { include_usage: true } })
+    expect(engine.requests[0]?.headers['content-length']).toBe(String(engine.requests[0]?.bytes.length))
+  })
+
+  test('of a megabyte is checked too: its scalars, its end, and what its model can take', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const text = 'x'.repeat(1_000_000)
+    const statusOf = async (body: unknown) => {
+      const answer = await plane.ask(CHAT, body)
+      return `${answer.status} ${((await answer.json()) as { error: { message: string } }).error.message}`
+    }
+    const messages = [{ role: 'user', content: text }]
+    expect(await statusOf({ ...ASK, messages, temperature: 3 })).toMatch(/^400 .*"temperature"/)
+    expect(await statusOf({ ...ASK, messages, max_tokens: 600 })).toMatch(/^416/)
+    expect(await statusOf({ ...ASK, messages: text })).toMatch(/^400 .*"messages"/)
+    expect(await statusOf(JSON.stringify({ ...ASK, messages }).slice(0, -1))).toMatch(/^400 Invalid JSON body/)
+    const image = [{ role: 'user', content: [{ type: 'image_url', image_url: { url: `data:image/png;base64,${text}` } }] }]
+    expect(await statusOf({ ...ASK, messages: image })).toMatch(/^400 .*takes no images/)
+    expect(engine.requests).toEqual([])
+  })
+})
+
+describe('a refusal before the body', () => {
+  test('reaches a client that is still sending, and leaves the connection usable', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const client = await plane.raw()
+    client.post(CHAT, 'x'.repeat(100), { authorization: `Bearer ${NIL}`, 'content-length': '500000' })
+    await client.until(/"code":403/)
+    client.send('x'.repeat(499_900))
+    client.post(CHAT, BODY)
+    await client.until(/HTTP\/1.1 200 OK/)
+  })
+
+  test('a client that asks before it sends is told to go on only when its key is good', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const good = await plane.raw()
+    good.post(CHAT, '', { expect: '100-continue', 'content-length': String(BODY.length) })
+    await good.until(/^HTTP\/1.1 100 Continue\r\n\r\n/)
+    good.send(BODY)
+    await good.until(/HTTP\/1.1 200 OK/)
+    const bad = await plane.raw()
+    bad.post(CHAT, '', { expect: '100-continue', 'content-length': '1000', authorization: `Bearer ${NIL}` })
+    await bad.until(/"code":403/)
+    expect(bad.received()).not.toContain('100 Continue')
+    await bad.closed
+    const large = await plane.raw()
+    large.post(CHAT, '', { expect: '100-continue', 'content-length': '1000000000' })
+    expect(await large.until(/"code":400/)).not.toContain('100 Continue')
+  })
+})
+
+describe('pipelined requests', () => {
+  test('are answered in order, whichever engine is done first', async () => {
+    await using engine = await startScriptedEngine()
+    engine.playOnce({ tokens: ['first'], holdAfter: 1 })
+    engine.playOnce({ tokens: ['second'] })
+    await using plane = await startDataPlane({ engine: engine.url })
+    const client = await plane.raw()
+    client.post(CHAT, BODY)
+    await engine.until('held')
+    client.post(CHAT, BODY)
+    client.send(`GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${plane.key}\r\n\r\n`)
+    await engine.until('answered')
+    engine.release()
+    const all = await client.until(/"object":"list"/)
+    expect(count(all, /HTTP\/1.1 200 OK/)).toBe(3)
+    expect(all.indexOf('first')).toBeLessThan(all.indexOf('second'))
+    expect(plane.records).toHaveLength(2)
+  })
+
+  test('of a client that leaves are all stopped', async () => {
+    await using engine = await startScriptedEngine({ holdAfter: 1 })
+    await using plane = await startDataPlane({ engine: engine.url })
+    const client = await plane.raw()
+    for (let each = 0; each < 12; each += 1) client.post(CHAT, BODY)
+    await engine.until('held', 12)
+    client.socket.destroy()
+    await engine.until('aborted', 12)
+    await expect.poll(() => plane.records.length).toBe(12)
+  })
+})
+
+describe('the connection', () => {
+  test('is used again after an answer, a refusal and a stream', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const client = await plane.raw()
+    client.post(CHAT, BODY)
+    await client.until(/"finish_reason":"stop"/)
+    client.post(CHAT, '{')
+    await client.until(/"code":400/)
+    client.post(CHAT, JSON.stringify({ ...ASK, stream: true }))
+    await client.until(/data: \[DONE\]\n\n\r\n0\r\n\r\n/)
+    client.post(CHAT, BODY)
+    await client.until((received) => count(received, /HTTP\/1.1 200 OK/) === 3)
+    client.socket.end()
+    await once(client.socket, 'close')
+  })
+})

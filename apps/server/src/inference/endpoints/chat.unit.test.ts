@@ -1,0 +1,155 @@
+import { aModel } from '@parvis/testkit/data-plane'
+import { describe, expect, test } from 'vitest'
+import { bufferToBody, piecesToBody } from '../body.ts'
+import { chat } from './chat.ts'
+
+const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }] }
+const MODEL = aModel({ features: { tools: true, structuredOutput: true, reasoning: false, vision: true } })
+
+const check = (ask: object, model = MODEL) => {
+  const text = Buffer.from(JSON.stringify(ask))
+  const reading = chat.read(bufferToBody(text))
+  if (!reading.ok) throw new Error('unreadable')
+  return chat.check(reading.value, model)
+}
+
+const fieldOf = (ask: object): string => {
+  const checked = check({ ...ASK, ...ask })
+  return checked.ok ? 'accepted' : checked.refusal.code === 'field_invalid' ? checked.refusal.field : checked.refusal.code
+}
+
+const user = (content: unknown) => ({ messages: [{ role: 'user', content }] })
+
+describe('a chat request', () => {
+  test.each<[object]>([
+    [
+      {
+        messages: [
+          { role: 'system', content: 'a' },
+          { role: 'developer', content: [{ type: 'text', text: 'a' }] },
+          { role: 'user', content: 'b' },
+        ],
+      },
+    ],
+    [
+      {
+        messages: [
+          { role: 'assistant', content: null, tool_calls: [{ id: '1', type: 'function', function: { name: 'a', arguments: '{}' } }] },
+        ],
+      },
+    ],
+    [{ messages: [{ role: 'assistant', content: 'a', reasoning_content: 'b', tool_calls: null, refusal: null }] }],
+    [{ messages: [{ role: 'assistant' }, { role: 'tool', content: '1', tool_call_id: '1', name: 'a' }] }],
+    [
+      user([
+        { type: 'text', text: 'a' },
+        { type: 'image_url', image_url: { url: 'https://example.com/a.png', detail: 'low' } },
+      ]),
+    ],
+    [user([{ type: 'input_audio', input_audio: { data: 'AAAA', format: 'wav' } }])],
+    [{ temperature: 0, top_p: 1, presence_penalty: -2, frequency_penalty: 2, seed: 2 ** 60, n: 2, stop: ['a', 'b', 'c', 'd'] }],
+    [
+      {
+        temperature: null,
+        top_p: null,
+        stop: null,
+        stream: null,
+        stream_options: null,
+        tools: null,
+        max_tokens: null,
+        response_format: null,
+        n: null,
+      },
+    ],
+    [{ logprobs: true, top_logprobs: 20, logit_bias: { '1': -100 }, parallel_tool_calls: false, reasoning_effort: 'low' }],
+    [{ tools: [{ type: 'function', function: { name: 'a', strict: true } }], tool_choice: { type: 'function', function: { name: 'a' } } }],
+    [{ response_format: { type: 'json_object', schema: {} } }],
+    [{ response_format: { type: 'json_schema', json_schema: { name: 'a', schema: { type: 'object' }, strict: true } } }],
+    [
+      {
+        format: 'json',
+        user: 7,
+        metadata: 'x',
+        store: 'y',
+        top_k: -1,
+        chat_template_kwargs: { a: 1 },
+        modalities: 3,
+        web_search_options: [],
+      },
+    ],
+  ])('is accepted: %j', (ask) => {
+    expect(fieldOf(ask)).toBe('accepted')
+  })
+
+  test.each<[object, string]>([
+    [{ messages: [] }, 'messages'],
+    [{ messages: 'Hi' }, 'messages'],
+    [{ messages: null }, 'messages'],
+    [{ messages: ['Hi'] }, 'messages[0]'],
+    [{ messages: [{ content: 'Hi' }] }, 'messages[0].role'],
+    [{ messages: [{ role: 'robot', content: 'Hi' }] }, 'messages[0].role'],
+    [{ messages: [{ role: 'user' }] }, 'messages[0].content'],
+    [{ messages: [{ role: 'system', content: null }] }, 'messages[0].content'],
+    [{ messages: [{ role: 'tool', content: '1' }] }, 'messages[0].tool_call_id'],
+    [{ messages: [{ role: 'assistant', content: 7 }] }, 'messages[0].content'],
+    [user([]), 'messages[0].content'],
+    [user([{ type: 'file', file: {} }]), 'messages[0].content[0].type'],
+    [
+      user([
+        { type: 'text', text: 'a' },
+        { type: 'image_url', image_url: 'https://x' },
+      ]),
+      'messages[0].content[1].image_url',
+    ],
+    [user([{ type: 'input_audio', input_audio: { data: 'AAAA', format: 'flac' } }]), 'messages[0].content[0].input_audio.format'],
+    [{ temperature: 2.1 }, 'temperature'],
+    [{ temperature: '1' }, 'temperature'],
+    [{ top_p: -0.1 }, 'top_p'],
+    [{ presence_penalty: 3 }, 'presence_penalty'],
+    [{ frequency_penalty: -2.5 }, 'frequency_penalty'],
+    [{ max_tokens: 0 }, 'max_tokens'],
+    [{ max_tokens: '8000' }, 'max_tokens'],
+    [{ max_completion_tokens: 1.5 }, 'max_completion_tokens'],
+    [{ stop: ['a', 'b', 'c', 'd', 'e'] }, 'stop'],
+    [{ stop: 7 }, 'stop'],
+    [{ n: 0 }, 'n'],
+    [{ seed: 1.5 }, 'seed'],
+    [{ stream: 'true' }, 'stream'],
+    [{ stream_options: { include_usage: 1 } }, 'stream_options.include_usage'],
+    [{ logprobs: 1 }, 'logprobs'],
+    [{ top_logprobs: 21 }, 'top_logprobs'],
+    [{ tools: {} }, 'tools'],
+    [{ tools: [{ type: 'web_search' }] }, 'tools[0].type'],
+    [{ tools: [{ type: 'function', function: {} }] }, 'tools[0].function.name'],
+    [{ tool_choice: 'sometimes' }, 'tool_choice'],
+    [{ response_format: { type: 'xml' } }, 'response_format.type'],
+    [{ response_format: { type: 'json_schema' } }, 'response_format.json_schema'],
+    [{ max_tokens: 513 }, 'output_limit'],
+    [{ max_completion_tokens: 513, max_tokens: 1 }, 'output_limit'],
+  ])('is refused and the field is named: %j', (ask, field) => {
+    expect(fieldOf(ask)).toBe(field)
+  })
+
+  test('that asks for more output than there is context cannot be met', () => {
+    const checked = check({ ...ASK, max_tokens: 100 }, aModel({ contextTokens: 100, maxOutputTokens: 200 }))
+    expect(checked).toEqual({ ok: false, refusal: { code: 'context_exceeded', asked: 101, maximum: 100 } })
+  })
+
+  test('is estimated by its text, and an image in it as an image, however it is cut', () => {
+    const estimate = (body: Buffer, pieces = 1): number => {
+      const size = Math.ceil(body.length / pieces)
+      const cut = Array.from({ length: pieces }, (_, index) => body.subarray(index * size, (index + 1) * size))
+      const reading = chat.read(piecesToBody(cut, body.length))
+      const checked = reading.ok && chat.check(reading.value, { ...MODEL, contextTokens: 1_000_000 })
+      return checked && checked.ok ? checked.value.estimate.inputTokens : Number.NaN
+    }
+    expect(estimate(Buffer.from(JSON.stringify({ ...ASK, ...user('x'.repeat(4000)) })))).toBeGreaterThan(1000)
+    const image = { type: 'image_url', image_url: { url: `data:image/png;base64,${'A'.repeat(400_000)}` } }
+    const body = Buffer.from(JSON.stringify({ ...ASK, ...user([image, image]) }))
+    for (const pieces of [1, 13]) {
+      expect(estimate(body, pieces)).toBeGreaterThan(3000)
+      expect(estimate(body, pieces)).toBeLessThan(3200)
+    }
+    expect(check({ ...ASK, n: 3, max_tokens: 10 })).toMatchObject({ value: { estimate: { outputTokens: 30 } } })
+  })
+})
