@@ -48,6 +48,7 @@ test('a change that only the table tells of is found by the poll', () =>
     await changes.watch('iam', iam.reload)
     await database.db.query(`update change set version = version - 1 where room = 'iam'`) // as after a backup was put back
     await until('it is loaded again', () => iam.seen.count === 2, 1_000)
+    expect(iam.seen.count).toBe(2)
   }))
 
 test('a change that is rolled back is never told', () =>
@@ -86,6 +87,7 @@ test('a change during a reload is not lost', () =>
     await note('iam')
     release()
     await until('a third one follows', () => loads === 3, 1_500)
+    expect(loads).toBe(3)
   }))
 
 test.each(['cut', 'silence'] as const)(
@@ -105,6 +107,7 @@ test.each(['cut', 'silence'] as const)(
         await until('what changed meanwhile is loaded', () => iam.seen.count === 2, 5_000)
         await note('iam')
         await until('what changes now is loaded', () => iam.seen.count === 3, 1_000)
+        expect(iam.seen.count).toBe(3)
       }, address.href)
     } finally {
       await proxy.close()

@@ -153,11 +153,11 @@ const works = async (root: string, user: RunAs): Promise<boolean> => {
  * The programs that npm brought, ready to run as `user`. Where they cannot be used in place (installed below a closed home
  * directory, or on a read-only disk without the links) they are copied once into `copyDir`, 60 MB.
  */
-export const npmTools = async (user: RunAs, copyDir: string): Promise<Tools> => {
+export const npmTools = async (user: RunAs, copyDir: string, from?: Package): Promise<Tools> => {
   if (process.platform === 'win32') {
     throw new Error('The embedded PostgreSQL is not supported on Windows. Set PARVIS_DATABASE_URL to a PostgreSQL server, or run in WSL.')
   }
-  const { root, version } = findPackage()
+  const { root, version } = from ?? findPackage()
   await link(root).catch(() => undefined) // a read-only install; whether that matters is what comes next
   if (await works(root, user)) return { bin: join(root, 'native', 'bin'), version }
 

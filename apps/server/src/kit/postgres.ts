@@ -38,6 +38,7 @@ const STEP_MS = 50
 const FIRST_BACKOFF_MS = 100
 const MAX_BACKOFF_MS = 5_000
 const CONNECT_LIMIT_MS = 5_000
+const MAKE_LIMIT_MS = 60_000 // it copies a template, 7 MB, to a disk that may be slow
 
 const SERVER = 'server'
 const COMMAND = 'command'
@@ -94,15 +95,24 @@ const startAnywhere = async (cluster: Cluster, clock: Clock): Promise<{ server: 
   }
 }
 
-const makeDatabase = async (port: number, password: string): Promise<void> => {
-  const client = new pg.Client({ connectionString: addressOf(port, password), connectionTimeoutMillis: CONNECT_LIMIT_MS })
-  client.on('error', () => undefined)
-  await client.connect()
+/** The first words with the server: they also show that the password is the right one. */
+const makeDatabase = async (cluster: Cluster, port: number): Promise<void> => {
+  const client = new pg.Client({
+    connectionString: addressOf(port, cluster.password),
+    connectionTimeoutMillis: CONNECT_LIMIT_MS,
+    query_timeout: MAKE_LIMIT_MS,
+  })
+  client.on('error', () => undefined) // a connection that breaks also fails the question, which tells
   try {
+    await client.connect()
     const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [DATABASE])
     if (rowCount === 0) await client.query(`create database ${DATABASE} owner ${DATABASE_USER}`)
+  } catch (cause) {
+    throw new Error(`PostgreSQL runs in ${cluster.dir} but does not let us in: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    })
   } finally {
-    await client.end()
+    await client.end().catch(() => undefined)
   }
 }
 
@@ -201,7 +211,7 @@ const open = async (dataDir: string, hold: Hold, options: { log: Logger; clock: 
       }
     }
     try {
-      await makeDatabase(port, cluster.password)
+      await makeDatabase(cluster, port)
     } catch (error) {
       await running.close()
       throw error

@@ -52,14 +52,24 @@ export const SPOKEN = {
     say: (r) => `The model ${JSON.stringify(r.model)} was not found. GET /v1/models lists those that are served.`,
     param: () => 'model',
   },
-  model_not_listed: { status: 404, type: 'NotFoundError', say: (r) => `The model ${JSON.stringify(r.model)} was not found.`, param: () => 'model' },
+  model_not_listed: {
+    status: 404,
+    type: 'NotFoundError',
+    say: (r) => `The model ${JSON.stringify(r.model)} was not found.`,
+    param: () => 'model',
+  },
   endpoint_mismatch: {
     status: 400,
     type: 'BadRequestError',
     say: (r) => `The model ${JSON.stringify(r.model)} is of type ${r.serves} and does not serve ${r.endpoint}.`,
     param: () => 'model',
   },
-  field_invalid: { status: 400, type: 'BadRequestError', say: (r) => `The field "${r.field}" is not valid: ${r.reason}.`, param: (r) => r.field },
+  field_invalid: {
+    status: 400,
+    type: 'BadRequestError',
+    say: (r) => `The field "${r.field}" is not valid: ${r.reason}.`,
+    param: (r) => r.field,
+  },
   output_limit: {
     status: 416,
     type: 'RangeNotSatisfiableError',
@@ -80,7 +90,11 @@ export const SPOKEN = {
         : `You exceeded your current quota of ${r.limit} per minute for the model ${r.model}.`,
   },
   busy: { status: 503, type: 'ServiceUnavailableError', say: (r) => `The service cannot take the request now: ${r.reason}.` },
-  engine_unavailable: { status: 503, type: 'ServiceUnavailableError', say: (r) => `No engine is ready for the model ${r.model}: ${r.reason}.` },
+  engine_unavailable: {
+    status: 503,
+    type: 'ServiceUnavailableError',
+    say: (r) => `No engine is ready for the model ${r.model}: ${r.reason}.`,
+  },
   engine_refused: {
     status: (r) => r.status,
     type: 'BadRequestError',
