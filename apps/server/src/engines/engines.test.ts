@@ -56,7 +56,7 @@ const newModel = async (): Promise<{ id: ModelId; name: string }> => {
 }
 const startEngine = async (...args: Parameters<typeof startScriptedEngine>): Promise<ScriptedEngine> => {
   const engine = await startScriptedEngine(...args)
-  opened.push(engine.close)
+  opened.push(() => engine.close())
   return engine
 }
 const open = async (options: { secrets?: Secrets; dir?: string } = {}) => {

@@ -292,7 +292,7 @@ const call = (seat: Seat): Promise<number> =>
 
 const startEngine = async (script: Parameters<typeof startScriptedEngine>[0] = {}): Promise<ScriptedEngine> => {
   const engine = await startScriptedEngine(script)
-  opened.push(engine.close)
+  opened.push(() => engine.close())
   return engine
 }
 

@@ -153,11 +153,13 @@ export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; 
         if (away === 0) log.warn({ err: error }, 'usage events cannot be shipped to the database; they wait on disk')
         away += 1
       }
-      if (journal.fault() !== undefined && performance.now() >= mendAtMs) {
+      const unwritable = journal.fault() !== undefined
+      if (unwritable && performance.now() >= mendAtMs) {
         await journal.mend()
         mendAtMs = performance.now() + MEND_EVERY_MS
       }
-      const restMs = Math.min(BACKOFF_MAX_MS, everyMs * 2 ** Math.min(away, 16))
+      const longestMs = unwritable ? MEND_EVERY_MS : BACKOFF_MAX_MS
+      const restMs = Math.min(longestMs, everyMs * 2 ** Math.min(away, 16))
       await clock.sleep(restMs, awake.signal).catch(() => undefined)
     }
   }

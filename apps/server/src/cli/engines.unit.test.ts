@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest'
+import type { ModelId } from '../kit/ids.ts'
+import { planModels, type Wanted } from './engines.ts'
+
+const wanted = (changes: Partial<Wanted> = {}): Wanted => ({ models: [], types: new Map(), contexts: new Map(), force: false, ...changes })
+const offers = (...ids: string[]) => ids.map((id) => ({ id, contextTokens: undefined }))
+
+test('what is neither chat nor embedding nor rerank is left out, and told', () => {
+  const { planned, leftOut } = planModels(offers('gpt-4o', 'whisper-1', 'tts-1', 'text-embedding-3-small'), wanted(), [])
+  expect(planned.map(({ name, type }) => `${name} ${type}`)).toEqual(['gpt-4o chat', 'text-embedding-3-small embedding'])
+  expect(leftOut).toEqual(['whisper-1', 'tts-1'])
+})
+
+test('what only the operator can decide is asked back with the flag that decides it', () => {
+  expect(() => planModels(offers('a/m', 'b/m'), wanted(), [])).toThrow(/would be called m here.*--model/)
+  expect(() => planModels(offers(...Array.from({ length: 33 }, (_, at) => `m${at}`)), wanted(), [])).toThrow(/has 33 models.*--model/)
+  expect(() => planModels([], wanted(), [])).toThrow(/no model that can be served/)
+  const mine = [{ id: '0' as ModelId, name: 'm', type: 'embedding' as const }]
+  expect(() => planModels(offers('m'), wanted({ types: new Map([['m', 'chat']]) }), mine)).toThrow(/in the catalogue as embedding/)
+})
+
+test('names of engines become names of the catalogue', () => {
+  const names = planModels(offers('llama3.2:1b', 'Qwen/Qwen3-0.6B-GGUF', '/models/My Model.gguf'), wanted(), []).planned.map(
+    ({ name }) => name,
+  )
+  expect(names).toEqual(['llama3.2-1b', 'qwen3-0.6b-gguf', 'my-model.gguf'])
+})
