@@ -110,12 +110,18 @@ export const openServer = (engine: Engine, key: string | undefined) => {
   }
 
   const server = createServer({ headersTimeout: HEADERS_LIMIT_MS, requestTimeout: REQUEST_LIMIT_MS, keepAliveTimeout: KEEP_ALIVE_MS })
+  let running = 0
+  // Connections that are kept alive, or were opened and never used, would hold up the end for as long as the client likes.
+  const endConnections = (): void => {
+    if (!server.listening && running === 0) server.closeAllConnections()
+  }
   server.on('request', (request, response) => {
     const requestId = requestIdOf(request)
     response.setHeader('x-request-id', requestId)
-    // A connection that is kept alive would hold up the end for as long as the client likes.
+    running += 1
     response.once('close', () => {
-      if (!server.listening) setImmediate(() => server.closeIdleConnections())
+      running -= 1
+      endConnections()
     })
     handle(request, response, requestId).catch((error: unknown) => {
       if (request.destroyed && !request.complete) return // the client left in the middle of its own request
@@ -142,7 +148,7 @@ export const openServer = (engine: Engine, key: string | undefined) => {
           clearTimeout(timer)
           resolve()
         })
-        server.closeIdleConnections()
+        endConnections()
       }),
   }
 }
