@@ -45,8 +45,6 @@ export const aModel = (given: Partial<Model> = {}): Model => ({
   ...given,
 })
 
-export type DataPlane = Awaited<ReturnType<typeof startDataPlane>>
-
 /**
  * The data plane alone, with real sockets on both sides and the smallest rooms around it that keep their promises: one key, one
  * project, models from a list, one engine. What the rooms were asked is there to be looked at.
@@ -154,7 +152,11 @@ export const startDataPlane = async (options: {
     settled,
     log: lines,
     /** Asks as a client with the right key would. */
-    ask: (path: string, body?: unknown, init: RequestInit = {}): Promise<Response> =>
+    ask: (
+      path: string,
+      body?: unknown,
+      init: Omit<RequestInit, 'headers'> & { headers?: Record<string, string> } = {},
+    ): Promise<Response> =>
       fetch(`${url}${path}`, {
         ...(body === undefined ? {} : { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body) }),
         ...init,

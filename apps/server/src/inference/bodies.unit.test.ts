@@ -90,7 +90,7 @@ describe('a body', () => {
     client.post(CHAT, '', { 'content-length': String(BODY.length) })
     let next = 0
     const drip = setInterval(() => client.send(BODY.charAt(next++)), 20)
-    await client.until(/"code":408/)
+    expect(await client.until(/"code":408/)).toContain('0.3 s')
     clearInterval(drip)
     await client.closed
   })
@@ -173,7 +173,7 @@ describe('a refusal before the body', () => {
     await client.until(/"code":403/)
     client.send('x'.repeat(499_900))
     client.post(CHAT, BODY)
-    await client.until(/HTTP\/1.1 200 OK/)
+    expect(await client.until(/HTTP\/1.1 200 OK/)).toMatch(/^HTTP\/1.1 403/)
   })
 
   test('a client that asks before it sends is told to go on only when its key is good', async () => {
@@ -238,7 +238,7 @@ describe('the connection', () => {
     client.post(CHAT, JSON.stringify({ ...ASK, stream: true }))
     await client.until(/data: \[DONE\]\n\n\r\n0\r\n\r\n/)
     client.post(CHAT, BODY)
-    await client.until((received) => count(received, /HTTP\/1.1 200 OK/) === 3)
+    expect(count(await client.until((received) => count(received, /HTTP\/1.1 200 OK/) === 3), /HTTP\/1.1 400/)).toBe(1)
     client.socket.end()
     await once(client.socket, 'close')
   })

@@ -47,9 +47,9 @@ export type Exchange = {
   hold(bytes: number): boolean
   /**
    * Told at most once, when the client leaves or the time is up. Who listens here also answers for the time;
-   * without a listener the exchange itself says that it is late.
+   * while nobody does, the exchange itself says that it is late.
    */
-  whenOver(listener: (over: Over) => void): void
+  whenOver(listener: ((over: Over) => void) | undefined): void
   /** A whole answer. */
   answer(status: number, body: Body): void
   /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
@@ -74,12 +74,12 @@ export type ExchangeRooms = {
 
 /** After a refusal the rest of the body is read and dropped for this long: closing at once would take the answer with it. */
 const LINGER_MS = 5_000
-/** How long the rest of an answer may lie in our buffers before the connection is cut. */
-const FLUSH_MS = 60_000
+/** How long the rest of an answer may lie in our buffers before the connection is cut: 100 MB of vectors over a line of 3 Mbit/s. */
+const FLUSH_MS = 300_000
 const BUSY_RETRY_MS = 1_000
 const JSON_TYPE = /^application\/json(?:\s*;\s*charset\s*=\s*"?utf-?8"?)?\s*$/i
 
-export const errorEvent = (refusal: Refusal): Buffer => Buffer.from(`data: ${JSON.stringify(speak(refusal).body)}\n\n`)
+const errorEvent = (refusal: Refusal): Buffer => Buffer.from(`data: ${JSON.stringify(speak(refusal).body)}\n\n`)
 export const DONE_EVENT: Buffer = Buffer.from('data: [DONE]\n\n')
 
 export const openExchange = (
@@ -116,7 +116,7 @@ export const openExchange = (
     abort.abort(new Error(how === 'client_left' ? 'the client has left' : 'the time for the answer is up'))
     if (how === 'client_left') answered = true
     if (listener !== undefined) listener(how)
-    else if (how === 'timed_out') refuse({ code: 'engine_late', limitMs: limits.totalMs })
+    else if (how === 'timed_out') giveUp({ code: 'engine_late', limitMs: limits.totalMs })
   }
 
   const closed = (): void => {
@@ -174,6 +174,12 @@ export const openExchange = (
     endAfterRequest()
   }
 
+  /** Without `[DONE]`: the usage may not be on disk, so nobody may take this for the end of an answer. */
+  const giveUp = (refusal: Refusal): void => {
+    if (response.headersSent) end(errorEvent(refusal))
+    else refuse(refusal)
+  }
+
   const end = (last: Buffer): void => {
     if (answered) return
     answeredNow()
@@ -223,12 +229,13 @@ export const openExchange = (
         const halved = (): void => settle(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
         const slow = deadlines.add(limits.bodyMs, () => settle(no({ code: 'body_late', limitMs: limits.bodyMs })))
         request.on('error', () => {}) // `close` follows
+        if (request.destroyed) return halved()
         request.on('data', take).on('end', whole).on('close', halved)
       }),
     hold: (bytes) => hold(bytes),
     whenOver(told) {
       listener = told
-      if (over !== undefined) told(over)
+      if (over !== undefined) told?.(over)
     },
     answer(status, body) {
       if (answered) return
@@ -251,9 +258,7 @@ export const openExchange = (
       // Whoever was waiting for something when it became pointless is told so by a rejection; that is no fault.
       if (over !== undefined && answered) return
       log.error({ requestId: id, err: error }, 'A request failed')
-      if (!response.headersSent) return refuse({ code: 'fault' })
-      // Without `[DONE]`: what the client got is not the answer it may rely on.
-      end(errorEvent({ code: 'fault' }))
+      giveUp({ code: 'fault' })
     },
   }
 

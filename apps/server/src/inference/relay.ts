@@ -60,6 +60,7 @@ export const openRelay =
         if (settled) return
         settled = true
         deadlines.remove(quiet)
+        exchange.whenOver(undefined)
         if (how !== 'ended') controller?.abort(STOPPED)
         seat.leave(how === 'failed' ? 'broken' : 'clean')
         if (verdict.log !== undefined)

@@ -114,6 +114,19 @@ describe('a streamed answer', () => {
     expect(plane.log.join('')).toContain('the disk is full')
   })
 
+  test('does not wait for the disk longer than an answer may take, and does not end then either', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({
+      engine: engine.url,
+      limits: { totalMs: 300 },
+      rooms: { record: () => new Promise(() => {}) },
+    })
+    const text = await (await plane.ask(CHAT, ASK)).text()
+    expect(text).not.toContain('[DONE]')
+    expect(chunks(text).at(-1)?.error).toMatchObject({ code: 504 })
+    expect((await plane.ask(CHAT, { ...ASK, stream: false })).status).toBe(504)
+  })
+
   test('names the model as the catalogue does, where the engine knows it by another name', async () => {
     await using engine = await startScriptedEngine({ tokens: ['"model":', ' "Org/remote:Q4"'] })
     await using plane = await startDataPlane({
