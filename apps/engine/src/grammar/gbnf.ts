@@ -53,6 +53,59 @@ export type Grammar = {
 const QUOTED = /"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\{[0-9, ]*\}/g
 const NAMES = /[a-z][a-z0-9-]*/g
 
+const TOKENS = /"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\{[0-9, ]*\}|[a-z][a-z0-9-]*|[()|?*+]/g
+
+/** Whether a body can come to an end, given the rules that are known to. */
+const canEnd = (tokens: readonly string[], ending: ReadonlySet<string>): boolean => {
+  let at = 0
+  const choice = (): boolean => {
+    let any = sequence()
+    while (tokens[at] === '|') {
+      at += 1
+      const next = sequence()
+      any ||= next
+    }
+    return any
+  }
+  const sequence = (): boolean => {
+    let all = true
+    while (at < tokens.length && tokens[at] !== '|' && tokens[at] !== ')') {
+      const token = tokens[at] ?? ''
+      at += 1
+      let item = true
+      if (token === '(') {
+        item = choice()
+        at += 1
+      } else if (/^[a-z]/.test(token)) item = ending.has(token)
+      const times = tokens[at] ?? ''
+      if (/^[?*+{]/.test(times)) {
+        at += 1
+        if (/^(?:[?*]|\{0[,}])/.test(times)) item = true
+      }
+      all &&= item
+    }
+    return all
+  }
+  return choice()
+}
+
+/** Whether a text that follows the rules can end: a thing that must contain another of its kind never does. */
+const hasEnd = (rules: ReadonlyMap<string, string>): boolean => {
+  // Rules mostly refer to neighbours in one direction, so passes in turns of direction settle quickly.
+  let open = [...rules].map(([name, body]) => ({ name, tokens: body.match(TOKENS) ?? [] }))
+  const ending = new Set<string>()
+  for (;;) {
+    const before = open.length
+    open = open.toReversed().filter(({ name, tokens }) => {
+      if (!canEnd(tokens, ending)) return true
+      ending.add(name)
+      return false
+    })
+    if (ending.has('root')) return true
+    if (open.length === before) return false
+  }
+}
+
 /** Collects the rules of one grammar in llama.cpp's notation. */
 export const openGrammar = (): Grammar => {
   const rules = new Map<string, string | undefined>()
@@ -111,8 +164,7 @@ export const openGrammar = (): Grammar => {
       return least === 1 ? `${item}+` : [...exactly(item, least), `${item}*`].join(' ')
     },
     text(root) {
-      const lines = [`root ::= ${root}`]
-      const written = new Set<string>()
+      const written = new Map([['root', root]])
       const waiting = [root]
       let chars = 0
       for (let body = waiting.pop(); body !== undefined; body = waiting.pop()) {
@@ -120,14 +172,15 @@ export const openGrammar = (): Grammar => {
           if (written.has(name)) continue
           const rest = rules.get(name)
           if (rest === undefined) throw new Refused('#', 'nothing can fit the schema', true)
-          written.add(name)
-          lines.push(`${name} ::= ${rest}`)
+          written.set(name, rest)
           chars += rest.length
           if (chars > MAX_GRAMMAR_CHARS) throw new Refused('#', 'the schema is too large for a grammar')
           waiting.push(rest)
         }
       }
-      return `${lines.join('\n')}\n`
+      if (!hasEnd(written))
+        throw new Refused('#', 'a value that follows the schema would never end: something must contain another of its kind')
+      return [...written].map(([name, body]) => `${name} ::= ${body}\n`).join('')
     },
   }
 }

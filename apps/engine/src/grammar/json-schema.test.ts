@@ -457,6 +457,8 @@ describe('refused, with the keyword and its place', () => {
     [{ $ref: 'https://example.org/schema' }, '#/$ref: only references inside the schema'],
     [{ $ref: '#/$defs/none' }, '#/$ref: there is no "#/$defs/none"'],
     [{ $ref: '#' }, '#: the schema refers to itself'],
+    [{ type: 'object', properties: { next: { $ref: '#' } }, required: ['next'] }, '#: a value that follows the schema would never end'],
+    [{ type: 'array', items: { $ref: '#' }, minItems: 1 }, '#: a value that follows the schema would never end'],
     [{ $defs: { a: { anyOf: [{ $ref: '#/$defs/a' }, { type: 'string' }] } }, $ref: '#/$defs/a' }, '#/$defs/a: the schema refers to itself'],
     [{ type: 'string', pattern: '(?=a)b' }, '#/pattern: look-ahead and look-behind'],
     [{ type: 'string', pattern: '(?<!a)b' }, '#/pattern: look-ahead and look-behind'],
