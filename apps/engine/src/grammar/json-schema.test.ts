@@ -338,6 +338,12 @@ const TABLE: readonly Row[] = [
     yes: [['127.0.0.1', 'a.b+c@example.org']],
     no: [['256.0.0.1'], ['a@b']],
   },
+  {
+    name: 'a format with a length',
+    schema: { type: 'string', format: 'email', maxLength: 254 },
+    yes: ['someone@mail.example.org', `${'a'.repeat(242)}@example.org`],
+    no: [`${'a'.repeat(243)}@example.org`, 'someone@-example.org', 'someone'],
+  },
   { name: 'a format that is a remark', schema: { type: 'string', format: 'password' }, yes: ['x'] },
   {
     name: 'integers',
