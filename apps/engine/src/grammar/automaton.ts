@@ -118,6 +118,47 @@ const trim = (dfa: Dfa): Dfa => {
   return { accepts: order.map((state) => dfa.accepts[state] ?? false), edges }
 }
 
+const MAX_MERGED_STATES = 400 // merging is quadratic at worst; larger ones are mostly counters, with little to merge
+
+/** Merges states that accept the same rests, so that a product with a counter stays small. */
+const merge = (dfa: Dfa): Dfa => {
+  if (dfa.accepts.length > MAX_MERGED_STATES) return dfa
+  let classes = dfa.accepts.map(Number)
+  for (let count = 0; ; ) {
+    const numbers = new Map<string, number>()
+    const next = dfa.edges.map((edges, state) => {
+      const byClass = new Map<number, Range[]>()
+      for (const { ranges, to } of edges) {
+        const target = classes[to] ?? 0
+        byClass.set(target, [...(byClass.get(target) ?? []), ...ranges])
+      }
+      spend(edges.length + 1)
+      const out = [...byClass].sort(([a], [b]) => a - b).map(([target, ranges]) => `${target}:${joinRanges(ranges).join(';')}`)
+      const key = `${classes[state]}|${out.join('|')}`
+      const known = numbers.get(key) ?? numbers.size
+      numbers.set(key, known)
+      return known
+    })
+    classes = next
+    if (numbers.size === count) break
+    count = numbers.size
+  }
+  const first = new Map<number, number>()
+  for (const [state, number] of classes.entries()) if (!first.has(number)) first.set(number, state)
+  const members = [...first.values()] // state 0 is the first of class 0
+  return {
+    accepts: members.map((state) => dfa.accepts[state] ?? false),
+    edges: members.map((state) => {
+      const byClass = new Map<number, Range[]>()
+      for (const { ranges, to } of dfa.edges[state] ?? []) {
+        const target = classes[to] ?? 0
+        byClass.set(target, [...(byClass.get(target) ?? []), ...ranges])
+      }
+      return [...byClass].map(([to, ranges]) => ({ to, ranges: joinRanges(ranges) }))
+    }),
+  }
+}
+
 export const isEmpty = (dfa: Dfa): boolean => dfa.accepts[0] !== true && dfa.edges[0]?.length === 0
 
 export const openNfa = (): Nfa => {
@@ -184,7 +225,7 @@ export const openNfa = (): Nfa => {
         }
         out.push([...byTarget].map(([to, ranges]) => ({ to, ranges: joinRanges(ranges) })))
       }
-      return trim({ accepts, edges: out })
+      return merge(trim({ accepts, edges: out }))
     },
   }
 }
