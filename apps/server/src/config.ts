@@ -248,7 +248,7 @@ const readIfThere = (path: string): string | undefined => {
   try {
     return readFileSync(path, 'utf8')
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return undefined
     throw new Error(`The settings file ${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
   }
 }

@@ -8,7 +8,7 @@ export type TestDatabase = {
   readonly url: string
   readonly db: Db
   /** Ends the pool and removes the database, whoever else is still connected. */
-  drop(): Promise<void>
+  readonly drop: () => Promise<void>
 }
 
 const log = openLog('silent')

@@ -11,7 +11,7 @@ import { addressOf, type Cluster, DATABASE_USER, findServer, freePort, makeClust
 import { closedTo, npmTools, type RunAs, runAs } from './postgres-tools.ts'
 
 /** A running embedded PostgreSQL. Its address stays the same until it is closed, also when the server crashed meanwhile. */
-export type Embedded = { readonly url: string; close(): Promise<void> }
+export type Embedded = { readonly url: string; readonly close: () => Promise<void> }
 
 const DATABASE = 'parvis'
 const SETTINGS = {

@@ -1,0 +1,249 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import type { Clock } from './clock.ts'
+import { type ArgumentFault, type Denial, speakDenial } from './denial.ts'
+import { newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
+import type { Logger } from './log.ts'
+import { no, type Outcome, yes } from './outcome.ts'
+
+/** Who changes or reads something, and from where: what the audit keeps. */
+export type Actor = {
+  readonly organizationId: OrganizationId
+  readonly principalId: PrincipalId
+  /** For the audit: the principal's id. */
+  readonly name: string
+  readonly ip: string
+  readonly userAgent: string
+}
+
+/** What a route asks of the caller: the kind of object in the singular, and whether it is changed (control-plane.md 3). */
+export type Needs = { readonly resource: string; readonly action: 'read' | 'write'; readonly scope: 'organization' | 'project' }
+
+export type May = (needs: Needs, projectId?: ProjectId) => boolean
+
+/** Says who is calling and what they may. It is handed in by the start page, so that no room needs iam to serve its routes. */
+export type Guard = (headers: FastifyRequest['headers'], ip: string) => Promise<Outcome<{ actor: Actor; may: May }, Denial>>
+
+/** Raw bytes for clients that ask with `dl=1`, base64 in JSON for the others (control-plane.md 2.3). */
+export type FileAnswer = { readonly file: { readonly name: string; readonly contentType: string; readonly bytes: Buffer } }
+
+type Input<P, Q, B> = { readonly params: P; readonly query: Q; readonly body: B; readonly may: May }
+
+/** What goes into the reference, beside what the route does. */
+export type RouteShape = {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
+  /** `/billing/v2beta1/invoices/:invoice_id` */
+  readonly path: string
+  readonly summary: string
+  readonly params?: z.ZodType
+  readonly query?: z.ZodType
+  readonly body?: z.ZodType
+  readonly answer?: z.ZodType
+}
+
+type Route<P, Q, B, A> = RouteShape & {
+  readonly params?: z.ZodType<P>
+  readonly query?: z.ZodType<Q>
+  readonly body?: z.ZodType<B>
+} & (
+    | { readonly needs: Needs; handle(input: Input<P, Q, B> & { readonly actor: Actor }): Promise<Outcome<A, Denial>> }
+    | { readonly needs: 'nobody'; handle(input: Omit<Input<P, Q, B>, 'may'>): Promise<Outcome<A, Denial>> }
+  )
+
+export type Manage = <P = undefined, Q = undefined, B = undefined, A = unknown>(route: Route<P, Q, B, A>) => void
+
+const MAX_BODY_BYTES = 1024 * 1024
+const MAX_PAGE = 1_000_000
+
+// The JavaScript client stops parsing when the type says anything more (control-plane.md 2.3).
+const JSON_TYPE = 'application/json'
+
+/**
+ * `page`, `page_size` and `order_by` of a list (control-plane.md 2.5). `clamp`: a size above the maximum is cut to it, where
+ * IAM refuses it. The first order is the default, and every `unknown_*` means no choice.
+ */
+export const pageQuery = <const O extends readonly [string, ...string[]]>(options: {
+  max: number
+  fallback: number
+  orders: O
+  clamp: boolean
+}) =>
+  z.looseObject({
+    page: z.coerce.number().int().min(1).max(MAX_PAGE).default(1),
+    page_size: options.clamp
+      ? z.coerce
+          .number()
+          .int()
+          .min(1)
+          .default(options.fallback)
+          .transform((size) => Math.min(size, options.max))
+      : z.coerce.number().int().min(1).max(options.max).default(options.fallback),
+    order_by: z
+      .string()
+      .optional()
+      .transform((order, context): O[number] => {
+        if (order === undefined || order.startsWith('unknown_')) return options.orders[0]
+        if (options.orders.includes(order)) return order
+        context.addIssue({ code: 'custom', message: `one of ${options.orders.join(', ')}` })
+        return z.NEVER
+      }),
+  })
+
+/** A list parameter: given once, several times, or not at all. */
+export const listOf = <T extends z.ZodType>(item: T) =>
+  z.preprocess((value) => (value === undefined ? [] : Array.isArray(value) ? value : [value]), z.array(item).max(1_000))
+
+/** `true` and `false` as a query has them. */
+export const queryFlag = z.enum(['true', 'false']).transform((text) => text === 'true')
+
+/** JSON `null` for an optional field means "not given" (control-plane.md 2.2). */
+const withoutNulls = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? Object.fromEntries(Object.entries(value).filter(([, item]) => item !== null))
+    : value
+
+const reasonOf = (issue: z.core.$ZodIssue): ArgumentFault['reason'] => {
+  if (issue.code === 'unrecognized_keys') return 'unknown'
+  if (issue.code === 'invalid_type') return /received undefined/.test(issue.message) ? 'required' : 'format'
+  return issue.code === 'invalid_format' ? 'format' : 'constraint'
+}
+
+const toDetails = (error: z.ZodError): ArgumentFault[] =>
+  error.issues.flatMap((issue) => {
+    const reason = reasonOf(issue)
+    // A typing mistake is named by its own name, not by that of the object around it.
+    const names = issue.code === 'unrecognized_keys' ? issue.keys.map((key) => [...issue.path, key]) : [issue.path]
+    return names.map((path) => ({ argument_name: path.map(String).join('.'), reason, help_message: issue.message }))
+  })
+
+const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, Denial> => {
+  if (schema === undefined) return yes(undefined as T)
+  const parsed = schema.safeParse(value)
+  return parsed.success ? yes(parsed.data) : no({ type: 'invalid_arguments', details: toDetails(parsed.error) })
+}
+
+const isFile = (answer: unknown): answer is FileAnswer => typeof answer === 'object' && answer !== null && 'file' in answer
+
+const toJson = (value: unknown): string => JSON.stringify(value, (_, item: unknown) => (typeof item === 'bigint' ? Number(item) : item))
+
+const send = (reply: FastifyReply, status: number, body: unknown): FastifyReply =>
+  reply
+    .code(status)
+    // Set as bytes, since Fastify would add the charset to a string.
+    .header('content-type', JSON_TYPE)
+    .send(Buffer.from(toJson(body)))
+
+const deny = (reply: FastifyReply, denial: Denial): FastifyReply => {
+  const { status, body, retryAfterMs } = speakDenial(denial)
+  if (retryAfterMs !== undefined) reply.header('retry-after', String(Math.ceil(retryAfterMs / 1000)))
+  return send(reply, status, body)
+}
+
+const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): FastifyReply => {
+  const raw = typeof query === 'object' && query !== null && 'dl' in query && query.dl === '1'
+  if (!raw) return send(reply, 200, { name: file.name, content_type: file.contentType, content: file.bytes.toString('base64') })
+  const name = file.name.replaceAll(/[^\w.-]/g, '_')
+  return reply
+    .code(200)
+    .header('content-type', file.contentType)
+    .header('content-disposition', `attachment; filename="${name}"`)
+    .send(file.bytes)
+}
+
+/**
+ * The management API: each room registers its routes with the function that comes back. A route is guarded before its body is
+ * read, checked against its schemas, and answers in the vendor's shapes (control-plane.md 2 and 3). `shapes` is what the
+ * reference is made from.
+ */
+export const openManagement = (
+  app: FastifyInstance,
+  parts: { guard: Guard; clock: Clock; log: Logger },
+): { manage: Manage; shapes(): readonly RouteShape[] } => {
+  const shapes: RouteShape[] = []
+
+  const manage: Manage = (route) => {
+    shapes.push(route)
+    void app.register(async (scope) => {
+      // Any content type, with or without a body; GET and DELETE may carry `{}` that nobody reads (control-plane.md 2.2).
+      scope.removeAllContentTypeParsers()
+      scope.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: MAX_BODY_BYTES }, (_request, body, done) => done(null, body))
+      scope.setErrorHandler((error: { statusCode?: number }, request, reply) => {
+        if (error.statusCode === 413) {
+          return deny(reply, {
+            type: 'invalid_arguments',
+            details: [{ argument_name: 'body', reason: 'constraint', help_message: `at most ${MAX_BODY_BYTES} bytes` }],
+          })
+        }
+        parts.log.error(
+          { err: error, requestId: reply.getHeader('x-request-id'), method: request.method, route: route.path },
+          'a management request failed',
+        )
+        return send(reply, 500, { message: 'Internal error' })
+      })
+      scope.route<{ Querystring: unknown }>({
+        method: route.method,
+        url: route.path,
+        onRequest: async (request, reply) => {
+          reply
+            .header('x-request-id', newId(parts.clock.now()))
+            .header('x-content-type-options', 'nosniff')
+            .header('x-frame-options', 'DENY')
+            .header('content-security-policy', "default-src 'none'; frame-ancestors 'none'")
+            .header('cache-control', 'no-store')
+          if (route.needs === 'nobody') return undefined
+          const guarded = await parts.guard(request.headers, request.ip)
+          if (!guarded.ok) return deny(reply, guarded.refusal)
+          guards.set(request, guarded.value)
+          return undefined
+        },
+        handler: async (request, reply) => {
+          const params = parse(route.params, request.params)
+          if (!params.ok) return deny(reply, params.refusal)
+          const query = parse(route.query, request.query)
+          if (!query.ok) return deny(reply, query.refusal)
+          const read = route.body === undefined ? yes(undefined) : readJson(request.body)
+          if (!read.ok) return deny(reply, read.refusal)
+          const body = parse(route.body, read.value)
+          if (!body.ok) return deny(reply, body.refusal)
+          const input = { params: params.value, query: query.value, body: body.value }
+
+          const answer = await (route.needs === 'nobody'
+            ? route.handle(input)
+            : handleGuarded(route.needs, request, (who) => route.handle({ ...input, ...who })))
+          if (!answer.ok) return deny(reply, answer.refusal)
+          if (answer.value === undefined) return reply.code(204).send()
+          return isFile(answer.value) ? sendFile(reply, request.query, answer.value) : send(reply, 200, answer.value)
+        },
+      })
+    })
+  }
+
+  const guards = new WeakMap<FastifyRequest, { actor: Actor; may: May }>()
+
+  const handleGuarded = <A>(
+    needs: Needs,
+    request: FastifyRequest,
+    work: (who: { actor: Actor; may: May }) => Promise<Outcome<A, Denial>>,
+  ): Promise<Outcome<A, Denial>> => {
+    const who = guards.get(request)
+    // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
+    if (who === undefined || (needs.scope === 'organization' && !who.may(needs))) {
+      return Promise.resolve(no({ type: 'permissions_denied', details: [{ resource: needs.resource, action: needs.action }] }))
+    }
+    return work(who)
+  }
+
+  return { manage, shapes: () => shapes }
+}
+
+const readJson = (body: unknown): Outcome<unknown, Denial> => {
+  if (!(body instanceof Buffer) || body.length === 0) return yes({})
+  try {
+    return yes(withoutNulls(JSON.parse(body.toString('utf8'))))
+  } catch {
+    return no({
+      type: 'invalid_arguments',
+      details: [{ argument_name: 'body', reason: 'format', help_message: 'the body is not valid JSON' }],
+    })
+  }
+}
