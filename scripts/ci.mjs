@@ -26,7 +26,9 @@ const step = (name, command, args, env = {}) =>
       const failed = Math.max(Number(line?.[2] ?? 0), code === 0 ? 0 : 1)
       total.passed += passed
       total.failed += failed
-      report.push(`${failed === 0 ? '✓' : '✗'} ${name}: ${passed} passed, ${failed} failed, ${Math.round((performance.now() - startedAt) / 1000)} s`)
+      report.push(
+        `${failed === 0 ? '✓' : '✗'} ${name}: ${passed} passed, ${failed} failed, ${Math.round((performance.now() - startedAt) / 1000)} s`,
+      )
       done(code === 0)
     })
   })

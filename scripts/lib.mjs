@@ -29,7 +29,10 @@ const checkNode = () => {
   }
 }
 
-const lockHash = () => createHash('sha256').update(readFileSync(join(ROOT, 'package-lock.json'))).digest('hex')
+const lockHash = () =>
+  createHash('sha256')
+    .update(readFileSync(join(ROOT, 'package-lock.json')))
+    .digest('hex')
 
 const install = () => {
   const wanted = lockHash()
@@ -66,7 +69,6 @@ const build = () => {
   const now = new Date()
   for (const workspace of WORKSPACES) utimesSync(join(ROOT, workspace, 'dist', '.tsbuildinfo'), now, now)
 }
-
 
 /** Everything a command needs before it can run. Does nothing, quickly, when nothing has changed. */
 export const prepare = () => {

@@ -75,10 +75,18 @@ try {
 
   const rival = await serve()
   const rivalCode = await rival.ended
-  check('a second start on the same data directory says who holds it', rivalCode !== 0 && /held by|in use/.test(rival.complained()), rival.complained())
+  check(
+    'a second start on the same data directory says who holds it',
+    rivalCode !== 0 && /held by|in use/.test(rival.complained()),
+    rival.complained(),
+  )
 
   const listed = spawnSync(process.execPath, [parvis, 'keys', 'list'], { cwd: ROOT, env, encoding: 'utf8' })
-  check('keys are listed while it serves, without a secret', listed.status === 0 && /SCW[A-Z0-9]{17}/.test(listed.stdout) && !listed.stdout.includes(secret), listed.stdout + listed.stderr)
+  check(
+    'keys are listed while it serves, without a secret',
+    listed.status === 0 && /SCW[A-Z0-9]{17}/.test(listed.stdout) && !listed.stdout.includes(secret),
+    listed.stdout + listed.stderr,
+  )
 
   check('SIGTERM ends it with code 0', (await first.stop()) === 0, first.complained())
   check('no secret in its log', !first.complained().includes(secret), 'the secret key stands on standard error')

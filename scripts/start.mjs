@@ -5,7 +5,9 @@ import { prepare, ROOT } from './lib.mjs'
 
 prepare()
 
-const server = spawn(process.execPath, [join(ROOT, 'apps', 'server', 'bin', 'parvis.mjs'), 'serve', ...process.argv.slice(2)], { stdio: 'inherit' })
+const server = spawn(process.execPath, [join(ROOT, 'apps', 'server', 'bin', 'parvis.mjs'), 'serve', ...process.argv.slice(2)], {
+  stdio: 'inherit',
+})
 // A terminal sends Ctrl-C to the whole group, the server included; it ends in its own time and we end with its code.
 process.on('SIGINT', () => undefined)
 process.on('SIGTERM', () => server.kill('SIGTERM'))

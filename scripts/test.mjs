@@ -14,19 +14,28 @@ import { fail, prepare, ROOT } from './lib.mjs'
 
 const given = process.argv.slice(2)
 if (given.includes('--help') || given.includes('-h')) {
-  console.log(readFileSync(new URL(import.meta.url), 'utf8').split('\n').filter((line) => line.startsWith('//')).map((line) => line.slice(3)).join('\n'))
+  console.log(
+    readFileSync(new URL(import.meta.url), 'utf8')
+      .split('\n')
+      .filter((line) => line.startsWith('//'))
+      .map((line) => line.slice(3))
+      .join('\n'),
+  )
   process.exit(0)
 }
 const onlyAt = given.indexOf('--only')
 const only = onlyAt < 0 ? undefined : given.splice(onlyAt, 2)[1]
-if (only !== undefined && only !== 'embedded' && only !== 'system') fail(`--only takes "embedded" or "system", not ${JSON.stringify(only ?? '')}.`)
+if (only !== undefined && only !== 'embedded' && only !== 'system')
+  fail(`--only takes "embedded" or "system", not ${JSON.stringify(only ?? '')}.`)
 
 const DEBIAN_POSTGRES = '/usr/lib/postgresql'
 const MIN_POSTGRES = 15
 
 const systemPostgres = () =>
   existsSync(DEBIAN_POSTGRES) &&
-  readdirSync(DEBIAN_POSTGRES).some((version) => Number(version) >= MIN_POSTGRES && existsSync(join(DEBIAN_POSTGRES, version, 'bin', 'initdb')))
+  readdirSync(DEBIAN_POSTGRES).some(
+    (version) => Number(version) >= MIN_POSTGRES && existsSync(join(DEBIAN_POSTGRES, version, 'bin', 'initdb')),
+  )
 
 const isRoot = process.getuid?.() === 0
 
@@ -58,7 +67,15 @@ const vitest = (name, args, env) => {
   const outputFile = join(results, `${name.replaceAll(/\W+/g, '-')}.json`)
   const done = spawnSync(
     process.execPath,
-    [join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'), 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${outputFile}`, ...args, ...given],
+    [
+      join(ROOT, 'node_modules', 'vitest', 'vitest.mjs'),
+      'run',
+      '--reporter=default',
+      '--reporter=json',
+      `--outputFile.json=${outputFile}`,
+      ...args,
+      ...given,
+    ],
     { cwd: ROOT, stdio: 'inherit', env: { ...process.env, ...env } },
   )
   const report = existsSync(outputFile) ? JSON.parse(readFileSync(outputFile, 'utf8')) : undefined
@@ -71,7 +88,9 @@ const vitest = (name, args, env) => {
 if (only !== 'system') vitest('embedded PostgreSQL', [], { PARVIS_TEST_DATABASE: 'embedded' })
 if (only !== 'embedded') {
   ensureSystemPostgres()
-  vitest('system PostgreSQL', ['--project', 'house', ...(given.length > 0 ? ['--passWithNoTests'] : [])], { PARVIS_TEST_DATABASE: 'system' })
+  vitest('system PostgreSQL', ['--project', 'house', ...(given.length > 0 ? ['--passWithNoTests'] : [])], {
+    PARVIS_TEST_DATABASE: 'system',
+  })
 }
 
 rmSync(results, { recursive: true, force: true })

@@ -15,7 +15,20 @@ const startEngine = async (): Promise<Engine> => {
   const key = randomUUID()
   const child = fork(
     join(ROOT, 'apps/engine/dist/main.js'),
-    ['--model', join(ROOT, 'models/tiny-chat/tiny-chat-q8_0.gguf'), '--name', 'tiny-chat', '--type', 'chat', '--context', '2048', '--max-output', '512', '--threads', '1'],
+    [
+      '--model',
+      join(ROOT, 'models/tiny-chat/tiny-chat-q8_0.gguf'),
+      '--name',
+      'tiny-chat',
+      '--type',
+      'chat',
+      '--context',
+      '2048',
+      '--max-output',
+      '512',
+      '--threads',
+      '1',
+    ],
     { env: { ...process.env, PARVIS_ENGINE_KEY: key }, stdio: ['ignore', 'ignore', 'inherit', 'ipc'] },
   )
   const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()))
@@ -106,11 +119,22 @@ export const benchEngine = async (quick: boolean): Promise<Row[]> => {
     for (let round = 0; round < rounds; round += 1) {
       for (const [streams, results] of taken) results.push(await parallel(engine, streams, answers))
     }
-    const of = (streams: number, figure: 'perSecond' | 'cpuMs'): number => median((taken.get(streams) ?? []).map((result) => result[figure]))
+    const of = (streams: number, figure: 'perSecond' | 'cpuMs'): number =>
+      median((taken.get(streams) ?? []).map((result) => result[figure]))
     return [
       ...[1, 4, 8].flatMap((streams): Row[] => [
-        { what: `tokens per second, ${streams} parallel`, value: of(streams, 'perSecond'), unit: 'tok/s', beside: 'tiny-chat Q8_0, one thread, all streams together' },
-        { what: `CPU per token, ${streams} parallel`, value: of(streams, 'cpuMs'), unit: 'ms', beside: `${(of(streams, 'cpuMs') / of(1, 'cpuMs')).toFixed(2)} × that of one stream` },
+        {
+          what: `tokens per second, ${streams} parallel`,
+          value: of(streams, 'perSecond'),
+          unit: 'tok/s',
+          beside: 'tiny-chat Q8_0, one thread, all streams together',
+        },
+        {
+          what: `CPU per token, ${streams} parallel`,
+          value: of(streams, 'cpuMs'),
+          unit: 'ms',
+          beside: `${(of(streams, 'cpuMs') / of(1, 'cpuMs')).toFixed(2)} × that of one stream`,
+        },
       ]),
       {
         what: 'CPU per token, 8 streams against 1',

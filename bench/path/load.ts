@@ -7,7 +7,12 @@ export type Load = { latencyMs: number[]; firstByteMs: number[]; cpuPerRequestMi
 const FILLER = 'The quick brown fox jumps over the lazy dog. '
 /** A chat request of about this many bytes. */
 export const bodyOf = (model: string, bytes: number, stream: boolean): string =>
-  JSON.stringify({ model, stream, max_completion_tokens: 400, messages: [{ role: 'user', content: FILLER.repeat(Math.ceil(bytes / FILLER.length)).slice(0, bytes) }] })
+  JSON.stringify({
+    model,
+    stream,
+    max_completion_tokens: 400,
+    messages: [{ role: 'user', content: FILLER.repeat(Math.ceil(bytes / FILLER.length)).slice(0, bytes) }],
+  })
 
 const one = (client: Client, target: Target, body: string): Promise<{ latencyMs: number; firstByteMs: number; bytes: number }> =>
   new Promise((resolve, reject) => {

@@ -27,7 +27,9 @@ const server = createServer((request, response) => {
   if (request.url === '/health') return void response.end('{}')
   if (request.url === '/v1/models') {
     response.setHeader('content-type', 'application/json')
-    return void response.end('{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"bench","max_model_len":131072}]}')
+    return void response.end(
+      '{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"bench","max_model_len":131072}]}',
+    )
   }
   let streams = false
   request.on('data', (chunk: Buffer) => {

@@ -40,7 +40,13 @@ const startParvis = async (enginePort: number): Promise<Child & { key: string }>
   const dataDir = mkdtempSync(join(tmpdir(), 'parvis-bench-'))
   const port = await freePort()
   const key = randomUUID()
-  const env = { PARVIS_DATA_DIR: dataDir, PARVIS_PORT: String(port), PARVIS_BOOTSTRAP_SECRET_KEY: key, PARVIS_DEMO_MODELS: 'false', PARVIS_LOG_LEVEL: 'error' }
+  const env = {
+    PARVIS_DATA_DIR: dataDir,
+    PARVIS_PORT: String(port),
+    PARVIS_BOOTSTRAP_SECRET_KEY: key,
+    PARVIS_DEMO_MODELS: 'false',
+    PARVIS_LOG_LEVEL: 'error',
+  }
   const child = spawn(process.execPath, [PARVIS, 'serve'], { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'inherit'] })
   const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()))
   const origin = `http://127.0.0.1:${port}`
@@ -70,7 +76,13 @@ type System = 'direct' | 'bare' | 'parvis'
 type Taken = Record<System, Load[]>
 
 /** The systems in turns, in one run: a figure from another minute is not a baseline. */
-const inTurns = async (targets: Record<System, Target>, body: (target: Target) => string, clients: number, requests: number, rounds: number): Promise<Taken> => {
+const inTurns = async (
+  targets: Record<System, Target>,
+  body: (target: Target) => string,
+  clients: number,
+  requests: number,
+  rounds: number,
+): Promise<Taken> => {
   const taken: Taken = { direct: [], bare: [], parvis: [] }
   for (let round = 0; round <= rounds; round += 1) {
     for (const system of ['direct', 'bare', 'parvis'] as const) {
@@ -95,7 +107,13 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
   const bare = await startChild([...source, here('bare-proxy.ts'), String(engine.port)])
   const parvis = await startParvis(engine.port)
   try {
-    const target = (child: Child, key?: string): Target => ({ origin: `http://127.0.0.1:${child.port}`, path: '/v1/chat/completions', model: 'mock', key, pid: child.pid })
+    const target = (child: Child, key?: string): Target => ({
+      origin: `http://127.0.0.1:${child.port}`,
+      path: '/v1/chat/completions',
+      model: 'mock',
+      key,
+      pid: child.pid,
+    })
     const targets = { direct: target(engine), bare: target(bare), parvis: target(parvis, parvis.key) }
     const rounds = quick ? 3 : 7
     const requests = quick ? 2_000 : 6_000
@@ -109,16 +127,69 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
     const jsonRatio = best(busy.parvis, (load) => load.cpuPerRequestMicros) / best(busy.bare, (load) => load.cpuPerRequestMicros)
     const streamRatio = best(streams.parvis, (load) => load.cpuPerRequestMicros) / best(streams.bare, (load) => load.cpuPerRequestMicros)
     return [
-      { what: 'added latency, 1 client, p50', value: added(calm, 50, (load) => load.latencyMs), unit: 'ms', beside: 'the engine called directly; includes one disk sync' },
-      { what: 'added latency, 1 client, p99', value: added(calm, 99, (load) => load.latencyMs), unit: 'ms', beside: 'the engine called directly; includes one disk sync' },
-      { what: 'added latency, 32 clients, p50', value: added(busy, 50, (load) => load.latencyMs), unit: 'ms', beside: 'the engine called directly, closed loop' },
-      { what: 'added latency, 32 clients, p99', value: added(busy, 99, (load) => load.latencyMs), unit: 'ms', beside: 'the engine called directly, closed loop' },
-      { what: 'CPU per request, 1 KB in, 2 KB out', value: best(busy.parvis, (load) => load.cpuPerRequestMicros), unit: 'µs', beside: 'all threads of the server, best round' },
-      { what: 'the same, against a bare proxy', value: jsonRatio, unit: '×', beside: 'undici dispatch under node:http', cliff: { above: 3.5, why: 'key, limits, scan, usage and journal together must stay cheap' } },
-      { what: 'CPU per request, 20 KB in', value: best(large.parvis, (load) => load.cpuPerRequestMicros), unit: 'µs', beside: `bare proxy ${best(large.bare, (load) => load.cpuPerRequestMicros).toFixed(0)} µs` },
-      { what: 'added to the first byte of a stream, p50', value: added(streams, 50, (load) => load.firstByteMs), unit: 'ms', beside: 'the engine called directly, 32 streams', cliff: { above: 10, why: 'an idle gateway may not hold a first token back' } },
-      { what: 'CPU per streamed chunk', value: best(streams.parvis, (load) => load.cpuPerRequestMicros) / CHUNKS, unit: 'µs', beside: `${CHUNKS} chunks a stream` },
-      { what: 'the same, against a bare proxy', value: streamRatio, unit: '×', beside: 'undici dispatch under node:http', cliff: { above: 2.5, why: 'bytes pass through; nothing is parsed per chunk' } },
+      {
+        what: 'added latency, 1 client, p50',
+        value: added(calm, 50, (load) => load.latencyMs),
+        unit: 'ms',
+        beside: 'the engine called directly; includes one disk sync',
+      },
+      {
+        what: 'added latency, 1 client, p99',
+        value: added(calm, 99, (load) => load.latencyMs),
+        unit: 'ms',
+        beside: 'the engine called directly; includes one disk sync',
+      },
+      {
+        what: 'added latency, 32 clients, p50',
+        value: added(busy, 50, (load) => load.latencyMs),
+        unit: 'ms',
+        beside: 'the engine called directly, closed loop',
+      },
+      {
+        what: 'added latency, 32 clients, p99',
+        value: added(busy, 99, (load) => load.latencyMs),
+        unit: 'ms',
+        beside: 'the engine called directly, closed loop',
+      },
+      {
+        what: 'CPU per request, 1 KB in, 2 KB out',
+        value: best(busy.parvis, (load) => load.cpuPerRequestMicros),
+        unit: 'µs',
+        beside: 'all threads of the server, best round',
+      },
+      {
+        what: 'the same, against a bare proxy',
+        value: jsonRatio,
+        unit: '×',
+        beside: 'undici dispatch under node:http',
+        cliff: { above: 3.5, why: 'key, limits, scan, usage and journal together must stay cheap' },
+      },
+      {
+        what: 'CPU per request, 20 KB in',
+        value: best(large.parvis, (load) => load.cpuPerRequestMicros),
+        unit: 'µs',
+        beside: `bare proxy ${best(large.bare, (load) => load.cpuPerRequestMicros).toFixed(0)} µs`,
+      },
+      {
+        what: 'added to the first byte of a stream, p50',
+        value: added(streams, 50, (load) => load.firstByteMs),
+        unit: 'ms',
+        beside: 'the engine called directly, 32 streams',
+        cliff: { above: 10, why: 'an idle gateway may not hold a first token back' },
+      },
+      {
+        what: 'CPU per streamed chunk',
+        value: best(streams.parvis, (load) => load.cpuPerRequestMicros) / CHUNKS,
+        unit: 'µs',
+        beside: `${CHUNKS} chunks a stream`,
+      },
+      {
+        what: 'the same, against a bare proxy',
+        value: streamRatio,
+        unit: '×',
+        beside: 'undici dispatch under node:http',
+        cliff: { above: 2.5, why: 'bytes pass through; nothing is parsed per chunk' },
+      },
       { what: 'memory of the server, idle', value: idleMb, unit: 'MiB', beside: 'resident, without engine children and database' },
       { what: 'memory of the server, after the load', value: residentMb(parvis.pid), unit: 'MiB', beside: 'resident' },
     ]

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
+import { refuseUnroutable } from './inference/routes.ts'
 import type { Clock } from './kit/clock.ts'
 import type { Db } from './kit/db.ts'
 import type { Logger } from './kit/log.ts'
@@ -38,8 +39,16 @@ export const askDatabase = async (db: Db, clock: Clock): Promise<string | undefi
 
 /** Status and sentence for what is not HTTP, by the parser's error code. */
 const UNREADABLE: Record<string, { status: number; phrase: string; message: string }> = {
-  HPE_HEADER_OVERFLOW: { status: 431, phrase: 'Request Header Fields Too Large', message: `The headers are larger than ${MAX_HEADER_BYTES} bytes.` },
-  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, phrase: 'Request Timeout', message: `The request headers did not arrive within ${HEADERS_MS / 1000} s.` },
+  HPE_HEADER_OVERFLOW: {
+    status: 431,
+    phrase: 'Request Header Fields Too Large',
+    message: `The headers are larger than ${MAX_HEADER_BYTES} bytes.`,
+  },
+  ERR_HTTP_REQUEST_TIMEOUT: {
+    status: 408,
+    phrase: 'Request Timeout',
+    message: `The request headers did not arrive within ${HEADERS_MS / 1000} s.`,
+  },
 }
 const NOT_HTTP = { status: 400, phrase: 'Bad Request', message: 'This is not a readable HTTP request.' }
 
@@ -69,6 +78,7 @@ export const openHttp = (log: Logger, readiness: Readiness): FastifyInstance => 
     return503OnClosing: false,
     forceCloseConnections: false,
     clientErrorHandler: refuseUnreadable,
+    frameworkErrors: refuseUnroutable,
   })
 
   app.get('/health', (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok', version: VERSION }))

@@ -9,6 +9,8 @@ import { openEngines } from './engines/engines.ts'
 import type { LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
 import { bootstrap } from './iam/bootstrap.ts'
+import { accountRoutes } from './iam/account-routes.ts'
+import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { openChanges } from './kit/changes.ts'
@@ -16,10 +18,12 @@ import { type Clock, systemClock } from './kit/clock.ts'
 import { holdDataDir } from './kit/data-dir.ts'
 import { openDb } from './kit/db.ts'
 import { type Logger, openLog } from './kit/log.ts'
+import { openManagement } from './kit/management.ts'
 import { migrate } from './kit/migrate.ts'
+import { no } from './kit/outcome.ts'
 import { openEmbeddedPostgres } from './kit/postgres.ts'
 import { openSecrets } from './kit/secrets.ts'
-import { openAdmission } from './quota/admit.ts'
+import { type Admit, openAdmission } from './quota/admit.ts'
 import { openUsage } from './usage/usage.ts'
 
 /** The models that come with the repository. */
@@ -29,6 +33,8 @@ const BYTES_PER_MB = 1024 * 1024
 /** Request bodies held at once in this process: a thousand images in flight would otherwise be a gigabyte. */
 const INFLIGHT_BYTES = 512 * BYTES_PER_MB
 const DRAIN_LOOK_MS = 50
+/** A journal that failed looks every few seconds whether it can be written again. */
+const JOURNAL_RETRY_MS = 5_000
 /** After their sockets are cut, answers need a moment to write their usage events. */
 const CUT_LIMIT_MS = 5_000
 
@@ -61,7 +67,12 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       throw new Error(`The database at ${placeOf(url)} cannot be used: ${reasonOf(error)}`, { cause: error })
     })
     if (applied.length > 0) log.info({ migrations: applied }, 'database is up to date')
-    const owner = await bootstrap(db, secrets, clock, config.bootstrapSecretKey === undefined ? {} : { secretKey: config.bootstrapSecretKey })
+    const owner = await bootstrap(
+      db,
+      secrets,
+      clock,
+      config.bootstrapSecretKey === undefined ? {} : { secretKey: config.bootstrapSecretKey },
+    )
     if (config.demoModels) await seedTinyModels(db, BUILTIN_MODELS_DIR, clock)
 
     const changes = await openChanges({ db, url, clock, log })
@@ -76,13 +87,20 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       log,
       weightsDirs: { builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) },
     })
-    const engines = await openEngines({ db, changes, secrets, clock, log, local: config.engine })
+    const engines = await openEngines({ db, changes, secrets, clock, log, local: { ...config.engine, ...parts.local } })
     open('engines', () => engines.close())
     engines.want(localModels(catalog.list()))
     const unwatch = catalog.onChange(() => engines.want(localModels(catalog.list())))
     open('catalogue watch', async () => unwatch())
 
     const admission = openAdmission()
+    /** What cannot be written down is not begun. */
+    const admit: Admit = (...asked) => {
+      const reason = usage.fault()
+      return reason === undefined
+        ? admission.admit(...asked)
+        : no({ code: 'busy', reason: `usage cannot be recorded: ${reason}`, retryAfterMs: JOURNAL_RETRY_MS })
+    }
     const app = openHttp(log, {
       database: () => askDatabase(db, clock),
       journal: usage.fault,
@@ -93,7 +111,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       {
         authenticate: iam.authenticate,
         resolve: catalog.resolve,
-        admit: admission.admit,
+        admit,
         takeSeat: engines.takeSeat,
         record: usage.record,
         models: catalog.list,
@@ -107,6 +125,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         inflightBytes: INFLIGHT_BYTES,
       },
     )
+    const { manage } = openManagement(app, { guard: openGuard(iam.authenticate), clock, log })
+    accountRoutes(manage, { db })
+
     await app.listen({ host: config.host, port: config.port })
     const { port } = app.server.address() as AddressInfo
 

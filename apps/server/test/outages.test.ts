@@ -37,14 +37,23 @@ afterAll(async () => {
 const chat = { model: 'scripted', messages: [{ role: 'user', content: 'Hello' }] }
 const status = async (path: string, request: Parameters<TestHouse['call']>[1]): Promise<number> => (await house.call(path, request)).status
 
-const events = async (): Promise<number> => Number((await database.db.query<{ n: bigint }>('select count(*) as n from usage_event')).rows[0]?.n ?? 0)
+const events = async (): Promise<number> =>
+  Number((await database.db.query<{ n: bigint }>('select count(*) as n from usage_event')).rows[0]?.n ?? 0)
 
 test('a new key works and a revoked key is gone within a second', async () => {
   const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })
-  const { rows } = await database.db.query<{ id: PrincipalId; organization_id: OrganizationId }>('select id, organization_id from principal')
+  const { rows } = await database.db.query<{ id: PrincipalId; organization_id: OrganizationId }>(
+    'select id, organization_id from principal',
+  )
   const [owner] = rows
   if (owner === undefined) throw new Error('no owner')
-  const key = await createKey(database.db, secrets, { organizationId: owner.organization_id, principalId: owner.id, description: 'test', expiresAt: null, actor: 'test' })
+  const key = await createKey(database.db, secrets, {
+    organizationId: owner.organization_id,
+    principalId: owner.id,
+    description: 'test',
+    expiresAt: null,
+    actor: 'test',
+  })
   await until('the new key works', async () => (await status('/v1/models', { key: key.secretKey })) === 200, 1_000)
   await revokeKey(database.db, { organizationId: owner.organization_id, accessKey: key.accessKey, actor: 'test' })
   await until('the revoked key is refused', async () => (await status('/v1/models', { key: key.secretKey })) === 403, 1_000)
@@ -69,7 +78,11 @@ test('with the database away known keys and models are served, the server says t
 
 test('after an outage a change still arrives', async () => {
   await database.db.query(`update model set status = 'deprecated' where name = 'scripted'; select note_change('catalog')`)
-  await until('the change has arrived', () => house.catalog.list().some((model) => model.name === 'scripted' && model.status === 'deprecated'), 5_000)
+  await until(
+    'the change has arrived',
+    () => house.catalog.list().some((model) => model.name === 'scripted' && model.status === 'deprecated'),
+    5_000,
+  )
 })
 
 /** The engine child that runs this model. */
@@ -112,11 +125,21 @@ test('an engine that is killed in the middle of a stream ends that stream with a
   if (meanwhile.status === 503) expect(Number(meanwhile.headers.get('retry-after'))).toBeGreaterThan(0)
   await until('another process runs the model', () => ![undefined, pid].includes(engineProcess('tiny-chat')))
   await house.ready('tiny-chat')
-  const after = await house.openai().chat.completions.create({ model: 'tiny-chat', temperature: 0, messages: [{ role: 'user', content: 'What is the capital of France?' }] })
+  const after = await house
+    .openai()
+    .chat.completions.create({
+      model: 'tiny-chat',
+      temperature: 0,
+      messages: [{ role: 'user', content: 'What is the capital of France?' }],
+    })
   expect(after.choices[0]?.message.content).toMatch(/Paris/)
   expect(house.log()).toMatch(/SIGKILL/)
   await expect
-    .poll(async () => (await database.db.query(`select ended from usage_event where model = 'tiny-chat' and ended = 'engine_failed'`)).rows.length, { timeout: 10_000 })
+    .poll(
+      async () =>
+        (await database.db.query(`select ended from usage_event where model = 'tiny-chat' and ended = 'engine_failed'`)).rows.length,
+      { timeout: 10_000 },
+    )
     .toBe(1)
 }, 90_000)
 
@@ -124,7 +147,9 @@ test('a client that leaves in mid-stream frees the engine, and what was generate
   engine.play({ tokens: ['a', 'b', 'c'], holdAfter: 2 })
   const leave = new AbortController()
   const aborted = engine.count('aborted')
-  const stream = await house.openai().chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] }, { signal: leave.signal })
+  const stream = await house
+    .openai()
+    .chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] }, { signal: leave.signal })
   let text = ''
   let leftAt = 0
   const read = async (): Promise<void> => {
@@ -141,6 +166,8 @@ test('a client that leaves in mid-stream frees the engine, and what was generate
   expect(performance.now() - leftAt).toBeLessThan(100)
   engine.play({})
   await expect
-    .poll(async () => (await database.db.query(`select ended, counted, output_tokens from usage_event where ended = 'client_left'`)).rows, { timeout: 10_000 })
+    .poll(async () => (await database.db.query(`select ended, counted, output_tokens from usage_event where ended = 'client_left'`)).rows, {
+      timeout: 10_000,
+    })
     .toEqual([{ ended: 'client_left', counted: 'delivered', output_tokens: 2n }])
 })

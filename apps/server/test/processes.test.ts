@@ -31,7 +31,14 @@ afterEach(async () => {
 const settings = async (more: Record<string, string> = {}): Promise<Record<string, string>> => {
   const dataDir = await mkdtemp(join(tmpdir(), 'parvis-process-'))
   directories.push(dataDir)
-  return { PARVIS_DATA_DIR: dataDir, PARVIS_PORT: '0', PARVIS_DATABASE_URL: database.url, PARVIS_DEMO_MODELS: 'false', PARVIS_SHUTDOWN_SECONDS: '10', ...more }
+  return {
+    PARVIS_DATA_DIR: dataDir,
+    PARVIS_PORT: '0',
+    PARVIS_DATABASE_URL: database.url,
+    PARVIS_DEMO_MODELS: 'false',
+    PARVIS_SHUTDOWN_SECONDS: '10',
+    ...more,
+  }
 }
 const serve = async (env: Record<string, string>): Promise<ServerProcess> => {
   const server = await startServerProcess(env)
@@ -42,14 +49,17 @@ const addEngine = async (env: Record<string, string>, server: ServerProcess, key
   const added = await runParvis(['engines', 'add', '--name', 'scripted', '--url', engine.url], env)
   expect(added).toMatchObject({ code: 0 })
   const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: key, maxRetries: 0 })
-  await until('the model answers', () => ask(client).then(
-    () => true,
-    () => false,
-  ))
+  await until('the model answers', () =>
+    ask(client).then(
+      () => true,
+      () => false,
+    ),
+  )
   return client
 }
 const ask = (client: OpenAI) => client.chat.completions.create({ model: 'scripted', messages: [{ role: 'user', content: 'x' }] })
-const streamOf = (client: OpenAI) => client.chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] })
+const streamOf = (client: OpenAI) =>
+  client.chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] })
 
 test('two servers that start at once on an empty database agree: one owner, one key, and both serve', async () => {
   database = await emptyDatabase()
@@ -61,7 +71,9 @@ test('two servers that start at once on an empty database agree: one owner, one 
     expect(answer.status).toBe(200)
     expect(server.out() + server.err()).not.toContain(shared.PARVIS_BOOTSTRAP_SECRET_KEY)
   }
-  const { rows } = await database.db.query('select (select count(*) from organization) as organizations, (select count(*) from project) as projects, (select count(*) from api_key) as keys')
+  const { rows } = await database.db.query(
+    'select (select count(*) from organization) as organizations, (select count(*) from project) as projects, (select count(*) from api_key) as keys',
+  )
   expect(rows).toEqual([{ organizations: 1n, projects: 1n, keys: 1n }])
 })
 
@@ -91,10 +103,12 @@ test('on SIGTERM a running stream ends in full, nothing new is accepted, and the
   const stream = await streamOf(client)
   await engine.until('held', held + 1)
   const stopped = server.stop('SIGTERM')
-  await until('nothing new is accepted', () => fetch(`${server.url}/health`).then(
-    () => false,
-    () => true,
-  ))
+  await until('nothing new is accepted', () =>
+    fetch(`${server.url}/health`).then(
+      () => false,
+      () => true,
+    ),
+  )
   engine.play({})
   engine.release()
   let text = ''
@@ -120,7 +134,9 @@ test('a stream that does not end within the limit is cut, its usage is written, 
   await engine.until('held', held + 1)
   expect(await server.stop('SIGTERM')).toBe(0)
   await expect(read).rejects.toThrow()
-  expect((await database.db.query('select output_tokens from usage_event order by accepted_at desc limit 1')).rows).toEqual([{ output_tokens: 2n }])
+  expect((await database.db.query('select output_tokens from usage_event order by accepted_at desc limit 1')).rows).toEqual([
+    { output_tokens: 2n },
+  ])
 }, 60_000)
 
 test('after kill -9 every answer that a client saw to its end is in the ledger, once', async () => {
@@ -188,7 +204,21 @@ test.each([
 test('every command has its help, and an unknown one is named', async () => {
   database = await emptyDatabase()
   const env = await settings()
-  for (const words of [[], ['serve'], ['doctor'], ['keys'], ['keys', 'create'], ['keys', 'list'], ['keys', 'revoke'], ['models', 'list'], ['models', 'pull'], ['models', 'remove'], ['engines', 'add'], ['engines', 'list'], ['engines', 'remove']]) {
+  for (const words of [
+    [],
+    ['serve'],
+    ['doctor'],
+    ['keys'],
+    ['keys', 'create'],
+    ['keys', 'list'],
+    ['keys', 'revoke'],
+    ['models', 'list'],
+    ['models', 'pull'],
+    ['models', 'remove'],
+    ['engines', 'add'],
+    ['engines', 'list'],
+    ['engines', 'remove'],
+  ]) {
     const help = await runParvis([...words, '--help'], env)
     expect({ words, code: help.code, usage: help.out.includes('Usage: parvis') }).toEqual({ words, code: 0, usage: true })
   }

@@ -15,7 +15,10 @@ let house: TestHouse
 beforeAll(async () => {
   database = await freshDatabase()
   engine = await startScriptedEngine({}, { models: ['scripted', 'vectors'] })
-  house = await startHouse({ database, settings: { PARVIS_REQUEST_TIMEOUT_SECONDS: '2', PARVIS_BODY_TIMEOUT_SECONDS: '1', PARVIS_MAX_BODY_MB: '1' } })
+  house = await startHouse({
+    database,
+    settings: { PARVIS_REQUEST_TIMEOUT_SECONDS: '2', PARVIS_BODY_TIMEOUT_SECONDS: '1', PARVIS_MAX_BODY_MB: '1' },
+  })
   await serveScripted(house, engine, { name: 'scripted' })
   await serveScripted(house, engine, { name: 'vectors', type: 'embedding', maxOutputTokens: null, dimensions: 8 })
 }, 120_000)
@@ -70,7 +73,13 @@ test.each([
   ['an output limit above the maximum', 416, 'RangeNotSatisfiableError', CHAT, { body: { ...chat, max_completion_tokens: 257 } }],
   ['the older name above the maximum', 416, 'RangeNotSatisfiableError', CHAT, { body: { ...chat, max_tokens: 257 } }],
   ['an empty input', 400, 'BadRequestError', '/v1/embeddings', { body: { model: 'vectors', input: '' } }],
-  ['more than 2,048 inputs', 400, 'BadRequestError', '/v1/embeddings', { body: { model: 'vectors', input: Array.from({ length: 2_049 }, () => 'a') } }],
+  [
+    'more than 2,048 inputs',
+    400,
+    'BadRequestError',
+    '/v1/embeddings',
+    { body: { model: 'vectors', input: Array.from({ length: 2_049 }, () => 'a') } },
+  ],
   ['dimensions the model has not', 400, 'BadRequestError', '/v1/embeddings', { body: { model: 'vectors', input: 'a', dimensions: 4 } }],
   ['a body that is too large', 400, 'BadRequestError', CHAT, { body: { ...chat, padding: 'x'.repeat(1_100_000) } }],
 ])('%s is refused with %i', async (_what, status, type, path, request) => {
@@ -103,18 +112,31 @@ test('a doubled slash after v1 and the project in the path lead to the same plac
 })
 
 test("an engine's own refusal of a request is passed on; its refusal of us is not shown", async () => {
-  engine.play({ status: 400, body: { error: { message: "This model's maximum context length is 8 tokens", type: 'BadRequestError', param: null, code: 400 } } })
+  engine.play({
+    status: 400,
+    body: { error: { message: "This model's maximum context length is 8 tokens", type: 'BadRequestError', param: null, code: 400 } },
+  })
   const refused = await house.call(CHAT, { body: chat })
-  expect({ status: refused.status, message: errorOf(refused).message }).toEqual({ status: 400, message: "This model's maximum context length is 8 tokens" })
+  expect({ status: refused.status, message: errorOf(refused).message }).toEqual({
+    status: 400,
+    message: "This model's maximum context length is 8 tokens",
+  })
 
-  engine.play({ status: 401, body: { error: { message: 'wrong bearer secret-of-the-engine', type: 'AuthenticationError', param: null, code: 401 } } })
+  engine.play({
+    status: 401,
+    body: { error: { message: 'wrong bearer secret-of-the-engine', type: 'AuthenticationError', param: null, code: 401 } },
+  })
   const ours = await house.call(CHAT, { body: chat })
   expect(ours.status).toBe(500)
   expect(ours.text).not.toContain('secret-of-the-engine')
 })
 
 test.each([
-  ['answers 500', { status: 500, body: { error: { message: 'CUDA out of memory at /opt/engine', type: 'x', param: null, code: 500 } } }, 500],
+  [
+    'answers 500',
+    { status: 500, body: { error: { message: 'CUDA out of memory at /opt/engine', type: 'x', param: null, code: 500 } } },
+    500,
+  ],
   ['answers garbage', { raw: ['<html>oops</html>'], contentType: 'text/html' }, 500],
   ['answers 200 with an error inside', { body: { error: { message: 'inner', type: 'x', param: null, code: 500 } } }, 500],
   ['cuts the connection', { cutAfter: 0 }, 503],
@@ -136,7 +158,10 @@ test('the request that is one too many at once is refused with 429 and the time 
   await engine.until('held', before + 100)
   const refused = await house.call(CHAT, { body: chat })
   expect(refused.status).toBe(429)
-  expect(errorOf(refused)).toMatchObject({ type: 'RateLimitError', message: expect.stringContaining('threshold of concurrent requests') as string })
+  expect(errorOf(refused)).toMatchObject({
+    type: 'RateLimitError',
+    message: expect.stringContaining('threshold of concurrent requests') as string,
+  })
   expect(refused.headers.get('retry-after')).toBe('1')
   engine.play({})
   engine.release()
@@ -146,7 +171,9 @@ test('the request that is one too many at once is refused with 429 and the time 
 
 test('a mid-stream failure raises in the SDK', async () => {
   engine.play({ tokens: ['a', 'b', 'c', 'd'], cutAfter: 2 })
-  const stream = await house.openai().chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] })
+  const stream = await house
+    .openai()
+    .chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] })
   let text = ''
   const read = async (): Promise<void> => {
     for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? ''
@@ -156,7 +183,8 @@ test('a mid-stream failure raises in the SDK', async () => {
 })
 
 test('the SDK tells the errors apart by their class', async () => {
-  const failing = (client: OpenAI, model = 'scripted') => client.chat.completions.create({ model, messages: [{ role: 'user', content: 'x' }] })
+  const failing = (client: OpenAI, model = 'scripted') =>
+    client.chat.completions.create({ model, messages: [{ role: 'user', content: 'x' }] })
   await expect(failing(house.openai(STRANGER))).rejects.toBeInstanceOf(OpenAI.PermissionDeniedError)
   await expect(failing(house.openai(), 'nothing')).rejects.toBeInstanceOf(OpenAI.UnprocessableEntityError)
   await expect(failing(house.openai(), 'vectors')).rejects.toBeInstanceOf(OpenAI.BadRequestError)
@@ -166,7 +194,10 @@ test('half a request, and a body that comes too slowly, end with 408 and bounded
   const answer = await new Promise<{ status: number | undefined; text: string }>((resolve, reject) => {
     const request = httpRequest(
       `${house.url}${CHAT}`,
-      { method: 'POST', headers: { authorization: `Bearer ${house.secretKey}`, 'content-type': 'application/json', 'content-length': 1000 } },
+      {
+        method: 'POST',
+        headers: { authorization: `Bearer ${house.secretKey}`, 'content-type': 'application/json', 'content-length': 1000 },
+      },
       (response) => {
         let text = ''
         response.on('data', (chunk: Buffer) => {

@@ -62,7 +62,9 @@ test('every room of the server has its row in the table', () => {
 
 for (const [workspace, allowed] of Object.entries(WORKSPACES)) {
   test(`${workspace} looks at no workspace but ${allowed.join(', ') || 'itself'}`, () => {
-    const seen = files(join(ROOT, workspace, 'src')).flatMap(imports).filter((specifier) => specifier.startsWith('@parvis/'))
+    const seen = files(join(ROOT, workspace, 'src'))
+      .flatMap(imports)
+      .filter((specifier) => specifier.startsWith('@parvis/'))
     const foreign = seen.filter((specifier) => !allowed.some((name) => specifier.startsWith(`${name}/`)))
     expect([...new Set(foreign)]).toEqual([])
   })

@@ -25,7 +25,12 @@ const ask = (content: string, more: Partial<OpenAI.Chat.ChatCompletionCreatePara
   openai.chat.completions.create({ model: 'tiny-chat', temperature: 0, messages: [{ role: 'user', content }], ...more })
 
 const streamed = async (content: string): Promise<{ text: string; finish: string | null }> => {
-  const stream = await openai.chat.completions.create({ model: 'tiny-chat', temperature: 0, stream: true, messages: [{ role: 'user', content }] })
+  const stream = await openai.chat.completions.create({
+    model: 'tiny-chat',
+    temperature: 0,
+    stream: true,
+    messages: [{ role: 'user', content }],
+  })
   let text = ''
   let finish: string | null = null
   for await (const chunk of stream) {
@@ -53,7 +58,9 @@ test.each([
 })
 
 test('the id of an answer is the id of its request', async () => {
-  const { data, response } = await openai.chat.completions.create({ model: 'tiny-chat', messages: [{ role: 'user', content: 'Hello' }], temperature: 0 }).withResponse()
+  const { data, response } = await openai.chat.completions
+    .create({ model: 'tiny-chat', messages: [{ role: 'user', content: 'Hello' }], temperature: 0 })
+    .withResponse()
   expect(data.id).toBe(`chatcmpl-${response.headers.get('x-request-id')}`)
 })
 
@@ -80,7 +87,11 @@ test('a tool is called, its result is read, and the answer uses it', async () =>
   const tools: OpenAI.Chat.ChatCompletionTool[] = [
     {
       type: 'function',
-      function: { name: 'get_weather', description: 'Get the weather in a city', parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] } },
+      function: {
+        name: 'get_weather',
+        description: 'Get the weather in a city',
+        parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
+      },
     },
   ]
   const messages: OpenAI.Chat.ChatCompletionMessageParam[] = [{ role: 'user', content: 'What is the weather in Paris?' }]
@@ -108,7 +119,12 @@ test('a streamed tool call has its name once and arguments that join to JSON', a
     temperature: 0,
     stream: true,
     messages: [{ role: 'user', content: 'What is the weather in Rome?' }],
-    tools: [{ type: 'function', function: { name: 'get_weather', parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] } } }],
+    tools: [
+      {
+        type: 'function',
+        function: { name: 'get_weather', parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] } },
+      },
+    ],
     tool_choice: { type: 'function', function: { name: 'get_weather' } },
   })
   const fragments = []
@@ -150,7 +166,8 @@ test("the SDK's embeddings, base64 unless told otherwise, are of full length, un
   const packed = await openai.embeddings.create({ model: 'tiny-embed', input })
   const floats = await openai.embeddings.create({ model: 'tiny-embed', input, encoding_format: 'float' })
   const vectors = packed.data.map((item) => item.embedding)
-  const dot = (a: readonly number[] = [], b: readonly number[] = []): number => a.reduce((sum, value, index) => sum + value * (b[index] ?? 0), 0)
+  const dot = (a: readonly number[] = [], b: readonly number[] = []): number =>
+    a.reduce((sum, value, index) => sum + value * (b[index] ?? 0), 0)
   expect(vectors.map((vector) => vector.length)).toEqual([192, 192, 192])
   for (const vector of vectors) expect(dot(vector, vector)).toBeCloseTo(1, 3)
   for (const [index, item] of floats.data.entries()) expect(dot(item.embedding, vectors[index])).toBeCloseTo(1, 4)
@@ -165,7 +182,11 @@ test("the SDK's embeddings, base64 unless told otherwise, are of full length, un
 test('the models that are served are listed, with and without the project in the path', async () => {
   const names = async (client: OpenAI) => (await client.models.list()).data.map((model) => model.id).toSorted()
   expect(await names(openai)).toEqual(['tiny-chat', 'tiny-embed', 'tiny-rerank'])
-  expect(await names(house.openai(house.secretKey, `${house.url}/${house.owner.organizationId}/v1`))).toEqual(['tiny-chat', 'tiny-embed', 'tiny-rerank'])
+  expect(await names(house.openai(house.secretKey, `${house.url}/${house.owner.organizationId}/v1`))).toEqual([
+    'tiny-chat',
+    'tiny-embed',
+    'tiny-rerank',
+  ])
   expect(await openai.models.retrieve('tiny-chat')).toMatchObject({ id: 'tiny-chat', object: 'model' })
 })
 
@@ -180,7 +201,12 @@ test('every answer is in the ledger with the counts that the client saw', async 
     .withResponse()
   const id = response.headers.get('x-request-id')
   const rows = async () =>
-    (await database.db.query('select model, endpoint, status, ended, counted, input_tokens, output_tokens, project_id from usage_event where id = $1', [id])).rows
+    (
+      await database.db.query(
+        'select model, endpoint, status, ended, counted, input_tokens, output_tokens, project_id from usage_event where id = $1',
+        [id],
+      )
+    ).rows
   await expect.poll(rows, { timeout: 15_000 }).toEqual([
     {
       model: 'tiny-chat',

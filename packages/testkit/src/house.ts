@@ -67,7 +67,8 @@ export const startHouse = async (options: HouseOptions) => {
   const lines: string[] = []
   const log = openLog('debug', { write: (line) => lines.push(line) })
   const house = await start(config, { log, local: { entry: engineFromSource } })
-  const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI => new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
+  const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI =>
+    new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
 
   return {
     ...house,
@@ -93,7 +94,11 @@ export const startHouse = async (options: HouseOptions) => {
     },
     /** Resolves when an engine serves the model. */
     ready: (model: string) =>
-      until(`${model} has a ready engine`, () => house.engines.states().some((replica) => replica.model === model && replica.state === 'ready'), 60_000),
+      until(
+        `${model} has a ready engine`,
+        () => house.engines.states().some((replica) => replica.model === model && replica.state === 'ready'),
+        60_000,
+      ),
     async stop(how: { keepData?: boolean } = {}) {
       await house.close()
       if (how.keepData !== true) await rm(dataDir, { recursive: true, force: true })
@@ -121,6 +126,10 @@ export const serveScripted = async (
   })
   const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })
   const models = [{ modelId, modelName: model.name, remoteName }]
-  await addEngine({ db: house.db, secrets, clock: systemClock }, { name: `engine-of-${model.name}`, url: engine.url, bearer: undefined, models }, 'test')
+  await addEngine(
+    { db: house.db, secrets, clock: systemClock },
+    { name: `engine-of-${model.name}`, url: engine.url, bearer: undefined, models },
+    'test',
+  )
   await house.ready(model.name)
 }

@@ -8,8 +8,13 @@ const FROM_SOURCE = ['--import', pathToFileURL(createRequire(import.meta.url).re
 const START_LIMIT_MS = 60_000
 
 const launch = (args: readonly string[], env: Readonly<Record<string, string>>) => {
-  const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_')))
-  const child = spawn(process.execPath, [...FROM_SOURCE, MAIN, ...args], { env: { ...inherited, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const inherited = Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_')),
+  )
+  const child = spawn(process.execPath, [...FROM_SOURCE, MAIN, ...args], {
+    env: { ...inherited, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const said = { out: '', err: '' }
   child.stdout.on('data', (chunk: Buffer) => {
     said.out += chunk.toString()
@@ -22,7 +27,10 @@ const launch = (args: readonly string[], env: Readonly<Record<string, string>>) 
 }
 
 /** Runs `parvis` with these arguments to its end. */
-export const runParvis = async (args: readonly string[], env: Readonly<Record<string, string>>): Promise<{ code: number | null; out: string; err: string }> => {
+export const runParvis = async (
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<{ code: number | null; out: string; err: string }> => {
   const { said, ended } = launch(args, env)
   return { code: await ended, ...said }
 }

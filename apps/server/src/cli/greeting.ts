@@ -14,7 +14,8 @@ const QUESTION = 'What is the capital of France?'
 
 const curl = (greeting: Greeting, model: string): string => {
   // Single quotes keep a shell from reading the JSON; double ones are needed where the shell shall put in the variable.
-  const bearer = greeting.firstKey === undefined ? '"Authorization: Bearer $PARVIS_API_KEY"' : `'Authorization: Bearer ${greeting.firstKey.secretKey}'`
+  const bearer =
+    greeting.firstKey === undefined ? '"Authorization: Bearer $PARVIS_API_KEY"' : `'Authorization: Bearer ${greeting.firstKey.secretKey}'`
   const body = JSON.stringify({ model, temperature: 0, messages: [{ role: 'user', content: QUESTION }] })
   return `curl ${greeting.url}/v1/chat/completions -H ${bearer} -H 'Content-Type: application/json' -d '${body}'`
 }

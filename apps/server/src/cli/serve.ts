@@ -77,7 +77,11 @@ export const serve = async (config: Config, options: { starter: boolean }): Prom
   return 0
 }
 
-export const registerServe = (program: Command, readSettings: (values: Readonly<Record<string, unknown>>) => Config, settingsHelp: () => string): void => {
+export const registerServe = (
+  program: Command,
+  readSettings: (values: Readonly<Record<string, unknown>>) => Config,
+  settingsHelp: () => string,
+): void => {
   program
     .command('serve', { isDefault: true })
     .description('start the server and its engines; Ctrl-C stops it')
