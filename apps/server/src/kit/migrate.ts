@@ -11,6 +11,8 @@ const LOCK = '3650185254591781105'
 // One process migrates, the others wait for it; a migration that needs longer says so in its first line and is run alone.
 const LOCK_WAIT_LIMIT = '120s'
 const STATEMENT_LIMIT = '600s'
+// The client's own limit for an answer would end the wait first.
+const PATIENT = { query_timeout: 610_000 }
 
 type Migration = { readonly name: string; readonly sql: string; readonly checksum: string }
 
@@ -73,7 +75,6 @@ export const migrate = async (db: Db, directory: URL = MIGRATIONS): Promise<stri
     transaction(db, async (client) => {
       await client.query(`set local lock_timeout = '${LOCK_WAIT_LIMIT}'`)
       await client.query(`set local statement_timeout = '${STATEMENT_LIMIT}'`)
-      // pg's own time limit for an answer would end the wait first, so these three name theirs.
       await client.query({ text: `select pg_advisory_xact_lock(${LOCK})`, ...PATIENT })
       const [next] = pendingAfter(files, await readApplied(client))
       if (next === undefined) return false
@@ -88,8 +89,6 @@ export const migrate = async (db: Db, directory: URL = MIGRATIONS): Promise<stri
   while (await step());
   return done
 }
-
-const PATIENT = { query_timeout: 610_000 }
 
 /** The names of the migrations that `migrate` would take, without taking them. */
 export const pendingMigrations = async (db: Db, directory: URL = MIGRATIONS): Promise<string[]> => {
