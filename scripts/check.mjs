@@ -6,6 +6,7 @@ import { prepare, ROOT } from './lib.mjs'
 prepare()
 
 const bin = (name) => join(ROOT, 'node_modules', '.bin', name)
+/** @type {[name: string, command: string, args: string[]][]} */
 const steps = [
   ['format', bin('biome'), ['check', '--linter-enabled=false', '.']],
   ['lint', bin('oxlint'), ['--type-aware', '--deny-warnings', '.']],

@@ -16,7 +16,7 @@ export const fail = (message) => {
 }
 
 /** Runs a command with our own input and output; ends the script with the command's code when it fails. */
-export const run = (command, args, options = {}) => {
+const run = (command, args, options = {}) => {
   const done = spawnSync(command, args, { cwd: ROOT, stdio: 'inherit', ...options })
   if (done.error) fail(`${command} could not be started: ${done.error.message}`)
   if (done.status !== 0) process.exit(done.status ?? 1)
@@ -54,7 +54,7 @@ const newest = (folder) =>
   readdirSync(folder, { withFileTypes: true }).reduce((latest, entry) => {
     const path = join(folder, entry.name)
     if (entry.isDirectory()) return Math.max(latest, newest(path))
-    return /\.ts$/.test(entry.name) ? Math.max(latest, statSync(path).mtimeMs) : latest
+    return entry.name.endsWith('.ts') ? Math.max(latest, statSync(path).mtimeMs) : latest
   }, 0)
 
 const build = () => {
