@@ -16,6 +16,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   quota: ['kit', 'audit'],
   usage: ['kit', 'audit'],
   inference: ['kit', 'iam', 'catalog', 'quota', 'engines', 'usage'],
+  billing: ['kit', 'iam', 'catalog', 'usage', 'audit'],
 }
 
 /** Workspaces that may look at no part of another but these. */

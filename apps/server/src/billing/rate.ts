@@ -1,0 +1,212 @@
+import type { ProjectId } from '../kit/ids.ts'
+import { type Cents, ceilDiv, type PicoEuro, roundUpToCents, splitCents, sumCents, type UnitPrice } from '../kit/money.ts'
+import type { Month } from './month.ts'
+
+/** What is counted on a line (serverless-platform.md 3.1). */
+export const METERS = ['input_token', 'input_cached_token', 'output_token', 'input_duration', 'node_minute'] as const
+export type Meter = (typeof METERS)[number]
+export type Mode = 'realtime' | 'batch'
+
+/** The two free pools, one for what is counted in tokens and one for audio by time (3.2). Dedicated minutes have none. */
+export const POOLS = ['tokens', 'audio'] as const
+export type Pool = (typeof POOLS)[number]
+
+const POOL_OF: Record<Meter, Pool | undefined> = {
+  input_token: 'tokens',
+  input_cached_token: 'tokens',
+  output_token: 'tokens',
+  input_duration: 'audio',
+  node_minute: undefined,
+}
+
+/** `pico` for `perUnits` units. As a fraction, because a price per minute is rarely whole per millisecond. */
+export type LinePrice = { readonly pico: PicoEuro; readonly perUnits: bigint }
+
+/** Units of audio are milliseconds, of dedicated nodes minutes, of all others tokens. */
+const BLOCK_UNITS: Record<Meter, bigint> = {
+  // The minimum billing unit is 1,000 tokens: once per line and month, after the free tier (3.3).
+  input_token: 1_000n,
+  input_cached_token: 1_000n,
+  output_token: 1_000n,
+  // Metered by the second.
+  input_duration: 1_000n,
+  node_minute: 1n,
+}
+
+const PER_MILLION = 1_000_000n
+const MILLISECONDS_PER_MINUTE = 60_000n
+const BATCH_FACTOR_DIVISOR = 2n
+
+const inMode = (pico: bigint, mode: Mode): PicoEuro => (mode === 'batch' ? pico / BATCH_FACTOR_DIVISOR : pico) as PicoEuro
+
+/** Half of a million times a whole price is whole, so a batch costs exactly half. */
+export const tokenPrice = (price: UnitPrice, mode: Mode): LinePrice => ({ pico: inMode(price * PER_MILLION, mode), perUnits: PER_MILLION })
+
+/** From micro-euros per minute of audio. */
+export const audioPrice = (microEuroPerMinute: bigint, mode: Mode): LinePrice => ({
+  pico: inMode(microEuroPerMinute * PER_MILLION, mode),
+  perUnits: MILLISECONDS_PER_MINUTE,
+})
+
+/** From micro-euros per minute of a node; batches have no nodes of their own. */
+export const nodePrice = (microEuroPerMinute: bigint): LinePrice => ({ pico: (microEuroPerMinute * PER_MILLION) as PicoEuro, perUnits: 1n })
+
+/** What tells one line of an organization from another. */
+export type LineKey = {
+  /** The model, or the kind of node. */
+  readonly product: string
+  readonly mode: Mode
+  readonly meter: Meter
+  readonly price: LinePrice
+  /** The month in which it was used, where that was closed before the event arrived. */
+  readonly lateFrom: Month | null
+}
+
+export type Quantity = LineKey & { readonly projectId: ProjectId; readonly units: bigint }
+
+/** A line and how it came about. `billedUnits` are whole blocks; `exact` is them times the price; `cents` is that, rounded up. */
+export type RatedLine = LineKey & {
+  readonly units: bigint
+  readonly freeUnits: bigint
+  readonly billedUnits: bigint
+  readonly exact: PicoEuro
+  readonly cents: Cents
+  /** What the line would be without the free tier. */
+  readonly grossCents: Cents
+}
+
+export type ProjectLine = Quantity & { readonly exact: PicoEuro; readonly cents: Cents }
+
+export type ProjectBill = {
+  readonly projectId: ProjectId
+  readonly lines: readonly ProjectLine[]
+  readonly grossCents: Cents
+  /** The project's share of the free tier. */
+  readonly deductedCents: Cents
+  readonly cents: Cents
+}
+
+export type Bill = {
+  /** Of the whole organization, and what the free tier took of each. */
+  readonly lines: readonly RatedLine[]
+  /** What is owed: the organization owes what its projects owe together. */
+  readonly projects: readonly ProjectBill[]
+  readonly freeUnits: Record<Pool, bigint>
+  readonly grossCents: Cents
+  readonly deductedCents: Cents
+  readonly cents: Cents
+}
+
+export type FreePools = Readonly<Record<Pool, bigint>>
+
+const keyText = (line: LineKey): string =>
+  [line.product, line.mode, line.meter, line.price.pico, line.price.perUnits, line.lateFrom ?? ''].join('\n')
+
+const compareText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
+
+/** How two prices compare, without dividing. */
+const comparePrice = (a: LinePrice, b: LinePrice): number => {
+  const left = a.pico * b.perUnits
+  const right = b.pico * a.perUnits
+  return left < right ? -1 : left > right ? 1 : 0
+}
+
+/** As people read a bill: by model, then mode, then meter, dearer prices first. */
+const byReading = (a: LineKey, b: LineKey): number =>
+  compareText(a.product, b.product) ||
+  compareText(b.mode, a.mode) ||
+  METERS.indexOf(a.meter) - METERS.indexOf(b.meter) ||
+  comparePrice(b.price, a.price) ||
+  compareText(a.lateFrom ?? '', b.lateFrom ?? '')
+
+/** Dearest first; ties: output before input, then the larger quantity, then the id (3.3). The rest makes the order a total one. */
+const byExpense = (a: LineKey & { units: bigint }, b: LineKey & { units: bigint }): number =>
+  comparePrice(b.price, a.price) ||
+  Number(b.meter === 'output_token') - Number(a.meter === 'output_token') ||
+  compareText(a.meter, b.meter) ||
+  (a.units === b.units ? 0 : a.units > b.units ? -1 : 1) ||
+  byReading(a, b)
+
+/** Adds up what belongs on one line and puts lines in the order in which they are read, whatever order they came in. */
+const gather = (quantities: readonly Quantity[]): Quantity[] => {
+  const lines = new Map<string, Quantity>()
+  for (const quantity of quantities) {
+    const key = keyText(quantity)
+    lines.set(key, { ...quantity, units: (lines.get(key)?.units ?? 0n) + quantity.units })
+  }
+  return [...lines.values()].filter((line) => line.units > 0n).toSorted(byReading)
+}
+
+/** Whole blocks, their exact price, and that rounded up to the cent. Two steps upward end where one would: at the cent. */
+const amount = (meter: Meter, units: bigint, price: LinePrice): { billedUnits: bigint; exact: PicoEuro; cents: Cents } => {
+  const block = BLOCK_UNITS[meter]
+  const billedUnits = ceilDiv(units, block) * block
+  const exact = ceilDiv(billedUnits * price.pico, price.perUnits) as PicoEuro
+  return { billedUnits, exact, cents: roundUpToCents(exact) }
+}
+
+const rateLines = (quantities: readonly Quantity[], pools: FreePools): RatedLine[] => {
+  const lines = gather(quantities)
+  const left: Record<Pool, bigint> = { ...pools }
+  const freeOf = new Map<Quantity, bigint>()
+  for (const line of lines.toSorted(byExpense)) {
+    const pool = POOL_OF[line.meter]
+    if (pool === undefined) continue
+    const free = line.units < left[pool] ? line.units : left[pool]
+    left[pool] -= free
+    freeOf.set(line, free)
+  }
+  return lines.map((line) => {
+    const freeUnits = freeOf.get(line) ?? 0n
+    const { projectId: _projectId, ...key } = line
+    return {
+      ...key,
+      freeUnits,
+      ...amount(line.meter, line.units - freeUnits, line.price),
+      grossCents: amount(line.meter, line.units, line.price).cents,
+    }
+  })
+}
+
+/**
+ * The bill of one organization for one month (serverless-platform.md 3.3 to 3.5). It looks at nothing else, and at no order.
+ *
+ * Lines of the organization decide how much the free tier is worth; each project's own lines, each rounded up, decide its share
+ * of that worth, in euros (3.4). What the organization owes is what its projects owe together: with one project that is the sum of
+ * the organization's lines, with several it can be a few cents more, since each project's lines are rounded by themselves.
+ */
+export const rate = (quantities: readonly Quantity[], pools: FreePools): Bill => {
+  const lines = rateLines(quantities, pools)
+  const projectIds = [...new Set(quantities.map(({ projectId }) => projectId))].toSorted(compareText)
+  const projectLines = projectIds.map((projectId) =>
+    gather(quantities.filter((quantity) => quantity.projectId === projectId)).map((line): ProjectLine => {
+      const { exact, cents } = amount(line.meter, line.units, line.price)
+      return { ...line, exact, cents }
+    }),
+  )
+
+  const freeUnits: Record<Pool, bigint> = { tokens: 0n, audio: 0n }
+  const shares = POOLS.map((pool) => {
+    const own = lines.filter(({ meter }) => POOL_OF[meter] === pool)
+    const gross = projectLines.map((project) => sumCents(project.filter(({ meter }) => POOL_OF[meter] === pool).map(({ cents }) => cents)))
+    freeUnits[pool] = own.reduce((sum, line) => sum + line.freeUnits, 0n)
+    // When everything fits into the pool nobody owes anything, whatever rounding says (3.4, step 3).
+    if (own.every((line) => line.freeUnits === line.units)) return gross
+    return splitCents(sumCents(own.map((line) => (line.grossCents - line.cents) as Cents)), gross)
+  })
+
+  const projects = projectIds.map((projectId, index): ProjectBill => {
+    const own = projectLines[index] ?? []
+    const grossCents = sumCents(own.map(({ cents }) => cents))
+    const deductedCents = sumCents(shares.map((share) => share[index] ?? (0n as Cents)))
+    return { projectId, lines: own, grossCents, deductedCents, cents: (grossCents - deductedCents) as Cents }
+  })
+  return {
+    lines,
+    projects,
+    freeUnits,
+    grossCents: sumCents(projects.map((project) => project.grossCents)),
+    deductedCents: sumCents(projects.map((project) => project.deductedCents)),
+    cents: sumCents(projects.map((project) => project.cents)),
+  }
+}
