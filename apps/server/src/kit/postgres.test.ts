@@ -212,16 +212,24 @@ test('a command uses the database of the running server and leaves it running, o
   }
 })
 
-test('two commands and a server that come at once take turns, and each finds a working database', async () => {
-  const use = async (how: typeof open) => {
-    const database = await how()
-    const rows = await ask(database.url, 'select 1 as n')
-    await database.close()
-    return rows
+test('commands and a server that come at once each find a working database', async () => {
+  const command = async () => {
+    const database = await borrowEmbeddedPostgres({ dataDir, log, clock })
+    try {
+      return await ask(database.url, 'select 1 as n')
+    } finally {
+      await database.close()
+    }
   }
-  const borrow = () => borrowEmbeddedPostgres({ dataDir, log, clock })
-  const all = await Promise.all([use(borrow), use(borrow), use(open)])
-  expect(all).toEqual(Array.from({ length: 3 }, () => [{ n: 1 }]))
+  const opening = open()
+  const commands = Promise.all([command(), command(), command()])
+  const server = await opening
+  try {
+    expect(await commands).toEqual(Array.from({ length: 3 }, () => [{ n: 1 }]))
+    expect(await ask(server.url, 'select 1 as n')).toEqual([{ n: 1 }])
+  } finally {
+    await server.close()
+  }
   expect(await findServer(join(dataDir, 'postgres'))).toBeUndefined()
 })
 

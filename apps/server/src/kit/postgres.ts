@@ -229,12 +229,29 @@ export const openEmbeddedPostgres = async (options: { dataDir: string; log: Logg
   return open(options.dataDir, await waitForHold(options.dataDir, SERVER, options.clock), options)
 }
 
-/** The address of the embedded database that a server runs in this data directory; undefined when none does. */
+const answers = async (url: string): Promise<boolean> => {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: CONNECT_LIMIT_MS, query_timeout: CONNECT_LIMIT_MS })
+  client.on('error', () => undefined)
+  try {
+    await client.connect()
+    await client.query('select 1')
+    return true
+  } catch {
+    return false
+  } finally {
+    await client.end().catch(() => undefined)
+  }
+}
+
+/** The address of the embedded database that a server runs in this data directory; undefined when none does, or not yet. */
 export const connectEmbedded = async (dataDir: string): Promise<string | undefined> => {
   const holder = await holderOf(lockFileOf(dataDir))
   if (holder?.what !== SERVER) return undefined
   const [running, password] = [await findServer(clusterDirOf(dataDir)), await readPassword(dataDir)]
-  return running === undefined || password === undefined ? undefined : addressOf(running.port, password, DATABASE)
+  if (running === undefined || password === undefined) return undefined
+  const url = addressOf(running.port, password, DATABASE)
+  // It may be starting, stopping, or at its first start not have made the database yet.
+  return (await answers(url)) ? url : undefined
 }
 
 /**
