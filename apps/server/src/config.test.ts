@@ -33,6 +33,7 @@ test('without any setting there are the defaults of the manual', () => {
     bodyTimeoutSeconds: 30,
     maxBodyMb: 100,
     shutdownSeconds: 30,
+    fetchAllow: [],
     configPath: undefined,
     engine: { threads: 7, memoryMb: 4000, sequences: 8, gpu: 'auto' },
   })
@@ -151,4 +152,11 @@ test('a secret key is the same in any case, and addresses lose the slash at thei
 test('each setting has one name in the environment and one in the file', () => {
   expect(new Set(SETTINGS.map(({ env }) => env)).size).toBe(SETTINGS.length)
   expect(new Set(SETTINGS.map(({ yaml }) => yaml)).size).toBe(SETTINGS.length)
+})
+
+test('ranges to fetch from are a list in the file and commas in the environment', async () => {
+  expect(read({ PARVIS_FETCH_ALLOW: '10.0.0.0/8, fd00::/8' }).fetchAllow).toEqual(['10.0.0.0/8', 'fd00::/8'])
+  await file('fetchAllow: [127.0.0.1]\n')
+  expect(read().fetchAllow).toEqual(['127.0.0.1'])
+  expect(() => read({ PARVIS_FETCH_ALLOW: 'intranet' })).toThrow('PARVIS_FETCH_ALLOW must be ranges like 10.0.0.0/8')
 })

@@ -4,6 +4,7 @@ import { isIPv4 } from 'node:net'
 import { join, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
+import { isRange } from './kit/addresses.ts'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
@@ -40,6 +41,12 @@ const webAddress = text.refine((value) => URL.canParse(value) && /^https?:$/.tes
   error: 'must be an http:// or https:// address',
 })
 const oneOf = <const T extends readonly string[]>(values: T) => z.enum(values, { error: `must be one of ${values.join(', ')}` })
+
+const ranges = z
+  .union([z.array(z.string()), z.string().transform((value) => value.split(',').map((range) => range.trim()))], {
+    error: 'must be a list of ranges',
+  })
+  .refine((values) => values.every(isRange), { error: 'must be ranges like 10.0.0.0/8 or fd00::/8, with commas between them' })
 
 /** The engine's share: a quarter of the memory for each model's process, so that three models leave the fourth to us and to Postgres. */
 const engineShareMb = (machine: Machine): number => Math.max(512, Math.floor(machine.memoryMb / 4))
@@ -136,6 +143,12 @@ export const SETTINGS = [
     default: '30',
     what: 'How long running answers may take to end when the server is told to stop.',
   },
+  {
+    env: 'PARVIS_FETCH_ALLOW',
+    yaml: 'fetchAllow',
+    default: 'none',
+    what: 'Ranges like 10.0.0.0/8, with commas between them, that are fetched from although they are not the public internet: images, documents, webhooks.',
+  },
 ] as const satisfies readonly Setting[]
 
 type Name = (typeof SETTINGS)[number]['yaml']
@@ -171,6 +184,7 @@ const SHAPE = {
   bodyTimeoutSeconds: whole(1, DAY_SECONDS),
   maxBodyMb: whole(1, 4096),
   shutdownSeconds: whole(0, DAY_SECONDS),
+  fetchAllow: ranges,
 } satisfies Record<Name, z.ZodType>
 
 export type Config = { readonly [N in Name]: z.infer<(typeof SHAPE)[N]> } & {
@@ -204,6 +218,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   bodyTimeoutSeconds: 30,
   maxBodyMb: 100,
   shutdownSeconds: 30,
+  fetchAllow: [],
 })
 
 /** How many letters must change to make one word out of the other (Levenshtein). */
