@@ -28,7 +28,7 @@ export type Answer = {
  */
 export type Verdict = { readonly ending: Ending; readonly log?: string } | { readonly refusal: Refusal; readonly log?: string }
 
-export const NO_COUNTS: Counts = { input: 0, cachedInput: 0, output: 0, reasoning: 0 }
+export const NO_COUNTS: Counts = { input: 0, cachedInput: 0, output: 0, reasoning: 0, audioInput: 0, audioMs: 0, images: 0, pages: 0 }
 
 /** nginx's number for a client that was gone before the answer began; it never goes over the wire. */
 export const LEFT_STATUS = 499
@@ -41,9 +41,11 @@ export const toCounts = (usage: unknown): Counts | undefined => {
   const input = data.prompt_tokens
   const output = data.completion_tokens ?? 0
   return {
+    ...NO_COUNTS,
     input,
     cachedInput: Math.min(data.prompt_tokens_details?.cached_tokens ?? 0, input),
     output,
     reasoning: Math.min(data.completion_tokens_details?.reasoning_tokens ?? 0, output),
+    audioInput: Math.min(data.prompt_tokens_details?.audio_tokens ?? 0, input),
   }
 }

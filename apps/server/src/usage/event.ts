@@ -1,8 +1,11 @@
 import type { Instant } from '../kit/clock.ts'
 import type { AccessKey, OrganizationId, PriceId, PrincipalId, ProjectId, RequestId } from '../kit/ids.ts'
 
-/** How an answer ended. Only `complete` and `client_left` are charged by default (product.md 3). */
-export type Ended = 'complete' | 'client_left' | 'engine_failed' | 'timed_out'
+/**
+ * How an answer ended. `length`: at the limit of output. `budget`: at the end of a budget. `lost`: nobody knows, since the gateway
+ * died before the end. Which of them are charged says `isCharged`.
+ */
+export type Ended = 'complete' | 'length' | 'budget' | 'client_left' | 'engine_failed' | 'timed_out' | 'lost'
 
 /**
  * Whose count it is: the engine's own; what we saw delivered, where the engine gave none;
@@ -10,12 +13,19 @@ export type Ended = 'complete' | 'client_left' | 'engine_failed' | 'timed_out'
  */
 export type Counted = 'engine' | 'delivered' | 'none'
 
-/** Token counts of one answer. `cachedInput` is part of `input`, `reasoning` part of `output`. */
+/**
+ * What one answer used, in tokens where nothing else is said. `cachedInput` and `audioInput` are part of `input`, `reasoning` is
+ * part of `output`. `audioMs` is the length of the sound that was sent.
+ */
 export type Counts = {
   readonly input: number
   readonly cachedInput: number
   readonly output: number
   readonly reasoning: number
+  readonly audioInput: number
+  readonly audioMs: number
+  readonly images: number
+  readonly pages: number
 }
 
 /** One served request. It never holds content. */
@@ -28,6 +38,7 @@ export type UsageEvent = Counts & {
   /** The string the client sent, and the name of the model that answered. */
   readonly modelAsked: string
   readonly model: string
+  /** The version of the price: a row of the catalogue that never changes. */
   readonly priceId: PriceId
   readonly replica: string
   readonly endpoint: string
@@ -38,4 +49,27 @@ export type UsageEvent = Counts & {
   readonly acceptedAt: Instant
   readonly firstByteAt: Instant | null
   readonly endedAt: Instant
+}
+
+/** An event as it stands in the journal: which gateway saw it, and whether it is charged, decided once by the policy of its day. */
+export type RecordedEvent = UsageEvent & { readonly gateway: string; readonly charged: boolean }
+
+/** What the operator has decided about answers that did not come to their end (product.md 3). */
+export type ChargePolicy = { readonly chargeFailed: boolean }
+
+/** A client that leaves pays for what was made for it; what failed is charged only where the operator says so; a guess never is. */
+export const isCharged = (event: Pick<UsageEvent, 'ended' | 'counted'>, policy: ChargePolicy): boolean => {
+  if (event.counted === 'none') return false
+  switch (event.ended) {
+    case 'complete':
+    case 'length':
+    case 'budget':
+    case 'client_left':
+      return true
+    case 'engine_failed':
+    case 'timed_out':
+      return policy.chargeFailed
+    case 'lost':
+      return false
+  }
 }

@@ -2,17 +2,17 @@ import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '../kit/log.ts'
-import type { UsageEvent } from './event.ts'
+import type { RecordedEvent } from './event.ts'
 import { findIntact, frame, listSegments, readIntact, segmentName, syncDirectory } from './segment.ts'
 
 /** Resolves when the event is on disk; rejects when it is not known to be. */
-export type Record = (event: UsageEvent) => Promise<void>
+type Append = (event: RecordedEvent) => Promise<void>
 
 /** A file of the journal. `bytes` is what is known to be on disk; a closed one does not grow any more. */
 export type Segment = { readonly number: number; readonly path: string; bytes: number; closed: boolean }
 
 export type Journal = {
-  record: Record
+  record: Append
   /** Why nothing can be recorded now, or undefined. The gateway admits nothing while there is a reason. */
   fault: () => string | undefined
   /** Oldest first; the last one is being written. */
@@ -196,7 +196,7 @@ export const openJournal = async (options: { directory: string; log: Logger; lim
     return undefined
   }
 
-  const record: Record = (event) => {
+  const record: Append = (event) => {
     const reason = fault()
     if (reason !== undefined) return Promise.reject(new Error(reason))
     let bytes: Buffer

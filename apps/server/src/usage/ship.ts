@@ -18,27 +18,73 @@ const MEND_EVERY_MS = 5_000
 /**
  * The payloads go in as they were written, joined by commas: nothing is parsed on the way. A row that is there already is
  * left alone, so a segment may be shipped any number of times. `::text` because some clients encode JSON a second time.
+ * What an older version has written has fewer fields; it is charged as it was then.
  */
 const INSERT = {
   name: 'usage-ship',
   text: `
     insert into usage_event (
-      id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, replica, endpoint, mode, status,
-      ended, counted, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, accepted_at, first_byte_at, ended_at)
-    select id, "organizationId", "projectId", "principalId", "accessKey", "modelAsked", model, "priceId", replica, endpoint, mode, status,
-           ended, counted, input, "cachedInput", output, reasoning,
+      id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, replica, endpoint, mode, status,
+      ended, counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds,
+      images, pages, accepted_at, first_byte_at, ended_at)
+    select id, "organizationId", "projectId", "principalId", "accessKey", "modelAsked", model, "priceId", coalesce(gateway, ''), replica, endpoint,
+           mode, status, ended, counted, coalesce(charged, ended in ('complete', 'client_left') and counted <> 'none'),
+           input, "cachedInput", output, reasoning, coalesce("audioInput", 0), coalesce("audioMs", 0), coalesce(images, 0), coalesce(pages, 0),
            to_timestamp("acceptedAt" / 1000.0), to_timestamp("firstByteAt" / 1000.0), to_timestamp("endedAt" / 1000.0)
       from json_to_recordset($1::text::json) as event (
         id uuid, "organizationId" uuid, "projectId" uuid, "principalId" uuid, "accessKey" text, "modelAsked" text, model text,
-        "priceId" uuid, replica text, endpoint text, mode text, status integer, ended text, counted text,
-        input bigint, "cachedInput" bigint, output bigint, reasoning bigint,
+        "priceId" uuid, gateway text, replica text, endpoint text, mode text, status integer, ended text, counted text, charged boolean,
+        input bigint, "cachedInput" bigint, output bigint, reasoning bigint, "audioInput" bigint, "audioMs" bigint, images bigint, pages bigint,
         "acceptedAt" bigint, "firstByteAt" bigint, "endedAt" bigint)
     on conflict do nothing`,
 }
 
+/** The months of these events get their partitions; false where a month is older than what is kept. */
+const MAKE_PARTITIONS = `
+  select bool_and(make_usage_partition(month)) as made
+    from (select distinct date_trunc('month', to_timestamp("acceptedAt" / 1000.0), 'UTC') as month
+            from json_to_recordset($1::text::json) as event ("acceptedAt" bigint)) as months`
+
+const NO_PARTITION = '23514'
+
 /** SQLSTATE classes 22 and 23: the row is at fault and will be tomorrow. Anything else is the database's trouble and passes. */
-const isRefusedRow = (error: unknown): boolean =>
-  error instanceof Error && 'code' in error && typeof error.code === 'string' && /^2[23]/.test(error.code)
+const isRefusedRow = (error: unknown): boolean => /^2[23]/.test(codeOf(error))
+
+const codeOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '')
+
+/** Inserts what it can and hands each row that the database will never take to `refused`: one of them must not hold up the others. */
+export const insertEvents = async (
+  db: Db,
+  payloads: readonly string[],
+  refused: (payload: string, error: unknown) => Promise<void>,
+): Promise<void> => {
+  const values = [`[${payloads.join(',')}]`]
+  try {
+    await db.query({ ...INSERT, values })
+  } catch (error) {
+    if (!isRefusedRow(error)) throw error
+    if (codeOf(error) === NO_PARTITION && (await makePartitions(db, values))) {
+      await db.query({ ...INSERT, values })
+      return
+    }
+    const [only] = payloads
+    if (payloads.length === 1 && only !== undefined) return refused(only, error)
+    const half = payloads.length >> 1
+    await insertEvents(db, payloads.slice(0, half), refused)
+    await insertEvents(db, payloads.slice(half), refused)
+  }
+}
+
+const makePartitions = async (db: Db, values: string[]): Promise<boolean> => {
+  try {
+    const { rows } = await db.query<{ made: boolean | null }>(MAKE_PARTITIONS, values)
+    return rows[0]?.made === true
+  } catch (error) {
+    // An instant that is none is the row's fault, too.
+    if (isRefusedRow(error)) return false
+    throw error
+  }
+}
 
 const readRange = async (path: string, from: number, to: number): Promise<Buffer> => {
   const bytes = Buffer.alloc(to - from)
@@ -86,19 +132,6 @@ export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; 
     log.error({ err: error, file: path }, 'the database refuses a usage event; it was put aside and is not billed')
   }
 
-  const insert = async (payloads: readonly string[]): Promise<void> => {
-    try {
-      await db.query({ ...INSERT, values: [`[${payloads.join(',')}]`] })
-    } catch (error) {
-      if (!isRefusedRow(error)) throw error
-      const [only] = payloads
-      if (payloads.length === 1 && only !== undefined) return putAside(only, error)
-      const half = payloads.length >> 1
-      await insert(payloads.slice(0, half))
-      await insert(payloads.slice(half))
-    }
-  }
-
   /** Bytes of a segment that were acknowledged and are no record any more. What is intact behind them is found again. */
   const raiseAlarm = (segment: Segment, from: number, to: number): void => {
     damaged.add(segment)
@@ -115,7 +148,8 @@ export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; 
     const bytes = start < end ? await readRange(segment.path, start, end) : Buffer.alloc(0)
     for (let at = 0; at < bytes.length; ) {
       const intact = readIntact(bytes, at)
-      for (let row = 0; row < intact.payloads.length; row += BATCH_ROWS) await insert(intact.payloads.slice(row, row + BATCH_ROWS))
+      for (let row = 0; row < intact.payloads.length; row += BATCH_ROWS)
+        await insertEvents(db, intact.payloads.slice(row, row + BATCH_ROWS), putAside)
       at = intact.end
       if (at < bytes.length) {
         const next = findIntact(bytes, at + 1)

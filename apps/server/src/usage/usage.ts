@@ -2,11 +2,18 @@ import { join } from 'node:path'
 import type { Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
-import { type JournalLimits, openJournal, type Record } from './journal.ts'
+import { type ChargePolicy, isCharged, type UsageEvent } from './event.ts'
+import { readGateway } from './gateway.ts'
+import { type JournalLimits, openJournal } from './journal.ts'
 import { openShipping } from './ship.ts'
 
 /** What is not in the database by then stays on disk for the next start. */
 const LAST_SHIP_LIMIT_MS = 5_000
+
+/** Resolves when the event is on disk; rejects when it is not known to be. */
+export type Record = (event: UsageEvent) => Promise<void>
+
+const CHARGE_NO_FAILURES: ChargePolicy = { chargeFailed: false }
 
 export type Usage = {
   record: Record
@@ -22,14 +29,18 @@ export const openUsage = async (options: {
   db: Db
   clock: Clock
   log: Logger
+  policy?: ChargePolicy
   limits?: Partial<JournalLimits> & { readonly shipEveryMs?: number }
 }): Promise<Usage> => {
   const { db, clock, log, limits = {} } = options
-  const journal = await openJournal({ directory: join(options.dataDir, 'usage'), log, limits })
+  const policy = options.policy ?? CHARGE_NO_FAILURES
+  const directory = join(options.dataDir, 'usage')
+  const journal = await openJournal({ directory, log, limits })
+  const gateway = await readGateway(directory, clock)
   const shipping = openShipping({ journal, db, clock, log, ...(limits.shipEveryMs === undefined ? {} : { everyMs: limits.shipEveryMs }) })
 
   return {
-    record: journal.record,
+    record: (event) => journal.record({ ...event, gateway, charged: isCharged(event, policy) }),
     fault: journal.fault,
     close: async () => {
       // One limit for both waits: with the database away, a stop must not wait for it.

@@ -1,6 +1,6 @@
 import { writeSync } from 'node:fs'
 import { pino } from 'pino'
-import type { UsageEvent } from '../../src/usage/event.ts'
+import type { RecordedEvent } from '../../src/usage/event.ts'
 import { openJournal } from '../../src/usage/journal.ts'
 import { usageEventOf } from './usage-events.ts'
 
@@ -13,7 +13,7 @@ const say = (line: string): void => void writeSync(1, `${line}\n`)
 
 const call = async (): Promise<void> => {
   for (;;) {
-    const event: UsageEvent = usageEventOf()
+    const event: RecordedEvent = usageEventOf()
     try {
       await journal.record(event)
       say(`on-disk ${event.id}`)

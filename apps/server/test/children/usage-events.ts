@@ -1,10 +1,10 @@
 import { systemClock } from '../../src/kit/clock.ts'
-import { newId } from '../../src/kit/ids.ts'
 import type { AccessKey } from '../../src/kit/ids.ts'
-import type { UsageEvent } from '../../src/usage/event.ts'
+import { newId } from '../../src/kit/ids.ts'
+import type { RecordedEvent } from '../../src/usage/event.ts'
 
 /** An event like one of a short chat answer, with an id of its own. */
-export const usageEventOf = (changes: Partial<UsageEvent> = {}): UsageEvent => {
+export const usageEventOf = (changes: Partial<RecordedEvent> = {}): RecordedEvent => {
   const now = systemClock.now()
   return {
     id: newId(now),
@@ -15,6 +15,8 @@ export const usageEventOf = (changes: Partial<UsageEvent> = {}): UsageEvent => {
     modelAsked: 'tiny-chat',
     model: 'tiny-chat',
     priceId: newId(now),
+    gateway: newId(now),
+    charged: true,
     replica: 'embedded:tiny-chat',
     endpoint: 'chat/completions',
     mode: 'realtime',
@@ -25,6 +27,10 @@ export const usageEventOf = (changes: Partial<UsageEvent> = {}): UsageEvent => {
     cachedInput: 16,
     output: 12,
     reasoning: 0,
+    audioInput: 0,
+    audioMs: 0,
+    images: 0,
+    pages: 0,
     acceptedAt: now,
     firstByteAt: now,
     endedAt: now,

@@ -7,7 +7,7 @@ export const Usage = z.looseObject({
   prompt_tokens: Count,
   completion_tokens: Count.nullish(),
   total_tokens: Count.nullish(),
-  prompt_tokens_details: z.looseObject({ cached_tokens: Count.nullish() }).nullish(),
+  prompt_tokens_details: z.looseObject({ cached_tokens: Count.nullish(), audio_tokens: Count.nullish() }).nullish(),
   completion_tokens_details: z.looseObject({ reasoning_tokens: Count.nullish() }).nullish(),
 })
 export type Usage = z.infer<typeof Usage>
