@@ -1,5 +1,5 @@
 import type { ProjectId } from '../kit/ids.ts'
-import { type Cents, ceilDiv, type PicoEuro, roundUpToCents, splitCents, sumCents, type UnitPrice } from '../kit/money.ts'
+import { type Cents, ceilDiv, type PicoEuro, roundUpToCents, splitCents, sumCents } from '../kit/money.ts'
 import type { Month } from './month.ts'
 
 /** What is counted on a line (serverless-platform.md 3.1). */
@@ -19,9 +19,6 @@ const POOL_OF: Record<Meter, Pool | undefined> = {
   node_minute: undefined,
 }
 
-/** `pico` for `perUnits` units. As a fraction, because a price per minute is rarely whole per millisecond. */
-export type LinePrice = { readonly pico: PicoEuro; readonly perUnits: bigint }
-
 /** Units of audio are milliseconds, of dedicated nodes minutes, of all others tokens. */
 const BLOCK_UNITS: Record<Meter, bigint> = {
   // The minimum billing unit is 1,000 tokens: once per line and month, after the free tier (3.3).
@@ -33,23 +30,26 @@ const BLOCK_UNITS: Record<Meter, bigint> = {
   node_minute: 1n,
 }
 
-const PER_MILLION = 1_000_000n
-const MILLISECONDS_PER_MINUTE = 60_000n
-const BATCH_FACTOR_DIVISOR = 2n
+/**
+ * A price as it is quoted, in whole micro-euros: per million tokens, per minute of audio, per minute of a node. Whole per minute
+ * is not whole per second, so a line's price stays a fraction until its amount is known.
+ */
+export type QuotedPrice = bigint & { readonly __unit: 'micro-euro per quoted unit' }
 
-const inMode = (pico: bigint, mode: Mode): PicoEuro => (mode === 'batch' ? pico / BATCH_FACTOR_DIVISOR : pico) as PicoEuro
+const QUOTED_UNITS: Record<Meter, bigint> = {
+  input_token: 1_000_000n,
+  input_cached_token: 1_000_000n,
+  output_token: 1_000_000n,
+  input_duration: 60_000n,
+  node_minute: 1n,
+}
 
-/** Half of a million times a whole price is whole, so a batch costs exactly half. */
-export const tokenPrice = (price: UnitPrice, mode: Mode): LinePrice => ({ pico: inMode(price * PER_MILLION, mode), perUnits: PER_MILLION })
+const PICO_PER_MICRO = 1_000_000n
+const BATCH_DIVISOR = 2n
 
-/** From micro-euros per minute of audio. */
-export const audioPrice = (microEuroPerMinute: bigint, mode: Mode): LinePrice => ({
-  pico: inMode(microEuroPerMinute * PER_MILLION, mode),
-  perUnits: MILLISECONDS_PER_MINUTE,
-})
-
-/** From micro-euros per minute of a node; batches have no nodes of their own. */
-export const nodePrice = (microEuroPerMinute: bigint): LinePrice => ({ pico: (microEuroPerMinute * PER_MILLION) as PicoEuro, perUnits: 1n })
+/** What the quoted units cost in the line's mode. A batch is half (3.1), which is whole: a micro-euro is a million pico-euros. */
+const quotedPico = (line: Pick<LineKey, 'price' | 'mode'>): bigint =>
+  (line.price * PICO_PER_MICRO) / (line.mode === 'batch' ? BATCH_DIVISOR : 1n)
 
 /** What tells one line of an organization from another. */
 export type LineKey = {
@@ -57,7 +57,7 @@ export type LineKey = {
   readonly product: string
   readonly mode: Mode
   readonly meter: Meter
-  readonly price: LinePrice
+  readonly price: QuotedPrice
   /** The month in which it was used, where that was closed before the event arrived. */
   readonly lateFrom: Month | null
 }
@@ -75,7 +75,8 @@ export type RatedLine = LineKey & {
   readonly grossCents: Cents
 }
 
-export type ProjectLine = Quantity & { readonly exact: PicoEuro; readonly cents: Cents }
+/** A project's own line, without the free tier: that comes off the project's sum. */
+export type ProjectLine = Quantity & Pick<RatedLine, 'billedUnits' | 'exact' | 'cents'>
 
 export type ProjectBill = {
   readonly projectId: ProjectId
@@ -99,15 +100,14 @@ export type Bill = {
 
 export type FreePools = Readonly<Record<Pool, bigint>>
 
-const keyText = (line: LineKey): string =>
-  [line.product, line.mode, line.meter, line.price.pico, line.price.perUnits, line.lateFrom ?? ''].join('\n')
+const keyText = (line: LineKey): string => [line.product, line.mode, line.meter, line.price, line.lateFrom ?? ''].join('\n')
 
 const compareText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
 
-/** How two prices compare, without dividing. */
-const comparePrice = (a: LinePrice, b: LinePrice): number => {
-  const left = a.pico * b.perUnits
-  const right = b.pico * a.perUnits
+/** How two lines' prices compare, without dividing. */
+const comparePrice = (a: LineKey, b: LineKey): number => {
+  const left = quotedPico(a) * QUOTED_UNITS[b.meter]
+  const right = quotedPico(b) * QUOTED_UNITS[a.meter]
   return left < right ? -1 : left > right ? 1 : 0
 }
 
@@ -116,12 +116,12 @@ const byReading = (a: LineKey, b: LineKey): number =>
   compareText(a.product, b.product) ||
   compareText(b.mode, a.mode) ||
   METERS.indexOf(a.meter) - METERS.indexOf(b.meter) ||
-  comparePrice(b.price, a.price) ||
+  comparePrice(b, a) ||
   compareText(a.lateFrom ?? '', b.lateFrom ?? '')
 
 /** Dearest first; ties: output before input, then the larger quantity, then the id (3.3). The rest makes the order a total one. */
 const byExpense = (a: LineKey & { units: bigint }, b: LineKey & { units: bigint }): number =>
-  comparePrice(b.price, a.price) ||
+  comparePrice(b, a) ||
   Number(b.meter === 'output_token') - Number(a.meter === 'output_token') ||
   compareText(a.meter, b.meter) ||
   (a.units === b.units ? 0 : a.units > b.units ? -1 : 1) ||
@@ -138,10 +138,10 @@ const gather = (quantities: readonly Quantity[]): Quantity[] => {
 }
 
 /** Whole blocks, their exact price, and that rounded up to the cent. Two steps upward end where one would: at the cent. */
-const amount = (meter: Meter, units: bigint, price: LinePrice): { billedUnits: bigint; exact: PicoEuro; cents: Cents } => {
-  const block = BLOCK_UNITS[meter]
+const amount = (line: LineKey, units: bigint): { billedUnits: bigint; exact: PicoEuro; cents: Cents } => {
+  const block = BLOCK_UNITS[line.meter]
   const billedUnits = ceilDiv(units, block) * block
-  const exact = ceilDiv(billedUnits * price.pico, price.perUnits) as PicoEuro
+  const exact = ceilDiv(billedUnits * quotedPico(line), QUOTED_UNITS[line.meter]) as PicoEuro
   return { billedUnits, exact, cents: roundUpToCents(exact) }
 }
 
@@ -162,8 +162,8 @@ const rateLines = (quantities: readonly Quantity[], pools: FreePools): RatedLine
     return {
       ...key,
       freeUnits,
-      ...amount(line.meter, line.units - freeUnits, line.price),
-      grossCents: amount(line.meter, line.units, line.price).cents,
+      ...amount(line, line.units - freeUnits),
+      grossCents: amount(line, line.units).cents,
     }
   })
 }
@@ -180,8 +180,7 @@ export const rate = (quantities: readonly Quantity[], pools: FreePools): Bill =>
   const projectIds = [...new Set(quantities.map(({ projectId }) => projectId))].toSorted(compareText)
   const projectLines = projectIds.map((projectId) =>
     gather(quantities.filter((quantity) => quantity.projectId === projectId)).map((line): ProjectLine => {
-      const { exact, cents } = amount(line.meter, line.units, line.price)
-      return { ...line, exact, cents }
+      return { ...line, ...amount(line, line.units) }
     }),
   )
 

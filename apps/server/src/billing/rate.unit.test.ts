@@ -2,9 +2,9 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { parsePrice } from '../catalog/price.ts'
 import type { ProjectId } from '../kit/ids.ts'
-import { type Cents, formatCents, formatPico, splitCents, sumCents, type UnitPrice } from '../kit/money.ts'
+import { type Cents, formatCents, formatPico, splitCents, sumCents } from '../kit/money.ts'
 import type { Month } from './month.ts'
-import { audioPrice, type Bill, type FreePools, type Meter, METERS, type Mode, nodePrice, type Quantity, rate, tokenPrice } from './rate.ts'
+import { type Bill, type FreePools, type Meter, METERS, type Mode, type Quantity, type QuotedPrice, rate } from './rate.ts'
 
 const A = '0190a000-0000-7000-8000-00000000000a' as ProjectId
 const B = '0190b000-0000-7000-8000-00000000000b' as ProjectId
@@ -12,12 +12,14 @@ const C = '0190c000-0000-7000-8000-00000000000c' as ProjectId
 const POOLS: FreePools = { tokens: 1_000_000n, audio: 3_600_000n }
 const NO_POOLS: FreePools = { tokens: 0n, audio: 0n }
 
-const tokens = (product: string, meter: Meter, euros: string, units: number, more: Partial<Quantity> & { mode?: Mode } = {}): Quantity => ({
+const quoted = (price: bigint): QuotedPrice => price as QuotedPrice
+
+const tokens = (product: string, meter: Meter, euros: string, units: number, more: Partial<Quantity> = {}): Quantity => ({
   projectId: A,
   product,
   mode: 'realtime',
   meter,
-  price: tokenPrice(parsePrice(euros), more.mode ?? 'realtime'),
+  price: quoted(parsePrice(euros)),
   lateFrom: null,
   units: BigInt(units),
   ...more,
@@ -28,7 +30,7 @@ const audio = (product: string, microEuroPerMinute: bigint, milliseconds: number
   product,
   mode: 'realtime',
   meter: 'input_duration',
-  price: audioPrice(microEuroPerMinute, 'realtime'),
+  price: quoted(microEuroPerMinute),
   lateFrom: null,
   units: BigInt(milliseconds),
 })
@@ -176,7 +178,7 @@ test('a price that changes within the month makes two lines; the same price twic
 
 test('minutes of dedicated nodes draw on no free pool', () => {
   const bill = rate(
-    [{ projectId: A, product: 'L4', mode: 'realtime', meter: 'node_minute', price: nodePrice(15_500n), lateFrom: null, units: 7_745n }],
+    [{ projectId: A, product: 'L4', mode: 'realtime', meter: 'node_minute', price: quoted(15_500n), lateFrom: null, units: 7_745n }],
     { tokens: 10_000_000n, audio: 10_000_000n },
   )
   expect(lines(bill)['L4 node_minute']).toMatchObject({ free: 0, billed: 7_745, exact: '120.0475', euros: '120.05' })
@@ -189,25 +191,15 @@ test('a month without use is a bill of nothing', () => {
 // What always holds, for any usage.
 
 const price = fc.bigInt({ min: 0n, max: 20_000_000n })
-const quantity: fc.Arbitrary<Quantity> = fc
-  .record({
-    projectId: fc.constantFrom(A, B, C),
-    product: fc.constantFrom('one', 'two', 'three'),
-    mode: fc.constantFrom<Mode[]>('realtime', 'batch'),
-    meter: fc.constantFrom(...METERS),
-    unitPrice: fc.oneof(fc.constantFrom(0n, 150_000n, 900_000n), price),
-    lateFrom: fc.constantFrom(null, '2026-04' as Month),
-    units: fc.oneof(fc.bigInt({ min: 0n, max: 5_000n }), fc.bigInt({ min: 0n, max: 5_000_000_000n })),
-  })
-  .map(({ unitPrice, ...rest }) => ({
-    ...rest,
-    price:
-      rest.meter === 'node_minute'
-        ? nodePrice(unitPrice)
-        : rest.meter === 'input_duration'
-          ? audioPrice(unitPrice, rest.mode)
-          : tokenPrice(unitPrice as UnitPrice, rest.mode),
-  }))
+const quantity: fc.Arbitrary<Quantity> = fc.record({
+  projectId: fc.constantFrom(A, B, C),
+  product: fc.constantFrom('one', 'two', 'three'),
+  mode: fc.constantFrom<Mode[]>('realtime', 'batch'),
+  meter: fc.constantFrom(...METERS),
+  price: fc.oneof(fc.constantFrom(0n, 150_000n, 900_000n), price).map(quoted),
+  lateFrom: fc.constantFrom(null, '2026-04' as Month),
+  units: fc.oneof(fc.bigInt({ min: 0n, max: 5_000n }), fc.bigInt({ min: 0n, max: 5_000_000_000n })),
+})
 const usage = fc.array(quantity, { maxLength: 30 })
 const pools = fc.record({ tokens: fc.bigInt({ min: 0n, max: 10_000_000n }), audio: fc.bigInt({ min: 0n, max: 10_000_000n }) })
 

@@ -43,15 +43,19 @@ export const centsToMoney = (cents: Cents): Money => picoToMoney(centsToPico(cen
 /** For the few fields that the contract has as a number of euros: the double that is nearest to the exact decimal. */
 export const centsToEuros = (cents: Cents): number => Number(formatCents(cents))
 
+const absolute = (amount: bigint): bigint => (amount < 0n ? -amount : amount)
+
 /** "1.35", "-0.50": exact, for people and files. */
 export const formatCents = (cents: Cents): string => {
-  const digits = (cents < 0n ? -cents : cents).toString().padStart(3, '0')
+  const digits = absolute(cents).toString().padStart(3, '0')
   return `${cents < 0n ? '-' : ''}${digits.slice(0, -2)}.${digits.slice(-2)}`
 }
 
 /** Euros as an exact decimal: two digits behind the point, more only where they say something. */
 export const formatPico = (amount: PicoEuro): string => {
-  const digits = (amount < 0n ? -amount : amount).toString().padStart(PICO_DIGITS + 1, '0')
+  const digits = absolute(amount)
+    .toString()
+    .padStart(PICO_DIGITS + 1, '0')
   const fraction = digits.slice(-PICO_DIGITS).replace(/0{1,10}$/, '')
   return `${amount < 0n ? '-' : ''}${digits.slice(0, -PICO_DIGITS)}.${fraction}`
 }
