@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { connect, type Socket } from 'node:net'
 import type { AddressInfo } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import type { Model } from '@parvis/server/catalog/model'
 import type { Replica } from '@parvis/server/engines/replica'
@@ -68,6 +68,12 @@ export const startDataPlane = async (options: {
   const settled: number[] = []
   const lines: string[] = []
   const clients = new Set<Client>()
+  const idle: Client[] = []
+  const connectTo = (engine: string): Client => {
+    const client = new Client(engine, { connect: { timeout: 2_000 } })
+    clients.add(client)
+    return client
+  }
   const log = openLog(
     'debug',
     new Writable({
@@ -100,8 +106,7 @@ export const startDataPlane = async (options: {
       admit: () => yes({ settle: (used: number) => void settled.push(used) }),
       takeSeat: async (model) => {
         seats.taken += 1
-        const client = new Client(options.engine, { connect: { timeout: 2_000 } })
-        clients.add(client)
+        const client = idle.pop() ?? connectTo(options.engine)
         let left = false
         return yes({
           replica: {
@@ -119,8 +124,8 @@ export const startDataPlane = async (options: {
             if (left) return
             left = true
             seats.left.push(how)
-            clients.delete(client)
-            setImmediate(() => void client.destroy())
+            // Only laid aside: who leaves a seat in the middle of an answer must have stopped the engine themselves.
+            if (how === 'clean') setImmediate(() => client.stats.size === 0 && idle.push(client))
           },
         })
       },

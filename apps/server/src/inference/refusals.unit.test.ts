@@ -172,6 +172,12 @@ describe.each([true, false])('an engine in trouble before the first byte (stream
     ['fails without words', { status: 502, raw: ['<html>Bad Gateway</html>'], contentType: 'text/html' }, 500, 'InternalServerError'],
     ['sends us elsewhere', { status: 302, raw: [], headers: { location: 'http://example.com' } }, 500, 'InternalServerError'],
     ['has an error inside a 200', { body: { error: { message: 'Scripted refusal', code: 400 } } }, 500, 'InternalServerError'],
+    [
+      'has an answer and an error inside a 200',
+      { body: { choices: [{}], error: { message: 'Scripted refusal' } } },
+      500,
+      'InternalServerError',
+    ],
     ['has the wrong content type', { raw: ['<html></html>'], contentType: 'text/html' }, 500, 'InternalServerError'],
     [
       'compresses',
