@@ -1,11 +1,11 @@
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { type Child, median, percentile, residentMb, type Row, startChild } from '../measure.ts'
+import { type Child, median, percentile, type Row, residentMb, startChild } from '../measure.ts'
 import { bodyOf, closedLoop, type Load, type Target } from './load.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))

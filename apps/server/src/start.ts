@@ -4,12 +4,12 @@ import { openCatalog } from './catalog/catalog.ts'
 import type { Model } from './catalog/model.ts'
 import { seedTinyModels } from './catalog/seed.ts'
 import { pulledDir } from './catalog/weights-path.ts'
-import { type Config, foreignEnvironment } from './config.ts'
+import type { Config } from './config.ts'
 import { openEngines } from './engines/engines.ts'
 import type { LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
-import { bootstrap } from './iam/bootstrap.ts'
 import { accountRoutes } from './iam/account-routes.ts'
+import { bootstrap } from './iam/bootstrap.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
 import { inferenceRoutes } from './inference/routes.ts'
@@ -67,12 +67,8 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       throw new Error(`The database at ${placeOf(url)} cannot be used: ${reasonOf(error)}`, { cause: error })
     })
     if (applied.length > 0) log.info({ migrations: applied }, 'database is up to date')
-    const owner = await bootstrap(
-      db,
-      secrets,
-      clock,
-      config.bootstrapSecretKey === undefined ? {} : { secretKey: config.bootstrapSecretKey },
-    )
+    const given = config.bootstrapSecretKey === undefined ? {} : { secretKey: config.bootstrapSecretKey }
+    const owner = await bootstrap(db, secrets, clock, { ...given, log })
     if (config.demoModels) await seedTinyModels(db, BUILTIN_MODELS_DIR, clock)
 
     const changes = await openChanges({ db, url, clock, log })

@@ -1,24 +1,25 @@
 import { readdirSync, readFileSync } from 'node:fs'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { serveScripted, startHouse, type TestHouse } from '@parvis/testkit/house'
+import { openProxy } from '@parvis/testkit/proxy'
+import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { until } from '@parvis/testkit/until'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createKey, revokeKey } from '../src/iam/keys.ts'
 import type { OrganizationId, PrincipalId } from '../src/kit/ids.ts'
 import { openSecrets } from '../src/kit/secrets.ts'
-import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
-import { serveScripted, startHouse, type TestHouse, until } from '@parvis/testkit/house'
-import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
-import { openWireCutter, type WireCutter } from '@parvis/testkit/wire-cutter'
-import { afterAll, beforeAll, expect, test } from 'vitest'
 
 // What goes away comes back, and meanwhile everybody is told the truth.
 
 let database: TestDatabase
-let wire: WireCutter
+let wire: Awaited<ReturnType<typeof openProxy>>
 let engine: ScriptedEngine
 let house: TestHouse
 
 beforeAll(async () => {
   database = await freshDatabase()
   const url = new URL(database.url)
-  wire = await openWireCutter({ host: url.hostname, port: Number(url.port) })
+  wire = await openProxy({ host: url.hostname, port: Number(url.port) })
   url.hostname = '127.0.0.1'
   url.port = String(wire.port)
   engine = await startScriptedEngine({}, { models: ['scripted'] })
@@ -61,7 +62,7 @@ test('a new key works and a revoked key is gone within a second', async () => {
 
 test('with the database away known keys and models are served, the server says that it is not ready, and no usage is lost', async () => {
   await expect.poll(events, { timeout: 10_000 }).toBe(0)
-  wire.cut()
+  await wire.cut()
   await until('it says that it is not ready', async () => (await status('/ready', { key: null })) === 503, 10_000)
   expect(await status('/health', { key: null })).toBe(200)
   for (let served = 0; served < 5; served += 1) expect(await status('/v1/chat/completions', { body: chat })).toBe(200)
@@ -71,7 +72,7 @@ test('with the database away known keys and models are served, the server says t
   await until('ten seconds have passed', () => performance.now() - awaySince > 10_000)
   expect(await status('/v1/chat/completions', { body: chat })).toBe(200)
   expect(await events()).toBe(0)
-  wire.mend()
+  await wire.mend()
   await until('it is ready again', async () => (await status('/ready', { key: null })) === 200, 15_000)
   await expect.poll(events, { timeout: 30_000 }).toBe(6)
 }, 90_000)
@@ -125,13 +126,11 @@ test('an engine that is killed in the middle of a stream ends that stream with a
   if (meanwhile.status === 503) expect(Number(meanwhile.headers.get('retry-after'))).toBeGreaterThan(0)
   await until('another process runs the model', () => ![undefined, pid].includes(engineProcess('tiny-chat')))
   await house.ready('tiny-chat')
-  const after = await house
-    .openai()
-    .chat.completions.create({
-      model: 'tiny-chat',
-      temperature: 0,
-      messages: [{ role: 'user', content: 'What is the capital of France?' }],
-    })
+  const after = await house.openai().chat.completions.create({
+    model: 'tiny-chat',
+    temperature: 0,
+    messages: [{ role: 'user', content: 'What is the capital of France?' }],
+  })
   expect(after.choices[0]?.message.content).toMatch(/Paris/)
   expect(house.log()).toMatch(/SIGKILL/)
   await expect

@@ -1,6 +1,6 @@
 import { request as httpRequest } from 'node:http'
 import { connect } from 'node:net'
-import { type TestDatabase, freshDatabase } from '@parvis/testkit/database'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { serveScripted, startHouse, type TestHouse } from '@parvis/testkit/house'
 import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import OpenAI from 'openai'

@@ -13,6 +13,7 @@ import { openSecrets } from '@parvis/server/kit/secrets'
 import { start } from '@parvis/server/start'
 import OpenAI from 'openai'
 import type { TestDatabase } from './database.ts'
+import { until } from './until.ts'
 
 const ENGINE_SOURCE = fileURLToPath(new URL('../../../apps/engine/src/main.ts', import.meta.url))
 
@@ -20,18 +21,6 @@ const ENGINE_SOURCE = fileURLToPath(new URL('../../../apps/engine/src/main.ts', 
 export const engineFromSource = {
   path: ENGINE_SOURCE,
   execArgv: ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href, '--conditions=@parvis/source'],
-}
-
-const LOOK_MS = 20
-const UNTIL_LIMIT_MS = 20_000
-
-/** Waits for a condition; fails with its name when it does not come true. */
-export const until = async (what: string, holds: () => boolean | Promise<boolean>, limitMs: number = UNTIL_LIMIT_MS): Promise<void> => {
-  for (const startedAt = performance.now(); ; ) {
-    if (await holds()) return
-    if (performance.now() - startedAt > limitMs) throw new Error(`not within ${limitMs} ms: ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
-  }
 }
 
 export type HouseOptions = {

@@ -1,5 +1,5 @@
-import type { Guard } from '../kit/management.ts'
 import { isUuid } from '../kit/ids.ts'
+import type { Guard } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import type { Authenticate } from './authenticate.ts'
 

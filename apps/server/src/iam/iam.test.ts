@@ -12,7 +12,7 @@ import { newId, type OrganizationId, type PrincipalId, type ProjectId } from '..
 import { openLog } from '../kit/log.ts'
 import { openSecrets, type Secrets } from '../kit/secrets.ts'
 import type { Authenticate } from './authenticate.ts'
-import { bootstrap, type Bootstrapped } from './bootstrap.ts'
+import { type Bootstrapped, bootstrap } from './bootstrap.ts'
 import { openIam } from './iam.ts'
 import { readInstallation } from './installation.ts'
 import { createKey, listKeys, type NewKey, revokeKey } from './keys.ts'
