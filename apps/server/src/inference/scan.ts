@@ -57,21 +57,58 @@ class Broken extends Error {}
  * checks strings and brackets only: what else is wrong there, the engine says. A key that is written with escapes is decoded
  * before it is compared, so it cannot hide.
  */
-export const scan = (body: Body, watched: Watch): Outcome<Scanned, string> => {
+export const scan = (body: Body, watched: Watch): Outcome<Scanned, string> =>
+  read(body, 0, (cursor) => {
+    const spans = new Map<string, Span>()
+    const inside = cursor.object((key) => {
+      const known = watched.keys.has(key)
+      if (known && spans.has(key)) throw new Broken(`the key "${key}" comes twice`)
+      if (!known && watched.strict.has(key.toLowerCase()))
+        throw new Broken(`the key ${JSON.stringify(key)} must be written "${key.toLowerCase()}"`)
+      const span = cursor.skip()
+      if (known) spans.set(key, span)
+    })
+    cursor.end()
+    return { spans, inside }
+  })
+
+/**
+ * Walks over JSON text from left to right. Every value is taken once: by `skip`, or by `object` and `array`, whose callbacks take each
+ * of the values inside.
+ */
+export type Cursor = {
+  /** The first byte of the next value, which is not taken; -1 at the end of the text. */
+  peek(): number
+  /** Takes the next value and says where it stands. */
+  skip(): Span
+  /** Takes an object. The key is empty where it is too long to be one that somebody looks for. Gives the offset behind the brace. */
+  object(member: (key: string) => void): number
+  array(element: (index: number) => void): void
+  /** Nothing may follow. */
+  end(): void
+}
+
+/** Reads the text with a cursor that begins at an offset; what is wrong with the text is a reason. */
+export const read = <T>(body: Body, from: number, work: (cursor: Cursor) => T): Outcome<T, string> => {
   try {
-    return yes(walk(body, watched))
+    return yes(work(openCursor(body, from)))
   } catch (error) {
     if (error instanceof Broken) return no(error.message)
     throw error
   }
 }
 
-const walk = (body: Body, watched: Watch): Scanned => {
+const openCursor = (body: Body, from: number): Cursor => {
   const { pieces } = body
   let index = 0
   let piece: Buffer = pieces[0] ?? Buffer.alloc(0)
   let base = 0 // offset of the piece in the body
-  let at = 0 // offset in the piece
+  while (index + 1 < pieces.length && base + piece.length <= from) {
+    base += piece.length
+    index += 1
+    piece = pieces[index] as Buffer
+  }
+  let at = from - base // offset in the piece
 
   /** Moves on to the next piece; false behind the last one. */
   const turn = (): boolean => {
@@ -207,34 +244,59 @@ const walk = (body: Body, watched: Watch): Scanned => {
     }
   }
 
-  const spans = new Map<string, Span>()
-  if (byteAfterSpace() !== OPEN_BRACE) throw byte() === END ? unexpected() : new Broken('it must be an object')
-  at += 1
-  const inside = base + at
-  let seen = byteAfterSpace()
-  for (let count = 1; seen !== CLOSE_BRACE; count += 1) {
-    if (seen !== QUOTE) throw unexpected()
-    if (count > MAX_KEYS) throw broken(`it has more than ${MAX_KEYS} fields`)
-    at += 1
-    const key = readKey()
-    if (byteAfterSpace() !== COLON) throw unexpected()
-    at += 1
-    const known = watched.keys.has(key)
-    if (known && spans.has(key)) throw new Broken(`the key "${key}" comes twice`)
-    if (!known && watched.strict.has(key.toLowerCase()))
-      throw new Broken(`the key ${JSON.stringify(key)} must be written "${key.toLowerCase()}"`)
-    if (byteAfterSpace() === END) throw unexpected()
-    const start = base + at
-    skipValue()
-    if (known) spans.set(key, { start, end: base + at })
-    seen = byteAfterSpace()
-    if (seen === COMMA) {
+  return {
+    peek: byteAfterSpace,
+
+    skip() {
+      byteAfterSpace()
+      const start = base + at
+      skipValue()
+      return { start, end: base + at }
+    },
+
+    object(member) {
+      if (byteAfterSpace() !== OPEN_BRACE) throw byte() === END ? unexpected() : new Broken('it must be an object')
       at += 1
-      seen = byteAfterSpace()
-      if (seen !== QUOTE) throw unexpected()
-    } else if (seen !== CLOSE_BRACE) throw unexpected()
+      const inside = base + at
+      let seen = byteAfterSpace()
+      for (let count = 1; seen !== CLOSE_BRACE; count += 1) {
+        if (seen !== QUOTE) throw unexpected()
+        if (count > MAX_KEYS) throw broken(`it has more than ${MAX_KEYS} fields`)
+        at += 1
+        const key = readKey()
+        if (byteAfterSpace() !== COLON) throw unexpected()
+        at += 1
+        if (byteAfterSpace() === END) throw unexpected()
+        member(key)
+        seen = byteAfterSpace()
+        if (seen === COMMA) {
+          at += 1
+          seen = byteAfterSpace()
+          if (seen !== QUOTE) throw unexpected()
+        } else if (seen !== CLOSE_BRACE) throw unexpected()
+      }
+      at += 1
+      return inside
+    },
+
+    array(element) {
+      if (byteAfterSpace() !== OPEN_BRACKET) throw unexpected()
+      at += 1
+      let seen = byteAfterSpace()
+      for (let place = 0; seen !== CLOSE_BRACKET; place += 1) {
+        element(place)
+        seen = byteAfterSpace()
+        if (seen === COMMA) {
+          at += 1
+          seen = byteAfterSpace()
+          if (seen === CLOSE_BRACKET) throw unexpected()
+        } else if (seen !== CLOSE_BRACKET) throw unexpected()
+      }
+      at += 1
+    },
+
+    end() {
+      if (byteAfterSpace() !== END) throw broken('something follows the object')
+    },
   }
-  at += 1
-  if (byteAfterSpace() !== END) throw broken('something follows the object')
-  return { spans, inside }
 }
