@@ -82,12 +82,13 @@ declare
 begin
   if starts < (select kept_from from usage_total_state) then return false; end if;
   if to_regclass(part) is not null then return true; end if;
-  -- Two makers at once: the second waits here and then finds it. Any number, the same for all.
-  perform pg_advisory_xact_lock(4127590268153370113);
-  if to_regclass(part) is not null then return true; end if;
   ends := ((starts at time zone 'UTC') + interval '1 month') at time zone 'UTC';
+  -- Two makers at once: the second waits until the first has committed, and then hears that it is there. Any number, the same for all.
+  perform pg_advisory_xact_lock(4127590268153370113);
   execute format('create table %I (like usage_event including defaults including constraints)', part);
   execute format('alter table usage_event attach partition %I for values from (%L) to (%L)', part, starts, ends);
+  return true;
+exception when duplicate_table then
   return true;
 end
 $$;

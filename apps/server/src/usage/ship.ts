@@ -4,6 +4,7 @@ import type { Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
 import type { Journal, Segment } from './journal.ts'
+import { type Openings, readOpenings } from './openings.ts'
 import { findIntact, readIntact } from './segment.ts'
 
 /** How often the segment that is being written is looked at. */
@@ -52,26 +53,27 @@ const isRefusedRow = (error: unknown): boolean => /^2[23]/.test(codeOf(error))
 
 const codeOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '')
 
-/** Inserts what it can and hands each row that the database will never take to `refused`: one of them must not hold up the others. */
+/** Inserts what it can, says how many of them were new, and hands each row that the database will never take to `refused`: one of them must not hold up the others. */
 export const insertEvents = async (
   db: Db,
   payloads: readonly string[],
   refused: (payload: string, error: unknown) => Promise<void>,
-): Promise<void> => {
+): Promise<number> => {
   const values = [`[${payloads.join(',')}]`]
   try {
-    await db.query({ ...INSERT, values })
+    return (await db.query({ ...INSERT, values })).rowCount ?? 0
   } catch (error) {
     if (!isRefusedRow(error)) throw error
     if (codeOf(error) === NO_PARTITION && (await makePartitions(db, values))) {
-      await db.query({ ...INSERT, values })
-      return
+      return (await db.query({ ...INSERT, values })).rowCount ?? 0
     }
     const [only] = payloads
-    if (payloads.length === 1 && only !== undefined) return refused(only, error)
+    if (payloads.length === 1 && only !== undefined) {
+      await refused(only, error)
+      return 0
+    }
     const half = payloads.length >> 1
-    await insertEvents(db, payloads.slice(0, half), refused)
-    await insertEvents(db, payloads.slice(half), refused)
+    return (await insertEvents(db, payloads.slice(0, half), refused)) + (await insertEvents(db, payloads.slice(half), refused))
   }
 }
 
@@ -110,8 +112,15 @@ export type Shipping = {
 }
 
 /** Carries the journal into `usage_event`, again and again until stopped, and deletes each segment once it is committed. */
-export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; log: Logger; everyMs?: number }): Shipping => {
-  const { journal, db, clock, log } = options
+export const openShipping = (options: {
+  journal: Journal
+  openings?: Openings
+  db: Db
+  clock: Clock
+  log: Logger
+  everyMs?: number
+}): Shipping => {
+  const { journal, openings, db, clock, log } = options
   const everyMs = options.everyMs ?? SHIP_EVERY_MS
   // How far each segment has been shipped. Only a hint, so it need not outlive the process.
   const shippedBytes = new Map<Segment, number>()
@@ -167,8 +176,23 @@ export const openShipping = (options: { journal: Journal; db: Db; clock: Clock; 
     damaged.delete(segment)
   }
 
+  /**
+   * What an earlier process began. All its events are in the ledger by now, and the ledger ignores a second row with the same instant and
+   * id: so what goes in are those that never ended.
+   */
+  const shipLost = async (path: string): Promise<void> => {
+    const payloads = await readOpenings(path)
+    let lost = 0
+    for (let row = 0; row < payloads.length; row += BATCH_ROWS)
+      lost += await insertEvents(db, payloads.slice(row, row + BATCH_ROWS), putAside)
+    await openings?.forget(path)
+    if (lost > 0)
+      log.warn({ answers: lost }, 'answers were cut by the end of an earlier process; they are in the ledger as lost and cost nothing')
+  }
+
   const ship = async (): Promise<void> => {
     for (const segment of journal.segments()) await shipSegment(segment)
+    for (const path of openings?.left() ?? []) await shipLost(path)
   }
 
   let stopped = false

@@ -19,7 +19,7 @@ export type Total = {
 }
 
 // Any number, the same for all: one process computes at a time, the others have nothing to add.
-const LOCK = '4127590268153370114'
+export const TOTALS_LOCK = '4127590268153370114'
 /** A busy hour may hold millions of events; the pool's limit for a statement is made for people who wait. */
 const HOUR_LIMIT = '600s'
 const PATIENT = { query_timeout: 610_000 }
@@ -54,7 +54,7 @@ const COMPUTE_HOUR = `
 /** The lock comes first, so that each statement behind it sees what the holder before us has committed. */
 const holdingLock = <T>(db: Db, work: (client: pg.PoolClient) => Promise<T>): Promise<T | undefined> =>
   transaction(db, async (client) => {
-    const { rows } = await client.query<{ mine: boolean }>(`select pg_try_advisory_xact_lock(${LOCK}) as mine`)
+    const { rows } = await client.query<{ mine: boolean }>(`select pg_try_advisory_xact_lock(${TOTALS_LOCK}) as mine`)
     if (rows[0]?.mine !== true) return undefined
     await client.query(`set local statement_timeout = '${HOUR_LIMIT}'`)
     return work(client)

@@ -36,8 +36,8 @@ afterEach(async () => {
 })
 
 const openHere = (db: Db = database.db) => openUsage({ dataDir, db, clock: systemClock, log: silent, limits: { shipEveryMs: 20 } })
-/** Everything beside the name of this gateway. */
-const files = async () => (await readdir(join(dataDir, 'usage'))).filter((name) => name !== 'gateway')
+/** Everything but the name of this gateway and what has begun in it. */
+const files = async () => (await readdir(join(dataDir, 'usage'))).filter((name) => name !== 'gateway' && !name.endsWith('.open'))
 const rowsOf = async (events: readonly UsageEvent[]) => {
   const { rows } = await database.db.query<Record<string, unknown>>('select * from usage_event where id = any($1) order by id', [
     events.map((event) => event.id),

@@ -1,10 +1,13 @@
 import { join } from 'node:path'
 import type { Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
+import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
-import { type ChargePolicy, isCharged, type UsageEvent } from './event.ts'
+import { type ChargePolicy, isCharged, type RecordedEvent, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
 import { type JournalLimits, openJournal } from './journal.ts'
+import { openKeeping } from './keep.ts'
+import { openOpenings } from './openings.ts'
 import { openShipping } from './ship.ts'
 
 /** What is not in the database by then stays on disk for the next start. */
@@ -13,43 +16,61 @@ const LAST_SHIP_LIMIT_MS = 5_000
 /** Resolves when the event is on disk; rejects when it is not known to be. */
 export type Record = (event: UsageEvent) => Promise<void>
 
-const CHARGE_NO_FAILURES: ChargePolicy = { chargeFailed: false }
+export type UsageLimits = Partial<JournalLimits> & { readonly shipEveryMs?: number; readonly totalsEveryMs?: number }
+
+const RETENTION_MONTHS = 13
 
 export type Usage = {
   record: Record
+  /**
+   * Notes that an answer begins, with the event that shall be in the books if this process dies before its end: it is shipped as lost. Nobody
+   * waits for it. `record` ends it.
+   */
+  begin: (event: UsageEvent) => void
+  /** The answer was refused after all, with nothing sent. */
+  withdraw: (id: RequestId) => void
   /** Why usage cannot be written down now, or undefined. While there is a reason, nothing may be admitted. */
   fault: () => string | undefined
   /** Writes what is on its way, ships what it can within a limit, and ends. */
   close: () => Promise<void>
 }
 
-/** Opens the journal under the data directory, cuts what a crash left unfinished, and begins to ship what it finds. */
+/** Opens the journal under the data directory, cuts what a crash left unfinished, and begins to ship what it finds and to add it up. */
 export const openUsage = async (options: {
   dataDir: string
   db: Db
   clock: Clock
   log: Logger
   policy?: ChargePolicy
-  limits?: Partial<JournalLimits> & { readonly shipEveryMs?: number }
+  retentionMonths?: number
+  limits?: UsageLimits
 }): Promise<Usage> => {
-  const { db, clock, log, limits = {} } = options
-  const policy = options.policy ?? CHARGE_NO_FAILURES
+  const { db, clock, log, policy = { chargeFailed: false }, retentionMonths = RETENTION_MONTHS, limits = {} } = options
   const directory = join(options.dataDir, 'usage')
   const journal = await openJournal({ directory, log, limits })
   const gateway = await readGateway(directory, clock)
-  const shipping = openShipping({ journal, db, clock, log, ...(limits.shipEveryMs === undefined ? {} : { everyMs: limits.shipEveryMs }) })
+  const openings = await openOpenings({ directory, log })
+  const { shipEveryMs, totalsEveryMs } = limits
+  const shipping = openShipping({ journal, openings, db, clock, log, ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }) })
+  const keeping = openKeeping({ db, clock, log, retentionMonths, ...(totalsEveryMs === undefined ? {} : { everyMs: totalsEveryMs }) })
+  const toRecorded = (event: UsageEvent): RecordedEvent => ({ ...event, gateway, charged: isCharged(event, policy) })
 
   return {
-    record: (event) => journal.record({ ...event, gateway, charged: isCharged(event, policy) }),
+    record: async (event) => {
+      await journal.record(toRecorded(event))
+      openings.end(event.id)
+    },
+    begin: (event) => openings.begin(toRecorded(event)),
+    withdraw: openings.withdraw,
     fault: journal.fault,
     close: async () => {
-      // One limit for both waits: with the database away, a stop must not wait for it.
+      // One limit for all waits: with the database away, a stop must not wait for it.
       const ended = new AbortController()
       const late = clock.sleep(LAST_SHIP_LIMIT_MS, ended.signal).then(
         () => false,
         () => false,
       )
-      const stopped = await Promise.race([shipping.stop().then(() => true), late])
+      const stopped = await Promise.race([Promise.all([shipping.stop(), keeping.stop()]).then(() => true), late])
       await journal.close()
       const shipped =
         stopped &&
@@ -61,6 +82,7 @@ export const openUsage = async (options: {
           late,
         ]))
       ended.abort()
+      await openings.close()
       if (!shipped) log.warn({ segments: journal.segments().length }, 'usage events stay on disk for the next start')
     },
   }

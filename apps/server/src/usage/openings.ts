@@ -1,0 +1,124 @@
+import { type FileHandle, open, readdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { RequestId } from '../kit/ids.ts'
+import type { Logger } from '../kit/log.ts'
+import type { RecordedEvent } from './event.ts'
+import { frame, readIntact } from './segment.ts'
+
+const NAME = /^\d{12}\.v1\.open$/
+const nameOf = (number: number): string => `${String(number).padStart(12, '0')}.v1.open`
+
+/** A file that is mostly of answers long over is written anew with those that still run. */
+const FILE_BYTES = 4 * 1024 * 1024
+/** Answers that are open at once. Beyond it some will not be missed if we die: they cost nothing anyway. */
+const MAX_OPEN = 100_000
+
+/**
+ * What was begun and has not ended. Nobody waits for it and nothing is synced: the operating system keeps what a killed process has
+ * written, and if the whole machine goes, the worst is that an answer without a bill is not listed as lost.
+ */
+export type Openings = {
+  /** An answer begins. `event` is what shall be in the books if nobody ever says how it ended. */
+  begin: (event: RecordedEvent) => void
+  /** It has its event in the journal, which says more than we could. */
+  end: (id: RequestId) => void
+  /** It was refused, with nothing sent: there will be no event. */
+  withdraw: (id: RequestId) => void
+  /** Files of earlier lives of this gateway. */
+  left: () => readonly string[]
+  forget: (path: string) => Promise<void>
+  close: () => Promise<void>
+}
+
+export const listOpenings = async (directory: string): Promise<string[]> =>
+  (await readdir(directory))
+    .filter((name) => NAME.test(name))
+    .toSorted()
+    .map((name) => join(directory, name))
+
+/** The openings in a file that were not withdrawn, as their events' JSON. Its end may be torn. */
+export const readOpenings = async (path: string): Promise<string[]> => {
+  const found = new Map<string, string>()
+  for (const payload of readIntact(await readFile(path), 0).payloads) {
+    const { id, withdrawn } = JSON.parse(payload) as { id?: string; withdrawn?: string }
+    if (withdrawn !== undefined) found.delete(withdrawn)
+    if (id !== undefined) found.set(id, payload)
+  }
+  return [...found.values()]
+}
+
+export const openOpenings = async (options: { directory: string; log: Logger }): Promise<Openings> => {
+  const { directory, log } = options
+  const left = await listOpenings(directory)
+  let number = Number((left.at(-1)?.slice(directory.length + 1) ?? '0').slice(0, 12)) + 1
+  const running = new Map<RequestId, Buffer>()
+  let path = join(directory, nameOf(number))
+  let handle: FileHandle = await open(path, 'wx', 0o600)
+  let fileBytes = 0
+  let queue: Buffer[] = []
+  let writing: Promise<void> | undefined
+  let complained = false
+  let closed = false
+
+  /** The new file holds all that runs before the old one goes. */
+  const renew = async (): Promise<void> => {
+    number += 1
+    const next = join(directory, nameOf(number))
+    const nextHandle = await open(next, 'wx', 0o600)
+    const bytes = Buffer.concat([...running.values()])
+    // In it already, like everything else that runs.
+    queue = []
+    await nextHandle.write(bytes)
+    await handle.close()
+    await rm(path, { force: true })
+    ;[path, handle, fileBytes] = [next, nextHandle, bytes.length]
+  }
+
+  const write = async (): Promise<void> => {
+    while (queue.length > 0) {
+      const bytes = Buffer.concat(queue)
+      queue = []
+      try {
+        await handle.write(bytes, 0, bytes.length, fileBytes)
+        fileBytes += bytes.length
+        if (fileBytes >= FILE_BYTES) await renew()
+        complained = false
+      } catch (error) {
+        if (!complained)
+          log.warn({ err: error }, 'what has begun cannot be noted; if this process dies, open answers are not listed as lost')
+        complained = true
+      }
+    }
+    writing = undefined
+  }
+
+  const note = (bytes: Buffer): void => {
+    queue.push(bytes)
+    writing ??= write()
+  }
+
+  return {
+    begin: (event) => {
+      if (closed || running.size >= MAX_OPEN) return
+      const bytes = frame(JSON.stringify(event))
+      running.set(event.id, bytes)
+      note(bytes)
+    },
+    end: (id) => void running.delete(id),
+    withdraw: (id) => {
+      if (!closed && running.delete(id)) note(frame(JSON.stringify({ withdrawn: id })))
+    },
+    left: () => [...left],
+    forget: async (done) => {
+      await rm(done, { force: true })
+      left.splice(left.indexOf(done), 1)
+    },
+    close: async () => {
+      if (closed) return
+      closed = true
+      await writing
+      await handle.close()
+      if (running.size === 0) await rm(path, { force: true })
+    },
+  }
+}
