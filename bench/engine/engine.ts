@@ -98,7 +98,8 @@ const parallel = async (engine: Engine, streams: number, answers: number): Promi
     clients.map(async (client) => {
       while (left > 0) {
         left -= 1
-        tokens += await ask(engine, client, 'Tell me a short story about a dog.')
+        const said = await ask(engine, client, 'Tell me a short story about a dog.')
+        tokens += said // on a line of its own: `tokens += await …` reads the sum before it waits
       }
     }),
   )
