@@ -149,6 +149,18 @@ export const SETTINGS = [
     default: 'none',
     what: 'Ranges like 10.0.0.0/8, with commas between them, that are fetched from although they are not the public internet: images, documents, webhooks.',
   },
+  {
+    env: 'PARVIS_USAGE_RETENTION_MONTHS',
+    yaml: 'usageRetentionMonths',
+    default: '13',
+    what: 'Full months for which usage events are kept; hourly totals stay for good.',
+  },
+  {
+    env: 'PARVIS_CHARGE_FAILED',
+    yaml: 'chargeFailed',
+    default: 'false',
+    what: 'Charges what was delivered of an answer whose engine failed or was too slow.',
+  },
 ] as const satisfies readonly Setting[]
 
 type Name = (typeof SETTINGS)[number]['yaml']
@@ -184,6 +196,8 @@ const SHAPE = {
   bodyTimeoutSeconds: whole(1, DAY_SECONDS),
   maxBodyMb: whole(1, 4096),
   shutdownSeconds: whole(0, DAY_SECONDS),
+  usageRetentionMonths: whole(1, 1_200),
+  chargeFailed: flag,
   fetchAllow: ranges,
 } satisfies Record<Name, z.ZodType>
 
@@ -218,6 +232,8 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   bodyTimeoutSeconds: 30,
   maxBodyMb: 100,
   shutdownSeconds: 30,
+  usageRetentionMonths: 13,
+  chargeFailed: false,
   fetchAllow: [],
 })
 

@@ -73,7 +73,14 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
 
     const changes = await openChanges({ db, url, clock, log })
     open('changes', () => changes.close())
-    const usage = await openUsage({ dataDir: config.dataDir, db, clock, log })
+    const usage = await openUsage({
+      dataDir: config.dataDir,
+      db,
+      clock,
+      log,
+      policy: { chargeFailed: config.chargeFailed },
+      retentionMonths: config.usageRetentionMonths,
+    })
     open('usage', () => usage.close())
     const iam = await openIam({ db, changes, secrets, clock, log })
     const catalog = await openCatalog({
@@ -166,7 +173,7 @@ const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : ho
 
 const localModels = (models: readonly Model[]) =>
   models.flatMap((model) =>
-    model.weights !== null && model.type !== 'audio'
+    model.weights !== null && model.type !== 'audio' && model.type !== 'ocr'
       ? [
           {
             id: model.id,
