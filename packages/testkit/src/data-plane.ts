@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { connect, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
-import type { Model } from '@parvis/server/catalog/model'
+import { type Model, NO_RULES } from '@parvis/server/catalog/model'
 import type { Replica } from '@parvis/server/engines/replica'
 import type { InferenceLimits } from '@parvis/server/inference/exchange'
 import { inferenceRoutes, refuseUnroutable } from '@parvis/server/inference/routes'
@@ -34,6 +34,7 @@ export const aModel = (given: Partial<Model> = {}): Model => ({
   dimensions: null,
   matryoshka: [],
   features: { tools: true, structuredOutput: true, reasoning: false, vision: false },
+  rules: NO_RULES,
   price: {
     id: randomUUID() as PriceId,
     startsAt: 0 as Instant,

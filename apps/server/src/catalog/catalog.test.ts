@@ -5,6 +5,7 @@ import { type Changes, openChanges } from '../kit/changes.ts'
 import { type Clock, type Instant, systemClock } from '../kit/clock.ts'
 import { openLog } from '../kit/log.ts'
 import { type Catalog, openCatalog } from './catalog.ts'
+import { NO_RULES } from './model.ts'
 import { addModel, addPrice, listModels, type NewModel, removeModel } from './models.ts'
 import { parsePrice } from './price.ts'
 import { seedTinyModels } from './seed.ts'
@@ -292,6 +293,9 @@ describe('adding a model', () => {
       { type: 'embedding', maxOutputTokens: null, dimensions: 64, matryoshka: [128] },
       'stay below the dimensions',
     ],
+    ['a shortest length above the dimensions', { rules: { minDimensions: 32 } }, 'the shortest length stays below the dimensions'],
+    ['an effort that nobody knows', { rules: { reasoningEfforts: ['huge'] } }, 'rules.reasoningEfforts.0'],
+    ['a rule that nobody knows', { rules: { politeness: true } }, 'Unrecognized key: "politeness"'],
     ['weights at a relative path', { weights: { path: 'x.gguf', bytes: 1, sha256: '0'.repeat(64) } }, 'weights lie at'],
     ['weights outside their folder', { weights: { path: 'pulled:../x.gguf', bytes: 1, sha256: '0'.repeat(64) } }, 'weights lie at'],
   ]
@@ -301,6 +305,34 @@ describe('adding a model', () => {
       expect(await listModels(database.db, systemClock)).toEqual([])
     })
   }
+
+  test('keeps what a model takes and insists on; efforts in their order, and without a word it has no rules', async () => {
+    await add('plain')
+    await add('ruled', {
+      rules: {
+        audioInChat: true,
+        maxImages: 12,
+        imageTokenPx: 28,
+        imageMaxPx: 1540,
+        alternatingRoles: true,
+        toolSystemPrompt: 'Call tools when they help.',
+        reasoningEfforts: ['high', 'none'],
+      },
+    })
+    const { catalog } = await open()
+    const rulesOf = (name: string) => catalog.list().find((model) => model.name === name)?.rules
+    expect(rulesOf('plain')).toEqual(NO_RULES)
+    expect(rulesOf('ruled')).toEqual({
+      ...NO_RULES,
+      audioInChat: true,
+      maxImages: 12,
+      imageTokenPx: 28,
+      imageMaxPx: 1540,
+      alternatingRoles: true,
+      toolSystemPrompt: 'Call tools when they help.',
+      reasoningEfforts: ['none', 'high'],
+    })
+  })
 
   test('twice under one name is refused, also when two do it at once', async () => {
     const outcomes = await Promise.allSettled([add('m'), add('m'), add('m')])

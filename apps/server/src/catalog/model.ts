@@ -3,7 +3,7 @@ import type { ModelId, PriceId } from '../kit/ids.ts'
 import type { UnitPrice } from '../kit/money.ts'
 
 /** What a model is for. It decides which endpoints serve it. */
-export type ModelType = 'chat' | 'embedding' | 'rerank' | 'audio'
+export type ModelType = 'chat' | 'embedding' | 'rerank' | 'audio' | 'ocr'
 
 /** The life cycle of serverless-platform.md 8.1. */
 export type ModelStatus = 'preview' | 'active' | 'deprecated' | 'eol'
@@ -15,6 +15,40 @@ export type Price = {
   readonly input: UnitPrice
   readonly cachedInput: UnitPrice
   readonly output: UnitPrice
+}
+
+/** How much a model may be asked to think, from least to most (data-plane.md 6.7). */
+export const REASONING_EFFORTS = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh', 'max'] as const
+export type ReasoningEffort = (typeof REASONING_EFFORTS)[number]
+
+/** What a model can take, or insists on, in a request. Most have nothing to say here. */
+export type Rules = {
+  /** Takes sound inside a conversation. */
+  readonly audioInChat: boolean
+  /** The most images in one request; null where the model has no limit of its own. */
+  readonly maxImages: number | null
+  /** A token is a square of so many pixels, after the image was scaled down to the longest side the model works on. */
+  readonly imageTokenPx: number | null
+  readonly imageMaxPx: number | null
+  /** Refuses two turns of the same speaker in a row. */
+  readonly alternatingRoles: boolean
+  /** Said as the system message where tools are given without one. */
+  readonly toolSystemPrompt: string | null
+  /** What it distinguishes, from least to most; empty where nobody has said. */
+  readonly reasoningEfforts: readonly ReasoningEffort[]
+  /** A vector may be cut to any length from here on; null where `matryoshka` names all there are. */
+  readonly minDimensions: number | null
+}
+
+export const NO_RULES: Rules = {
+  audioInChat: false,
+  maxImages: null,
+  imageTokenPx: null,
+  imageMaxPx: null,
+  alternatingRoles: false,
+  toolSystemPrompt: null,
+  reasoningEfforts: [],
+  minDimensions: null,
 }
 
 /** One catalogue entry (serverless-platform.md 2.1). `name` is the string that clients send. */
@@ -36,6 +70,7 @@ export type Model = {
   /** The shorter lengths an embedding may be cut to; empty when it may not (data-plane.md 9). */
   readonly matryoshka: readonly number[]
   readonly features: { readonly tools: boolean; readonly structuredOutput: boolean; readonly reasoning: boolean; readonly vision: boolean }
+  readonly rules: Rules
   /** The price in force. */
   readonly price: Price
   /** The embedded engine runs this file; null when only engines given by hand serve the model. */

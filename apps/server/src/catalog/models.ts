@@ -5,7 +5,7 @@ import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/c
 import { type Db, transaction } from '../kit/db.ts'
 import { type ModelId, newId, type PriceId } from '../kit/ids.ts'
 import type { UnitPrice } from '../kit/money.ts'
-import type { Model, ModelStatus, ModelType, Price } from './model.ts'
+import { type Model, type ModelStatus, type ModelType, NO_RULES, type Price, REASONING_EFFORTS, type ReasoningEffort } from './model.ts'
 import { isStoredWeights } from './weights-path.ts'
 
 const MODEL_NAME = /^[a-z0-9][a-z0-9._-]{0,127}$/
@@ -23,11 +23,26 @@ const NewPrice = z.strictObject({
 })
 const Tokens = z.int().positive().max(MAX_TOKENS)
 
+const Pixels = z.int().positive().max(65_536).nullable()
+const Rules = z.strictObject({
+  audioInChat: z.boolean().default(NO_RULES.audioInChat),
+  maxImages: z.int().positive().max(10_000).nullable().default(NO_RULES.maxImages),
+  imageTokenPx: Pixels.default(NO_RULES.imageTokenPx),
+  imageMaxPx: Pixels.default(NO_RULES.imageMaxPx),
+  alternatingRoles: z.boolean().default(NO_RULES.alternatingRoles),
+  toolSystemPrompt: z.string().min(1).max(20_000).nullable().default(NO_RULES.toolSystemPrompt),
+  reasoningEfforts: z
+    .array(z.enum(REASONING_EFFORTS))
+    .transform((efforts) => REASONING_EFFORTS.filter((effort) => efforts.includes(effort)))
+    .default([]),
+  minDimensions: z.int().positive().nullable().default(NO_RULES.minDimensions),
+})
+
 const NewModel = z
   .strictObject({
     name: z.string().regex(MODEL_NAME, 'a model name is lower-case letters, digits, ".", "_" and "-", without a vendor in front'),
     ownedBy: z.string().min(1).max(128),
-    type: z.enum(['chat', 'embedding', 'rerank', 'audio']),
+    type: z.enum(['chat', 'embedding', 'rerank', 'audio', 'ocr']),
     status: z.enum(['preview', 'active', 'deprecated', 'eol']).default('active'),
     successor: z.string().regex(MODEL_NAME).nullable().default(null),
     contextTokens: Tokens,
@@ -37,6 +52,7 @@ const NewModel = z
     features: z
       .strictObject({ tools: z.boolean(), structuredOutput: z.boolean(), reasoning: z.boolean(), vision: z.boolean() })
       .default({ tools: false, structuredOutput: false, reasoning: false, vision: false }),
+    rules: Rules.default({ ...NO_RULES, reasoningEfforts: [] }),
     licence: z.string().max(200).nullable().default(null),
     source: z.string().max(1000).nullable().default(null),
     weights: z
@@ -63,6 +79,11 @@ const NewModel = z
       matryoshka.every((length, index) => length > (matryoshka[index - 1] ?? 0) && dimensions !== null && length < dimensions),
     { path: ['matryoshka'], message: 'shorter lengths rise, and stay below the dimensions' },
   )
+
+  .refine(({ rules, dimensions }) => rules.minDimensions === null || (dimensions !== null && rules.minDimensions <= dimensions), {
+    path: ['rules', 'minDimensions'],
+    message: 'the shortest length stays below the dimensions',
+  })
 
 /** What `addModel` takes; `weights.path` is the stored form (weights-path.ts). */
 export type NewModel = z.input<typeof NewModel>
@@ -101,6 +122,14 @@ export type ModelRow = {
   readonly structured_output: boolean
   readonly reasoning: boolean
   readonly vision: boolean
+  readonly audio_in_chat: boolean
+  readonly max_images: number | null
+  readonly image_token_px: number | null
+  readonly image_max_px: number | null
+  readonly alternating_roles: boolean
+  readonly tool_system_prompt: string | null
+  readonly reasoning_efforts: readonly ReasoningEffort[]
+  readonly min_dimensions: number | null
   readonly licence: string | null
   readonly source: string | null
   readonly weights_path: string | null
@@ -141,6 +170,16 @@ const rowToModel = (row: ModelRow, prices: readonly Price[]): PricedModel => ({
   dimensions: row.dimensions,
   matryoshka: row.matryoshka,
   features: { tools: row.tools, structuredOutput: row.structured_output, reasoning: row.reasoning, vision: row.vision },
+  rules: {
+    audioInChat: row.audio_in_chat,
+    maxImages: row.max_images,
+    imageTokenPx: row.image_token_px,
+    imageMaxPx: row.image_max_px,
+    alternatingRoles: row.alternating_roles,
+    toolSystemPrompt: row.tool_system_prompt,
+    reasoningEfforts: row.reasoning_efforts,
+    minDimensions: row.min_dimensions,
+  },
   licence: row.licence,
   source: row.source,
   weights:
@@ -153,7 +192,8 @@ const rowToModel = (row: ModelRow, prices: readonly Price[]): PricedModel => ({
 // Models before prices: a price is committed with its model or later, so every model seen here has one.
 const SELECT_MODELS = `
   select id, name, owned_by, type, status, successor, created_at, context_tokens, max_output_tokens, dimensions, matryoshka,
-         tools, structured_output, reasoning, vision, licence, source, weights_path, weights_bytes, weights_sha256
+         tools, structured_output, reasoning, vision, audio_in_chat, max_images, image_token_px, image_max_px, alternating_roles,
+         tool_system_prompt, reasoning_efforts, min_dimensions, licence, source, weights_path, weights_bytes, weights_sha256
     from model
    where removed_at is null
    order by created_at, name`
@@ -220,8 +260,10 @@ const insertPrice = async (
 // Two processes that start at once both find none; the unique index lets one of them win and `do nothing` lets the other go on.
 const INSERT_MODEL = `
   insert into model (id, name, owned_by, type, status, successor, created_at, context_tokens, max_output_tokens, dimensions, matryoshka,
-                     tools, structured_output, reasoning, vision, licence, source, weights_path, weights_bytes, weights_sha256)
-  select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+                     tools, structured_output, reasoning, vision, licence, source, weights_path, weights_bytes, weights_sha256,
+                     audio_in_chat, max_images, image_token_px, image_max_px, alternating_roles, tool_system_prompt, reasoning_efforts,
+                     min_dimensions)
+  select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $22, $23, $24, $25, $26, $27, $28, $29
    where not ($21 and exists (select 1 from model where name = $2))
       on conflict (name) where removed_at is null do nothing`
 
@@ -253,6 +295,14 @@ const insertModel = async (db: Db, clock: Clock, actor: string, input: NewModel,
       model.weights?.bytes ?? null,
       model.weights?.sha256 ?? null,
       onlyOnce,
+      model.rules.audioInChat,
+      model.rules.maxImages,
+      model.rules.imageTokenPx,
+      model.rules.imageMaxPx,
+      model.rules.alternatingRoles,
+      model.rules.toolSystemPrompt,
+      model.rules.reasoningEfforts,
+      model.rules.minDimensions,
     ])
     if (rowCount !== 1) return undefined
     await insertPrice(client, newId<'price'>(now), id, now, price)
