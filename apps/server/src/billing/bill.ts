@@ -1,0 +1,238 @@
+import type pg from 'pg'
+import { z } from 'zod'
+import type { Price } from '../catalog/model.ts'
+import { readPrices } from '../catalog/prices.ts'
+import { dateToInstant, type Instant } from '../kit/clock.ts'
+import type { Db } from '../kit/db.ts'
+import type { OrganizationId, ProjectId } from '../kit/ids.ts'
+import type { Cents, PicoEuro } from '../kit/money.ts'
+import { readSums, type Sum } from '../usage/totals.ts'
+import { isMonth, type Month, monthEnd, monthStart, nextMonth, stepMonth } from './month.ts'
+import { type Bill, type FreePools, type LineKey, METERS, type Meter, type Quantity, type QuotedPrice, rate } from './rate.ts'
+import type { Terms } from './terms.ts'
+
+/** A month of an organization: what it owes, and whether that can still change. */
+export type MonthBill = {
+  readonly organizationId: OrganizationId
+  readonly month: Month
+  /** Null while it is provisional. */
+  readonly closedAt: Instant | null
+  readonly bill: Bill
+  /** What the free tier had to give. */
+  readonly pools: FreePools
+  /** As they were when the month was closed, or are now. */
+  readonly projectNames: Readonly<Record<ProjectId, string>>
+  /** What was used under a price that nobody knows, which cannot happen to a sound database. A month with some is not closed. */
+  readonly unpriced: readonly Sum[]
+}
+
+type Client = Db | pg.PoolClient
+
+/** Events older than this are dropped with their partitions at the earliest, so nothing comes later than that. */
+const LATE_MONTHS = 13
+
+/** Cached input is input where the model has no price of its own for it (serverless-platform.md 2.2): one line, rounded once. */
+const meterOf = (kind: Sum['kind'], price: Price): { meter: Meter; price: bigint } => {
+  switch (kind) {
+    case 'input_tokens':
+      return { meter: 'input_token', price: price.input }
+    case 'cached_input_tokens':
+      return price.cachedInput === price.input
+        ? { meter: 'input_token', price: price.input }
+        : { meter: 'input_cached_token', price: price.cachedInput }
+    case 'output_tokens':
+      return { meter: 'output_token', price: price.output }
+    // The input price of an audio model is per minute of sound.
+    case 'audio_milliseconds':
+      return { meter: 'input_duration', price: price.input }
+  }
+}
+
+/** What was used from one month's first hour to its last, by what a line is made of. */
+const readQuantities = async (
+  client: Client,
+  organizationId: OrganizationId,
+  month: Month,
+): Promise<{ quantities: Quantity[]; unpriced: Sum[] }> => {
+  const sums = await readSums(client, { organizationId, from: monthStart(month), to: monthEnd(month) })
+  const prices = await readPrices(client, [...new Set(sums.map(({ priceId }) => priceId))])
+  const unpriced: Sum[] = []
+  const quantities = sums.flatMap((sum): Quantity[] => {
+    const known = prices.get(sum.priceId)
+    if (known === undefined) {
+      unpriced.push(sum)
+      return []
+    }
+    const { meter, price } = meterOf(sum.kind, known)
+    return [
+      {
+        projectId: sum.projectId,
+        product: sum.model,
+        mode: sum.mode,
+        meter,
+        price: price as QuotedPrice,
+        lateFrom: null,
+        units: sum.units,
+      },
+    ]
+  })
+  return { quantities, unpriced }
+}
+
+const quantityKey = (line: LineKey & { projectId: ProjectId }): string =>
+  [line.projectId, line.product, line.mode, line.meter, line.price].join('\n')
+
+/**
+ * What a closed month has become since, less all that has been billed of it, then or later: the events that came late. It is a
+ * difference of absolute sums, so it is the same however often it is asked for.
+ */
+const readLate = async (
+  client: Client,
+  organizationId: OrganizationId,
+  closed: readonly MonthBill[],
+): Promise<{ quantities: Quantity[]; unpriced: Sum[] }> => {
+  const quantities: Quantity[] = []
+  const unpriced: Sum[] = []
+  for (const { month } of closed) {
+    const billed = new Map<string, bigint>()
+    for (const { bill, month: billedIn } of closed) {
+      for (const line of bill.projects.flatMap((project) => project.lines)) {
+        if ((line.lateFrom ?? billedIn) !== month) continue
+        const key = quantityKey(line)
+        billed.set(key, (billed.get(key) ?? 0n) + line.units)
+      }
+    }
+    const now = await readQuantities(client, organizationId, month)
+    unpriced.push(...now.unpriced)
+    const owed = new Map<string, Quantity>()
+    for (const quantity of now.quantities) {
+      const key = quantityKey(quantity)
+      owed.set(key, { ...quantity, lateFrom: month, units: (owed.get(key)?.units ?? 0n) + quantity.units })
+    }
+    for (const [key, quantity] of owed) {
+      const units = quantity.units - (billed.get(key) ?? 0n)
+      // Less than was billed is no debt of ours to guess at: a credit note is a person's decision.
+      if (units > 0n) quantities.push({ ...quantity, units })
+    }
+  }
+  return { quantities, unpriced }
+}
+
+const whole = z
+  .string()
+  .regex(/^-?\d+$/)
+  .transform(BigInt)
+const cents = whole.transform((value) => value as Cents)
+const pico = whole.transform((value) => value as PicoEuro)
+const month = z
+  .string()
+  .refine(isMonth)
+  .transform((text) => text as Month)
+const projectId = z.string().transform((text) => text as ProjectId)
+const key = {
+  product: z.string(),
+  mode: z.enum(['realtime', 'batch']),
+  meter: z.enum(METERS),
+  price: whole.transform((value) => value as QuotedPrice),
+  lateFrom: month.nullable(),
+}
+const pools = z.object({ tokens: whole, audio: whole })
+
+/** A frozen bill as its row has it: amounts as decimal strings. */
+const Content = z.object({
+  bill: z.object({
+    lines: z.array(z.object({ ...key, units: whole, freeUnits: whole, billedUnits: whole, exact: pico, cents, grossCents: cents })),
+    projects: z.array(
+      z.object({
+        projectId,
+        lines: z.array(z.object({ ...key, projectId, units: whole, billedUnits: whole, exact: pico, cents })),
+        grossCents: cents,
+        deductedCents: cents,
+        cents,
+      }),
+    ),
+    freeUnits: pools,
+    grossCents: cents,
+    deductedCents: cents,
+    cents,
+  }),
+  pools,
+  projectNames: z.record(projectId, z.string()),
+})
+
+export const billToContent = ({ bill, pools: given, projectNames }: MonthBill): string =>
+  JSON.stringify({ bill, pools: given, projectNames }, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))
+
+type BillRow = { readonly month: Month; readonly closed_at: Date; readonly content: unknown }
+
+const rowToBill = (organizationId: OrganizationId, row: BillRow): MonthBill => ({
+  organizationId,
+  month: row.month,
+  closedAt: dateToInstant(row.closed_at),
+  ...Content.parse(row.content),
+  unpriced: [],
+})
+
+const readClosed = async (client: Client, organizationId: OrganizationId, from: Month): Promise<MonthBill[]> => {
+  const { rows } = await client.query<BillRow>(
+    'select month, closed_at, content from bill where organization_id = $1 and month >= $2 and closed_at is not null order by month',
+    [organizationId, from],
+  )
+  return rows.map((row) => rowToBill(organizationId, row))
+}
+
+const readProjectNames = async (client: Client, organizationId: OrganizationId): Promise<Record<ProjectId, string>> => {
+  const { rows } = await client.query<{ id: ProjectId; name: string }>('select id, name from project where organization_id = $1', [
+    organizationId,
+  ])
+  return Object.fromEntries(rows.map(({ id, name }) => [id, name]))
+}
+
+const less = (pool: bigint, used: bigint): bigint => (used < pool ? pool - used : 0n)
+
+/** What is left of a pool that is given once: less what every earlier month took, closed or still open. */
+const readLifetimePools = async (client: Client, terms: Terms, organizationId: OrganizationId, before: Month): Promise<FreePools> => {
+  const { rows } = await client.query<{ tokens: string; audio: string; first_open: Month | null }>(
+    `select coalesce(sum((content #>> '{bill,freeUnits,tokens}')::numeric), 0)::text as tokens,
+            coalesce(sum((content #>> '{bill,freeUnits,audio}')::numeric), 0)::text as audio,
+            min(month) filter (where closed_at is null) as first_open
+       from bill
+      where organization_id = $1 and month < $2`,
+    [organizationId, before],
+  )
+  let { tokens, audio } = terms.freePools
+  tokens = less(tokens, BigInt(rows[0]?.tokens ?? 0))
+  audio = less(audio, BigInt(rows[0]?.audio ?? 0))
+  const firstOpen = rows[0]?.first_open ?? null
+  for (let open = firstOpen; open !== null && open < before; open = nextMonth(open)) {
+    const { freeUnits } = rate((await readQuantities(client, organizationId, open)).quantities, { tokens, audio })
+    tokens = less(tokens, freeUnits.tokens)
+    audio = less(audio, freeUnits.audio)
+  }
+  return { tokens, audio }
+}
+
+/** The bill of a month as it stands: the frozen one, or what closing it now would make of it. */
+export const readBill = async (client: Client, terms: Terms, organizationId: OrganizationId, asked: Month): Promise<MonthBill> => {
+  const recent = await readClosed(client, organizationId, stepMonth(asked, -LATE_MONTHS))
+  const frozen = recent.find(({ month: closedMonth }) => closedMonth === asked)
+  if (frozen !== undefined) return frozen
+
+  const own = await readQuantities(client, organizationId, asked)
+  // Late events go to the first month that is still open, and to no other.
+  const last = recent.at(-1)
+  const late =
+    last !== undefined && nextMonth(last.month) === asked
+      ? await readLate(client, organizationId, recent)
+      : { quantities: [], unpriced: [] }
+  const given = terms.freePeriod === 'monthly' ? terms.freePools : await readLifetimePools(client, terms, organizationId, asked)
+  return {
+    organizationId,
+    month: asked,
+    closedAt: null,
+    bill: rate([...own.quantities, ...late.quantities], given),
+    pools: given,
+    projectNames: await readProjectNames(client, organizationId),
+    unpriced: [...own.unpriced, ...late.unpriced],
+  }
+}

@@ -1,0 +1,297 @@
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { addOrganization, addPriced, addProject, handClock, use } from '../../test/billing-usage.ts'
+import type { Clock } from '../kit/clock.ts'
+import type { OrganizationId } from '../kit/ids.ts'
+import { openLog } from '../kit/log.ts'
+import { type Cents, formatCents } from '../kit/money.ts'
+import { readBill } from './bill.ts'
+import { openBilling } from './billing.ts'
+import { creditInvoice, payInvoice, readInvoices, voidInvoice } from './invoice.ts'
+import type { Month } from './month.ts'
+import type { Terms } from './terms.ts'
+
+const log = openLog('silent')
+const terms: Terms = {
+  freePools: { tokens: 1_000_000n, audio: 3_600_000n },
+  freePeriod: 'monthly',
+  region: 'fr-par',
+  taxName: 'VAT',
+  taxBasisPoints: 2_000,
+  sellerName: 'Parvis',
+  graceHours: 24,
+  dueDays: 10,
+}
+
+let database: TestDatabase
+let llama: string
+let small: string
+let cached: string
+let speech: string
+
+beforeAll(async () => {
+  database = await freshDatabase()
+  llama = await addPriced(database.db, 'llama', { input: '0.90', output: '0.90' })
+  small = await addPriced(database.db, 'small', { input: '0.15', output: '0.35' })
+  cached = await addPriced(database.db, 'cached', { input: '0.60', cachedInput: '0.12', output: '3.30' })
+  speech = await addPriced(database.db, 'speech', { input: '0.003' }, 'audio')
+})
+afterAll(() => database?.drop())
+
+/** One round of billing at an instant, with nothing running behind it. */
+const roundAt = async (clock: Clock, own: Terms = terms): Promise<void> => {
+  const billing = openBilling({ db: database.db, clock, log, terms: own, roundMs: 3_600_000 })
+  await billing.round()
+  await billing.close()
+}
+
+const bill = (organizationId: OrganizationId, month: string, own: Terms = terms) =>
+  readBill(database.db, own, organizationId, month as Month)
+const owed = async (organizationId: OrganizationId, month: string) => formatCents((await bill(organizationId, month)).bill.cents)
+const stateOf = async (organizationId: OrganizationId, month: string) =>
+  (await database.db.query('select waits_for, closed_at from bill where organization_id = $1 and month = $2', [organizationId, month]))
+    .rows[0]
+
+/** The second example of the pricing page, spread over a month. */
+const useExample = async (organizationId: OrganizationId, month: string): Promise<void> => {
+  await use(database.db, { organizationId, model: 'llama', priceId: llama, at: `${month}-01T00:00:00Z`, input: 300_000, output: 2_000_000 })
+  await use(database.db, {
+    organizationId,
+    model: 'llama',
+    priceId: llama,
+    at: `${month}-28T23:59:59.999Z`,
+    input: 500_000,
+    output: 500_000,
+  })
+  await use(database.db, { organizationId, model: 'small', priceId: small, at: `${month}-14T12:00:00Z`, input: 100_000, output: 100_000 })
+}
+
+test('a month is closed after its time for late segments, once, and its invoice is issued', async () => {
+  const organizationId = await addOrganization(database.db, 'acme', '2026-02-10T00:00:00Z')
+  await useExample(organizationId, '2026-02')
+  expect(await owed(organizationId, '2026-02')).toBe('2.13')
+
+  const clock = handClock('2026-03-01T23:59:59.999Z')
+  await roundAt(clock)
+  expect(await stateOf(organizationId, '2026-02')).toMatchObject({ closed_at: null })
+  expect(await readInvoices(database.db, organizationId)).toEqual([])
+
+  clock.set('2026-03-02T00:00:00Z')
+  await roundAt(clock)
+  await roundAt(clock)
+  const closed = await bill(organizationId, '2026-02')
+  expect(closed.closedAt).toBe(clock.now())
+  expect(formatCents(closed.bill.cents)).toBe('2.13')
+  const invoices = await readInvoices(database.db, organizationId)
+  expect(invoices).toHaveLength(1)
+  expect(invoices[0]).toMatchObject({
+    type: 'periodic',
+    state: 'issued',
+    month: '2026-02',
+    grossCents: 303n,
+    discountCents: -90n,
+    untaxedCents: 213n,
+    taxCents: 43n,
+    taxedCents: 256n,
+    dueAt: Date.parse('2026-03-12T23:59:59.999Z'),
+  })
+})
+
+test('a closed month never changes: not by a late event, not by a new price, not by a statement', async () => {
+  const organizationId = await addOrganization(database.db, 'frozen', '2026-02-10T00:00:00Z')
+  await useExample(organizationId, '2026-02')
+  await roundAt(handClock('2026-03-03T00:00:00Z'))
+  const before = await bill(organizationId, '2026-02')
+  await use(database.db, { organizationId, model: 'llama', priceId: llama, at: '2026-02-20T00:00:00Z', output: 5_000_000 })
+  expect(await bill(organizationId, '2026-02')).toEqual(before)
+  await expect(database.db.query('update bill set content = content where organization_id = $1', [organizationId])).rejects.toThrow(
+    /never changes/,
+  )
+  await expect(database.db.query('delete from bill where organization_id = $1', [organizationId])).rejects.toThrow(/never changes/)
+})
+
+test('late events go to the next month with a mark, once, however often the months are looked at', async () => {
+  const organizationId = await addOrganization(database.db, 'late', '2026-01-01T00:00:00Z')
+  await useExample(organizationId, '2026-01')
+  const clock = handClock('2026-02-02T00:00:00Z')
+  await roundAt(clock)
+  await use(database.db, { organizationId, model: 'small', priceId: small, at: '2026-01-31T23:00:00Z', output: 2_000_000 })
+  await use(database.db, { organizationId, model: 'small', priceId: small, at: '2026-02-05T00:00:00Z', output: 1_000_000 })
+
+  const marked = async (month: string) =>
+    (await bill(organizationId, month)).bill.lines.map((line) => ({ lateFrom: line.lateFrom, units: line.units, free: line.freeUnits }))
+  const expected = [
+    { lateFrom: null, units: 1_000_000n, free: 0n },
+    { lateFrom: '2026-01', units: 2_000_000n, free: 1_000_000n },
+  ]
+  expect(await marked('2026-02')).toEqual(expected)
+  // Not to two months at once: the one after it is not the first that is open.
+  expect(await marked('2026-03')).toEqual([])
+
+  clock.set('2026-03-02T00:00:00Z')
+  await roundAt(clock)
+  expect(await marked('2026-02')).toEqual(expected)
+  expect(await marked('2026-03')).toEqual([])
+
+  // Later still: only what is new since.
+  await use(database.db, { organizationId, model: 'small', priceId: small, at: '2026-01-30T23:00:00Z', output: 3_000 })
+  expect(await marked('2026-03')).toEqual([{ lateFrom: '2026-01', units: 3_000n, free: 3_000n }])
+})
+
+test('eight processes that close at once make one bill, one invoice and no gap in the numbers', async () => {
+  const organizationIds = []
+  for (const name of ['one', 'two', 'three', 'four', 'five']) {
+    const organizationId = await addOrganization(database.db, name, '2026-02-10T00:00:00Z')
+    await useExample(organizationId, '2026-02')
+    organizationIds.push(organizationId)
+  }
+  const clock = handClock('2026-03-05T00:00:00Z')
+  await Promise.all(Array.from({ length: 8 }, () => roundAt(clock)))
+  await roundAt(clock)
+  for (const organizationId of organizationIds) expect(await readInvoices(database.db, organizationId)).toHaveLength(1)
+  const { rows } = await database.db.query<{ number: number }>('select number from invoice where number is not null order by number')
+  const numbers = rows.map((row) => row.number)
+  expect(numbers).toEqual(numbers.map((_, index) => 202_600_001 + index))
+})
+
+test('months are closed in their order, and one without use is closed without an invoice', async () => {
+  const organizationId = await addOrganization(database.db, 'quiet', '2025-11-10T00:00:00Z')
+  await useExample(organizationId, '2026-01')
+  await roundAt(handClock('2026-02-02T00:00:00Z'))
+  const { rows } = await database.db.query('select month from bill where organization_id = $1 and closed_at is not null order by month', [
+    organizationId,
+  ])
+  expect(rows.map((row: { month: string }) => row.month)).toEqual(['2025-11', '2025-12', '2026-01'])
+  expect((await readInvoices(database.db, organizationId)).map((invoice) => invoice.month)).toEqual(['2026-01'])
+})
+
+test('usage under a price that nobody knows keeps its month open and says so; it is never billed as nothing', async () => {
+  const organizationId = await addOrganization(database.db, 'unpriced', '2026-02-10T00:00:00Z')
+  const priceId = '01900000-0000-7000-8000-000000000000'
+  await use(database.db, { organizationId, model: 'small', priceId, at: '2026-02-20T00:00:00Z', output: 5_000_000 })
+  await roundAt(handClock('2026-03-03T00:00:00Z'))
+  expect(await stateOf(organizationId, '2026-02')).toMatchObject({ closed_at: null, waits_for: expect.stringContaining(priceId) as string })
+  expect((await bill(organizationId, '2026-02')).unpriced).toHaveLength(1)
+})
+
+test('cached input has a line where the model has a price for it, and is input where it has none', async () => {
+  const organizationId = await addOrganization(database.db, 'caching', '2026-02-10T00:00:00Z')
+  await use(database.db, {
+    organizationId,
+    model: 'cached',
+    priceId: cached,
+    at: '2026-02-20T00:00:00Z',
+    input: 3_000,
+    cachedInput: 2_000,
+    output: 1_000,
+  })
+  await use(database.db, { organizationId, model: 'small', priceId: small, at: '2026-02-20T00:00:00Z', input: 3_000, cachedInput: 2_000 })
+  expect((await bill(organizationId, '2026-02')).bill.lines.map((line) => [line.product, line.meter, line.units])).toEqual([
+    ['cached', 'input_token', 1_000n],
+    ['cached', 'input_cached_token', 2_000n],
+    ['cached', 'output_token', 1_000n],
+    ['small', 'input_token', 3_000n],
+  ])
+})
+
+test('a new price begins at its instant: the month has a line for each, and what was used before keeps the old one', async () => {
+  const organizationId = await addOrganization(database.db, 'dear', '2026-02-10T00:00:00Z')
+  const { rows } = await database.db.query<{ id: string }>(
+    `insert into model_price (id, model_id, starts_at, input, cached_input, output)
+     select gen_random_uuid(), model_id, '2030-02-15T00:00:00Z', 150000, 150000, 700000 from model_price where id = $1 returning id`,
+    [small],
+  )
+  await use(database.db, { organizationId, model: 'small', priceId: small, at: '2026-02-14T23:59:59Z', input: 1_000, output: 2_000 })
+  await use(database.db, {
+    organizationId,
+    model: 'small',
+    priceId: rows[0]?.id ?? '',
+    at: '2026-02-15T00:00:00Z',
+    input: 1_000,
+    output: 2_000,
+  })
+  expect((await bill(organizationId, '2026-02')).bill.lines.map((line) => [line.meter, line.price, line.units])).toEqual([
+    ['input_token', 150_000n, 2_000n],
+    ['output_token', 700_000n, 2_000n],
+    ['output_token', 350_000n, 2_000n],
+  ])
+})
+
+test('61 minutes of speech in two projects cost a cent, and batches half', async () => {
+  const organizationId = await addOrganization(database.db, 'speech', '2026-02-10T00:00:00Z')
+  const projectId = await addProject(database.db, organizationId, 'second')
+  await use(database.db, { organizationId, model: 'speech', priceId: speech, at: '2026-02-20T00:00:00Z', audioMs: 60 * 60_000 })
+  await use(database.db, { organizationId, projectId, model: 'speech', priceId: speech, at: '2026-02-20T00:00:00Z', audioMs: 60_000 })
+  expect(await owed(organizationId, '2026-02')).toBe('0.01')
+  const batches = await addOrganization(database.db, 'batches', '2026-02-10T00:00:00Z')
+  await use(database.db, {
+    organizationId: batches,
+    model: 'llama',
+    priceId: llama,
+    mode: 'batch',
+    at: '2026-02-20T00:00:00Z',
+    output: 3_000_000,
+  })
+  expect(await owed(batches, '2026-02')).toBe('0.90')
+})
+
+test('a free pool that is given once is not given again next month, whether the first month is closed or not', async () => {
+  const once: Terms = { ...terms, freePeriod: 'lifetime' }
+  const organizationId = await addOrganization(database.db, 'lifetime', '2026-01-10T00:00:00Z')
+  for (const month of ['2026-01', '2026-02', '2026-03']) {
+    await use(database.db, { organizationId, model: 'llama', priceId: llama, at: `${month}-20T00:00:00Z`, output: 600_000 })
+  }
+  const free = async (month: string) => (await bill(organizationId, month, once)).bill.freeUnits.tokens
+  await roundAt(handClock('2026-02-01T00:00:00Z'), once)
+  expect([await free('2026-01'), await free('2026-02')]).toEqual([600_000n, 400_000n])
+  await roundAt(handClock('2026-03-02T00:00:00Z'), once)
+  expect([await free('2026-02'), await free('2026-03')]).toEqual([400_000n, 0n])
+})
+
+test('an invoice is paid once; what was wrong is taken back by credit notes, never by more than it was', async () => {
+  const organizationId = await addOrganization(database.db, 'credit', '2026-01-10T00:00:00Z')
+  await useExample(organizationId, '2026-01')
+  const clock = handClock('2026-02-03T00:00:00Z')
+  await roundAt(clock)
+  const [invoice] = await readInvoices(database.db, organizationId)
+  if (invoice === undefined) throw new Error('no invoice')
+  const ask = { organizationId, id: invoice.id, actor: 'test' }
+  const credit = (cents: bigint) => creditInvoice(database.db, terms, clock, { ...ask, cents: cents as Cents, reason: 'an outage' })
+
+  expect(await credit(0n)).toEqual({ ok: false, refusal: { code: 'credit_too_large', left: 213n } })
+  expect(await credit(101n)).toMatchObject({ ok: true })
+  expect(await credit(113n)).toEqual({ ok: false, refusal: { code: 'credit_too_large', left: 112n } })
+  expect(await voidInvoice(database.db, terms, clock, { ...ask, reason: 'all of it' })).toMatchObject({ ok: true })
+
+  const all = await readInvoices(database.db, organizationId)
+  expect(all.map(({ type, state, untaxedCents }) => [type, state, untaxedCents]).toReversed()).toEqual([
+    ['periodic', 'void', 213n],
+    ['credit_note', 'issued', -101n],
+    ['credit_note', 'issued', -112n],
+  ])
+  // Not a cent is left over by rounding.
+  expect(all.reduce((sum, each) => sum + each.taxedCents, 0n)).toBe(0n)
+  expect(new Set(all.map((each) => each.number)).size).toBe(3)
+  expect(await payInvoice(database.db, clock, ask)).toEqual({ ok: false, refusal: { code: 'move_refused', from: 'void', to: 'paid' } })
+  expect(await credit(1n)).toMatchObject({ ok: false })
+
+  const other = { ...ask, organizationId: await addOrganization(database.db, 'stranger', '2026-01-10T00:00:00Z') }
+  expect(await payInvoice(database.db, clock, other)).toEqual({ ok: false, refusal: { code: 'invoice_unknown' } })
+})
+
+test('a paid invoice can no longer be voided, but credited', async () => {
+  const organizationId = await addOrganization(database.db, 'paid', '2026-01-10T00:00:00Z')
+  await useExample(organizationId, '2026-01')
+  const clock = handClock('2026-02-03T00:00:00Z')
+  await roundAt(clock)
+  const [invoice] = await readInvoices(database.db, organizationId)
+  if (invoice === undefined) throw new Error('no invoice')
+  const ask = { organizationId, id: invoice.id, actor: 'test' }
+  expect(await payInvoice(database.db, clock, ask)).toMatchObject({ ok: true })
+  expect(await payInvoice(database.db, clock, ask)).toMatchObject({ ok: false })
+  expect(await voidInvoice(database.db, terms, clock, { ...ask, reason: '' })).toMatchObject({
+    ok: false,
+    refusal: { code: 'move_refused' },
+  })
+  expect(await creditInvoice(database.db, terms, clock, { ...ask, cents: 213n as Cents, reason: 'goodwill' })).toMatchObject({ ok: true })
+})
