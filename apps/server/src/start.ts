@@ -126,6 +126,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         bodyMs: config.bodyTimeoutSeconds * 1000,
         totalMs: config.requestTimeoutSeconds * 1000,
         inflightBytes: INFLIGHT_BYTES,
+        fetchAllow: config.fetchAllow,
       },
     )
     const { manage } = openManagement(app, { guard: openGuard(iam.authenticate), clock, log })

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { type Clock, type Instant } from '../kit/clock.ts'
+import { type Fetched, guardedFetch } from '../kit/guarded-fetch.ts'
 import { newId, type ProjectId, type RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
@@ -18,6 +19,8 @@ export type InferenceLimits = {
   readonly idleMs: number
   /** Request bodies and whole answers in memory, of all requests together. */
   readonly inflightBytes: number
+  /** Ranges that may be fetched from although they are not the public internet. */
+  readonly fetchAllow: readonly string[]
 }
 
 export const DEFAULT_LIMITS: InferenceLimits = {
@@ -27,6 +30,7 @@ export const DEFAULT_LIMITS: InferenceLimits = {
   firstByteMs: 120_000, // a prompt of a hundred thousand tokens on a busy engine takes a minute
   idleMs: 60_000,
   inflightBytes: 1024 * 1024 * 1024,
+  fetchAllow: [],
 }
 
 /** Why nobody waits for the answer any more. */
@@ -45,6 +49,8 @@ export type Exchange = {
   readBody(): Promise<Outcome<Body>>
   /** Counts bytes that are held for this request against the process' bound; false when it is reached. Given back at the end. */
   hold(bytes: number): boolean
+  /** Fetches what the request points at, by the one guarded way; what comes is held for this request. */
+  fetch(url: string, bounds: { readonly maxBytes: number; readonly timeMs: number; readonly accept: string }): Promise<Fetched>
   /**
    * Told at most once, when the client leaves or the time is up. Who listens here also answers for the time;
    * while nobody does, the exchange itself says that it is late.
@@ -233,6 +239,11 @@ export const openExchange = (
         request.on('data', take).on('end', whole).on('close', halved)
       }),
     hold: (bytes) => hold(bytes),
+    async fetch(url, { maxBytes, timeMs, accept }) {
+      const fetched = await guardedFetch(url, { maxBytes, timeMs, headers: { accept }, signal: abort.signal, allow: limits.fetchAllow })
+      if (fetched.ok && !hold(fetched.body.length)) return { ok: false, reason: 'too many large requests are in flight' }
+      return fetched
+    },
     whenOver(told) {
       listener = told
       if (over !== undefined) told?.(over)

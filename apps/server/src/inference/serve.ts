@@ -39,14 +39,17 @@ export const serve =
     const model = rooms.resolve(reading.value.model)
     if (!model.ok) return exchange.refuse(model.refusal)
 
-    const request = endpoint.check(reading.value, model.value)
-    if (!request.ok) return exchange.refuse(request.refusal)
+    const asked = endpoint.check(reading.value, model.value)
+    if (!asked.ok) return exchange.refuse(asked.refusal)
 
-    const ticket = rooms.admit(caller.value, model.value, request.value.estimate)
+    const ticket = rooms.admit(caller.value, model.value, asked.value.estimate)
     if (!ticket.ok) return exchange.refuse(ticket.refusal)
 
     let used = 0
     try {
+      const request = (await asked.value.complete?.(exchange)) ?? asked
+      if (!request.ok) return exchange.refuse(request.refusal)
+
       const seat = await rooms.takeSeat(model.value, exchange.signal)
       if (!seat.ok) return exchange.refuse(seat.refusal)
 
@@ -55,7 +58,9 @@ export const serve =
 
       used = relayed.value.counts.input + relayed.value.counts.output
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
-      await rooms.record(usageEvent(exchange, caller.value, endpoint, reading.value, model.value, seat.value.replica, relayed.value))
+      await rooms.record(
+        usageEvent(exchange, caller.value, endpoint, reading.value, request.value, model.value, seat.value.replica, relayed.value),
+      )
       relayed.value.finish()
     } finally {
       ticket.value.settle(used)

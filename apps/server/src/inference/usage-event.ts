@@ -2,7 +2,7 @@ import type { Model } from '../catalog/model.ts'
 import type { Replica } from '../engines/replica.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { UsageEvent } from '../usage/event.ts'
-import type { Endpoint, Reading } from './endpoints/endpoint.ts'
+import type { Endpoint, Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Relayed } from './relay.ts'
 
@@ -12,6 +12,7 @@ export const usageEvent = (
   caller: Caller,
   endpoint: Endpoint,
   reading: Reading,
+  request: Request,
   model: Model,
   replica: Replica,
   relayed: Relayed,
@@ -34,4 +35,5 @@ export const usageEvent = (
   firstByteAt: relayed.firstByteAt,
   endedAt: relayed.endedAt,
   ...relayed.counts,
+  ...request.measured,
 })

@@ -8,7 +8,7 @@ import { scan, watch } from './scan.ts'
 /** 2,048 vectors of 4,096 numbers are about 100 MB as text. */
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
-const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data'])
+const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data', 'results', 'pages'])
 const OPEN_BRACKET = 0x5b
 
 /** An answer that is no stream: collected, looked at, and sent as a whole once its usage is on disk. */
@@ -48,18 +48,18 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
         return failed('its answer is of another kind', `an answer without an array "${request.answerKey}"`)
       }
       const usage = textOf('usage')
-      const counts = usage === undefined ? undefined : toCounts(toValue(usage))
+      const counts = request.countsOf === undefined ? usage && toCounts(toValue(usage)) : request.countsOf(body)
       const name = spans.get('model')
       const named =
         name === undefined || remoteModel === model.name
           ? body
           : splice(body, [{ ...name, bytes: Buffer.from(JSON.stringify(model.name)) }])
-      const converted = request.convert === undefined ? named : request.convert(named)
-      if (converted === undefined) return failed('its answer cannot be read', 'vectors that cannot be read')
+      const converted = request.convert === undefined ? named : request.convert(named, exchange)
+      if (converted === undefined) return failed('its answer cannot be read', 'an answer that cannot be converted')
       return {
         ending: {
-          counts: counts ?? NO_COUNTS,
-          counted: counts === undefined ? 'none' : 'engine',
+          counts: { ...NO_COUNTS, ...counts },
+          counted: counts ? 'engine' : 'none',
           ended: 'complete',
           status: 200,
           finish: () => exchange.answer(200, converted),

@@ -2,7 +2,11 @@ import type { z } from 'zod'
 import type { Model } from '../../catalog/model.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
+import type { Counts } from '../../usage/event.ts'
 import { type Body, JOIN_BYTES, type Span, slice } from '../body.ts'
+import type { Exchange } from '../exchange.ts'
+import type { Asked, Translator } from '../dialects/translator.ts'
+import type { Dialect } from '../exchange.ts'
 import { scan, type Watch } from '../scan.ts'
 
 /** One endpoint of the data plane that an engine answers. */
@@ -12,6 +16,8 @@ export type Endpoint = {
   /** What a client calls, and what we call at the engine: the path behind the base, without `/v1`. */
   readonly path: string
   readonly enginePath: string
+  /** How refusals are worded and the key is sent, where that is not OpenAI's way. */
+  readonly dialect?: Dialect
   /** From bytes to the model that is meant: broken JSON is 400, no model 422 (data-plane.md 3.2). */
   read(body: Body): Outcome<Reading>
   /** What the model makes of the request: the wrong endpoint, a wrong field, more output than there is. */
@@ -42,7 +48,13 @@ export type Request = {
   /** What a whole answer must have at its top level, as an array. */
   readonly answerKey: string
   /** Turns a whole answer into what was asked for, where the engine could not. Undefined: it is no such answer. */
-  convert?(answer: Body): Body | undefined
+  convert?(answer: Body, exchange: Pick<Exchange, 'id'>): Body | undefined
+  /** What a whole answer of this kind counts, where its usage is not written as tokens. */
+  countsOf?(answer: Body): Partial<Counts> | undefined
+  /** What we have counted ourselves, beside the engine's tokens. */
+  readonly measured?: Partial<Counts>
+  /** Brings what the request points at: an engine never fetches, since it would not look where to. Admitted, and not yet seated. */
+  complete?(exchange: Pick<Exchange, 'fetch'>): Promise<Outcome<Request>>
 }
 
 const MAX_NAME_CHARACTERS = 256
