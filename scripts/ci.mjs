@@ -41,6 +41,7 @@ if (await step('install Node 24', 'npm', ['install', '--prefix', scratch, '--no-
   await step('test on Node 24', node24, ['scripts/test.mjs', '--only', 'embedded'])
 }
 await step('start what was built and use it', process.execPath, ['scripts/smoke.mjs'])
+await step('kill it under load and compare the books', process.execPath, ['scripts/chaos.mjs', '--kills', '25'])
 await step('benchmark, for cliffs only', 'npm', ['run', 'bench', '--', '--quick'])
 
 rmSync(scratch, { recursive: true, force: true })
