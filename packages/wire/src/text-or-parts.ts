@@ -1,0 +1,18 @@
+import { z } from 'zod'
+
+/**
+ * Content that is a string or an array of parts. Told apart before anything is checked, so that a bad part is named where it
+ * stands instead of as "no variant fits".
+ */
+export const textOrParts = <T>(part: z.ZodType<T>, fewest = 0) => {
+  const Parts = z.array(part, { error: 'expected a string or an array of parts' }).min(fewest)
+  return z.unknown().transform((content, context): string | T[] => {
+    if (typeof content === 'string') return content
+    const parts = Parts.safeParse(content)
+    if (parts.success) return parts.data
+    context.issues.push(
+      ...parts.error.issues.map((issue) => ({ code: 'custom' as const, input: content, path: [...issue.path], message: issue.message })),
+    )
+    return z.NEVER
+  })
+}
