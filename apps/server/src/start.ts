@@ -19,11 +19,14 @@ import { holdDataDir } from './kit/data-dir.ts'
 import { openDb } from './kit/db.ts'
 import { type Logger, openLog } from './kit/log.ts'
 import { openManagement } from './kit/management.ts'
+import { openMetrics } from './kit/metrics.ts'
 import { migrate } from './kit/migrate.ts'
 import { no } from './kit/outcome.ts'
 import { openEmbeddedPostgres } from './kit/postgres.ts'
 import { openSecrets } from './kit/secrets.ts'
 import { type Admit, openAdmission } from './quota/admit.ts'
+import { watchPolicy } from './quota/policy.ts'
+import { openPostgresLedger } from './quota/postgres-ledger.ts'
 import { openUsage } from './usage/usage.ts'
 
 /** The models that come with the repository. */
@@ -32,6 +35,7 @@ export const BUILTIN_MODELS_DIR = fileURLToPath(new URL('../../../models', impor
 const BYTES_PER_MB = 1024 * 1024
 /** Request bodies held at once in this process: a thousand images in flight would otherwise be a gigabyte. */
 const INFLIGHT_BYTES = 512 * BYTES_PER_MB
+const LIMITS_CONNECTIONS = 3
 const DRAIN_LOOK_MS = 50
 /** A journal that failed looks every few seconds whether it can be written again. */
 const JOURNAL_RETRY_MS = 5_000
@@ -96,7 +100,13 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     const unwatch = catalog.onChange(() => engines.want(localModels(catalog.list())))
     open('catalogue watch', async () => unwatch())
 
-    const admission = openAdmission()
+    // A pool of its own: a grant must not wait behind a report.
+    const limitsDb = openDb(url, { log, max: LIMITS_CONNECTIONS })
+    open('database for limits', () => limitsDb.end())
+    const policy = await watchPolicy({ db, changes })
+    const metrics = openMetrics()
+    const admission = openAdmission({ policy, ledger: openPostgresLedger(limitsDb), clock, log, metrics })
+    open('limits', () => admission.close())
     /** What cannot be written down is not begun. */
     const admit: Admit = (...asked) => {
       const reason = usage.fault()

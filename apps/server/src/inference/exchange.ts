@@ -56,6 +56,8 @@ export type Exchange = {
    * while nobody does, the exchange itself says that it is late.
    */
   whenOver(listener: ((over: Over) => void) | undefined): void
+  /** Names and values in turn; they stand on whatever answer is sent from here on. */
+  setHeaders(headers: readonly string[]): void
   /** A whole answer. */
   answer(status: number, body: Body): void
   /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
@@ -142,7 +144,8 @@ export const openExchange = (
     socket.once('close', closed)
   }
 
-  const headers = (contentType: string, ...more: string[]): string[] => ['content-type', contentType, 'x-request-id', id, ...more]
+  let extra: readonly string[] = []
+  const headers = (contentType: string, ...more: string[]): string[] => ['content-type', contentType, 'x-request-id', id, ...extra, ...more]
 
   /** When the request has not arrived whole, the answer goes out and the rest is dropped before the connection is used again. */
   const endAfterRequest = (): void => {
@@ -162,6 +165,7 @@ export const openExchange = (
     if (response.headersSent) return end(Buffer.concat([errorEvent(refusal), DONE_EVENT]))
     answeredNow()
     const spoken = speak(refusal)
+    if ('headers' in refusal && refusal.headers !== undefined) extra = refusal.headers
     const body = JSON.stringify(spoken.body)
     const more = ['content-length', String(Buffer.byteLength(body))]
     if (spoken.retryAfterMs !== undefined) {
@@ -247,6 +251,9 @@ export const openExchange = (
     whenOver(told) {
       listener = told
       if (over !== undefined) told?.(over)
+    },
+    setHeaders(given) {
+      extra = given
     },
     answer(status, body) {
       if (answered) return

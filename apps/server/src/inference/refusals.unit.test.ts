@@ -1,6 +1,6 @@
 import { no, yes } from '@parvis/server/kit/outcome'
 import type { Refusal } from '@parvis/server/kit/refusal'
-import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
+import { aModel, openTicket, startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { ErrorBody } from '@parvis/wire/openai/error'
 import { describe, expect, test } from 'vitest'
@@ -128,7 +128,7 @@ describe('every row of the contract', () => {
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
-        admit: () => yes({ settle: (used) => void settled.push(used) }),
+        admit: () => yes(openTicket(settled)),
         takeSeat: async () => no({ code: 'engine_unavailable', model: 'tiny-chat', reason: 'it is starting', retryAfterMs: 5000 }),
       },
     })

@@ -3,7 +3,7 @@ import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
-import type { Admit } from '../quota/admit.ts'
+import type { Admit, Used } from '../quota/admit.ts'
 import type { Record } from '../usage/usage.ts'
 import type { Endpoint } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
@@ -42,10 +42,11 @@ export const serve =
     const asked = endpoint.check(reading.value, model.value)
     if (!asked.ok) return exchange.refuse(asked.refusal)
 
-    const ticket = rooms.admit(caller.value, model.value, asked.value.estimate)
+    const ticket = await rooms.admit(caller.value, model.value, asked.value.estimate)
     if (!ticket.ok) return exchange.refuse(ticket.refusal)
+    exchange.setHeaders(ticket.value.headers())
 
-    let used = 0
+    let used: Used | undefined
     try {
       const request = (await asked.value.complete?.(exchange)) ?? asked
       if (!request.ok) return exchange.refuse(request.refusal)
@@ -56,7 +57,7 @@ export const serve =
       const relayed = await relay(exchange, caller.value, request.value, model.value, seat.value)
       if (!relayed.ok) return exchange.refuse(relayed.refusal)
 
-      used = relayed.value.counts.input + relayed.value.counts.output
+      used = relayed.value.counts
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
       await rooms.record(
         usageEvent(exchange, caller.value, endpoint, reading.value, request.value, model.value, seat.value.replica, relayed.value),

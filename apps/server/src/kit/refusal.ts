@@ -1,3 +1,13 @@
+/** Which limit or budget a request has reached. */
+export type Reached =
+  | 'concurrency'
+  | 'requests'
+  | 'tokens'
+  | 'audio'
+  | 'project_tokens'
+  | 'free_tokens'
+  | `budget_${'tokens' | 'money'}_${'day' | 'month'}`
+
 /** Everything the data plane can say no with. The shapes and statuses are data-plane.md 3.1 to 3.3. */
 export type Refusal =
   | { code: 'key_missing' }
@@ -15,7 +25,8 @@ export type Refusal =
   | { code: 'field_invalid'; field: string; reason: string }
   | { code: 'output_limit'; field: string; asked: number; maximum: number }
   | { code: 'context_exceeded'; asked: number; maximum: number }
-  | { code: 'limit_reached'; limit: 'requests' | 'tokens' | 'concurrency'; model: string; retryAfterMs: number }
+  /** `headers`: names and values in turn, for the answer that says it (data-plane.md 4.2). */
+  | { code: 'limit_reached'; limit: Reached; model: string; retryAfterMs: number; headers?: readonly string[] }
   | { code: 'busy'; reason: string; retryAfterMs: number }
   | { code: 'engine_unavailable'; model: string; reason: string; retryAfterMs: number }
   /** An engine's own 4xx: it knows its model's limits better than we do, so its sentence is passed on. */
@@ -29,6 +40,20 @@ type Spoken<R> = {
   type: string
   say(refusal: R): string
   param?(refusal: R): string | null
+}
+
+/** The phrases of data-plane.md 3.3, and ours in the same words for what it has none for. */
+const REACHED: { readonly [L in Reached]: (model: string) => string } = {
+  concurrency: () => 'You exceeded your current threshold of concurrent requests.',
+  requests: (model) => `You exceeded your current quota of requests per minute for the model ${model}.`,
+  tokens: (model) => `You exceeded your current quota of tokens per minute for the model ${model}.`,
+  audio: (model) => `You exceeded your current quota of audio seconds per minute for the model ${model}.`,
+  project_tokens: (model) => `This project exceeded your current quota of tokens per minute for the model ${model}.`,
+  free_tokens: () => 'You exceeded your current quota of free tokens per month.',
+  budget_tokens_day: () => 'You exceeded your current budget of tokens per day.',
+  budget_tokens_month: () => 'You exceeded your current budget of tokens per month.',
+  budget_money_day: () => 'You exceeded your current budget of money per day.',
+  budget_money_month: () => 'You exceeded your current budget of money per month.',
 }
 
 /** A new code does not compile until it has a row here. */
@@ -84,10 +109,7 @@ export const SPOKEN = {
   limit_reached: {
     status: 429,
     type: 'RateLimitError',
-    say: (r) =>
-      r.limit === 'concurrency'
-        ? 'You exceeded your current threshold of concurrent requests.'
-        : `You exceeded your current quota of ${r.limit} per minute for the model ${r.model}.`,
+    say: (r) => REACHED[r.limit](r.model),
   },
   busy: { status: 503, type: 'ServiceUnavailableError', say: (r) => `The service cannot take the request now: ${r.reason}.` },
   engine_unavailable: {

@@ -1,51 +1,235 @@
-import type { OrganizationId } from '../kit/ids.ts'
+import type { Clock } from '../kit/clock.ts'
+import type { Logger } from '../kit/log.ts'
+import { type Metrics, openMetrics } from '../kit/metrics.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
+import type { Refusal } from '../kit/refusal.ts'
+import { type Gate, type Holder, openGates, type PricedModel, priceOf } from './gates.ts'
+import { toHeaders } from './headers.ts'
+import type { Ledger } from './ledger.ts'
+import type { Policy } from './policy.ts'
+import { openShares } from './shares.ts'
 
-/** What a request may cost at most, in tokens: the input as guessed before it is counted, the output up to its limit. */
-export type Estimate = { readonly inputTokens: number; readonly outputTokens: number }
-
-/** Leave to begin. Whoever takes one settles it, with what was truly used; zero when nothing was served. */
-export type Ticket = {
-  /** Safe to call twice. */
-  settle(usedTokens: number): void
+/** What a request may cost at most: the input as guessed before it is counted, the output up to its limit. */
+export type Estimate = {
+  readonly inputTokens: number
+  readonly outputTokens: number
+  readonly audioSeconds?: number
+  /** It can be ended in the middle, so that a budget need not have all of its output in reserve. */
+  readonly endable?: boolean
+  /** Batches are exempt from everything by the minute and from concurrency; budgets hold for them (data-plane.md 4.1). */
+  readonly batch?: boolean
 }
 
-export type Admit = (caller: { readonly organizationId: OrganizationId }, model: { readonly name: string }, estimate: Estimate) => Outcome<Ticket>
+/** What was used in truth; as the usage event has it. */
+export type Used = { readonly input: number; readonly cachedInput: number; readonly output: number; readonly audioMs?: number }
 
-/**
- * Requests of one organization that are not yet fully answered, streams included, over all models:
- * the published figure of data-plane.md 4.1.
- */
-const MAX_CONCURRENT = 100
+/** Leave to begin. Whoever takes one settles it with what was truly used, and with nothing when nothing was served. */
+export type Ticket = {
+  /** The six headers of data-plane.md 4.2, names and values in turn, as of now. */
+  headers(): readonly string[]
+  /** Called once, when a hard budget has nothing left for more output. */
+  watch(exhausted: () => void): void
+  /** How many tokens have been made so far; cheap enough to be told with every read. */
+  spend(outputTokens: number): void
+  /** Safe to call twice. */
+  settle(used?: Used): void
+}
 
-// A place comes free when any answer ends, which nobody can foretell; a second is short for a client and long for us.
+export type Admit = (caller: Holder, model: PricedModel, estimate: Estimate) => Outcome<Ticket> | Promise<Outcome<Ticket>>
+
+export type Admission = {
+  /** From memory, unless the share in hand does not suffice: then the ledger is asked once, and what it says is an answer. */
+  admit: Admit
+  /** Tickets that are not settled. */
+  open(): number
+  /** What happens every second by itself: what nobody used goes back, what is held is renewed. */
+  beat(): Promise<void>
+  close(): Promise<void>
+}
+
+/** Asks for a share that others took away again; after so many the answer is no. */
+const MAX_ASKS = 5
+/** A place comes free when any answer ends, which nobody can foretell; a second is short for a client and long for us. */
 const CONCURRENCY_RETRY_MS = 1_000
+const AWAY_RETRY_MS = 1_000
+/** Of a stream's output a budget holds this many tokens in reserve, ahead of what is made. */
+const AHEAD_TOKENS = 32
+/** Near the end of a budget it is asked for a few tokens at a time. */
+const SIP_TOKENS = 4
 
-/**
- * The limits that hold today: concurrent requests per organization, counted in this process.
- * Minutes, tiers and budgets have their place in the ticket: the estimate goes in, the true count comes back.
- */
-export const openAdmission = (maxConcurrent: number = MAX_CONCURRENT): { admit: Admit; open(): number } => {
-  const running = new Map<OrganizationId, number>()
-  let total = 0
+export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clock: Clock; log: Logger; metrics?: Metrics }): Admission => {
+  const { clock } = parts
+  const metrics = parts.metrics ?? openMetrics()
+  const refusals = metrics.counter('parvis_limit_refusals_total', 'Requests refused by a limit or a budget, by reason.', [
+    'reason',
+    'model',
+  ])
+  const exhausted = metrics.counter('parvis_budget_exhausted_total', 'Streams ended because a budget was used up.', ['model'])
+  const shares = openShares(parts)
+  const gatesFor = openGates({ policy: parts.policy, shares, clock })
+  let open = 0
 
-  const admit: Admit = (caller, model) => {
-    const now = running.get(caller.organizationId) ?? 0
-    if (now >= maxConcurrent) return no({ code: 'limit_reached', limit: 'concurrency', model: model.name, retryAfterMs: CONCURRENCY_RETRY_MS })
-    running.set(caller.organizationId, now + 1)
-    total += 1
-    let settled = false
-    return yes({
-      settle() {
-        if (settled) return
-        settled = true
-        total -= 1
-        const left = (running.get(caller.organizationId) ?? 1) - 1
-        if (left === 0) running.delete(caller.organizationId)
-        else running.set(caller.organizationId, left)
-      },
-    })
+  type Asked = { caller: Holder; model: PricedModel; estimate: Estimate }
+
+  const refuse = (gate: Gate, { model }: Asked, retryAfterMs: number): Outcome<never> => {
+    refusals.add([gate.limit, model.name])
+    const { requests, tokens } = gate.shown
+    const refusal: Refusal = {
+      code: 'limit_reached',
+      limit: gate.limit,
+      model: model.name,
+      retryAfterMs,
+      headers: toHeaders(requests, tokens),
+    }
+    return no(refusal)
   }
 
-  return { admit, open: () => total }
+  const unitsOf = (gate: Gate, { model, estimate }: Asked): number => {
+    if (gate.unit === 'call') return 1
+    if (gate.unit === 'audio') return Math.ceil(estimate.audioSeconds ?? 0)
+    const ahead =
+      gate.budget !== undefined && estimate.endable === true ? Math.min(AHEAD_TOKENS, estimate.outputTokens) : estimate.outputTokens
+    return priceOf(gate.unit, model, { input: estimate.inputTokens, cachedInput: 0, output: ahead })
+  }
+
+  /** The gates in the order of data-plane.md 4.3; the first that is closed answers, and nothing was taken at the others. */
+  const decide = (gates: readonly Gate[], asked: Asked): Outcome<Ticket> | { gate: Gate; share: Gate['share']; units: number }[] => {
+    const lacking: { gate: Gate; share: Gate['share']; units: number }[] = []
+    for (const gate of gates) {
+      if (gate.soft) continue
+      const units = unitsOf(gate, asked)
+      if (gate.share.has(units)) continue
+      const waitMs = gate.share.waitMs(units)
+      if (waitMs === 0) lacking.push({ gate, share: gate.share, units })
+      else if (lacking.length === 0) return refuse(gate, asked, retryAfter(gate, waitMs))
+      else break
+    }
+    if (lacking.length > 0) return lacking
+    return yes(openTicket(gates, asked))
+  }
+
+  const retryAfter = (gate: Gate, waitMs: number): number => {
+    if (gate.budget !== undefined) return Math.max(1, gate.budget.endsAt - clock.now())
+    return gate.limit === 'concurrency' ? CONCURRENCY_RETRY_MS : Math.max(1, waitMs)
+  }
+
+  const admit: Admit = (caller, model, estimate) => {
+    const asked = { caller, model, estimate }
+    const gates = gatesFor(caller, model.name, estimate.batch === true)
+    const first = decide(gates, asked)
+    return Array.isArray(first) ? askAndDecide(gates, asked, first) : first
+  }
+
+  const askAndDecide = async (
+    gates: readonly Gate[],
+    asked: Asked,
+    first: { gate: Gate; share: Gate['share']; units: number }[],
+  ): Promise<Outcome<Ticket>> => {
+    let lacking = first
+    for (let asks = 0; asks < MAX_ASKS; asks += 1) {
+      const answered = await shares.bring(lacking)
+      const decided = decide(gates, asked)
+      if (!Array.isArray(decided)) return decided
+      lacking = decided
+      if (answered) continue
+      const budget = lacking.find(({ gate }) => gate.budget !== undefined)
+      if (budget === undefined) continue
+      refusals.add(['away', asked.model.name])
+      return no({ code: 'busy', reason: 'its budget cannot be checked now', retryAfterMs: AWAY_RETRY_MS })
+    }
+    const [next] = lacking
+    if (next === undefined) throw new Error('nothing was lacking, and yet nothing was decided')
+    return refuse(next.gate, asked, retryAfter(next.gate, next.share.waitMs(next.units)))
+  }
+
+  const openTicket = (gates: readonly Gate[], asked: Asked): Ticket => {
+    const { model, estimate } = asked
+    const taken: { gate: Gate; units: number; asking: boolean; dry: boolean }[] = gates.map((gate) => ({
+      gate,
+      units: unitsOf(gate, asked),
+      asking: false,
+      dry: false,
+    }))
+    for (const { gate, units } of taken) gate.share.take(units)
+    const watched = estimate.endable === true ? taken.filter(({ gate }) => gate.budget !== undefined && !gate.soft) : []
+    let tell: (() => void) | undefined
+    let settled = false
+    let told = false
+    let made = 0
+    open += 1
+
+    const costOf = (gate: Gate, output: number): number =>
+      priceOf(gate.unit === 'money' ? 'money' : 'tokens', model, {
+        input: estimate.inputTokens,
+        cachedInput: 0,
+        output: Math.min(output, Math.max(estimate.outputTokens, made)),
+      })
+
+    const look = (hold: (typeof taken)[number]): void => {
+      const { gate } = hold
+      if (hold.units >= costOf(gate, made + AHEAD_TOKENS / 2)) return
+      hold.units += gate.share.takeUpTo(costOf(gate, made + AHEAD_TOKENS) - hold.units)
+      const enough = hold.units >= costOf(gate, made + 1)
+      if (!enough && hold.dry) return end()
+      if (hold.units >= costOf(gate, made + AHEAD_TOKENS / 2) || hold.asking || hold.dry) return
+      sip(hold, SIP_TOKENS)
+    }
+
+    /** Near the end there may be one token left where there are not four. */
+    const sip = (hold: (typeof taken)[number], tokens: number): void => {
+      const { gate } = hold
+      hold.asking = true
+      const units = Math.max(1, costOf(gate, made + tokens) - costOf(gate, made))
+      void shares.bring([{ share: gate.share, units }]).then((answered) => {
+        hold.asking = false
+        if (settled) return
+        const got = gate.share.takeUpTo(costOf(gate, made + AHEAD_TOKENS) - hold.units)
+        hold.units += got
+        // A ledger that is away has not said no: what runs goes on, and is settled when it is back.
+        if (got > 0 || !answered) return
+        if (tokens > 1) return sip(hold, 1)
+        hold.dry = true
+        if (hold.units < costOf(gate, made + 1)) end()
+      })
+    }
+
+    const end = (): void => {
+      if (told || settled) return
+      told = true
+      exhausted.add([model.name])
+      tell?.()
+    }
+
+    return {
+      headers: () => {
+        const shown = gates[0]?.shown
+        return shown === undefined ? [] : toHeaders(shown.requests, shown.tokens)
+      },
+      watch: (exhausted) => {
+        tell = exhausted
+      },
+      spend: (outputTokens) => {
+        if (watched.length === 0 || settled || told) return
+        made = outputTokens
+        for (const hold of watched) look(hold)
+      },
+      settle: (used) => {
+        if (settled) return
+        settled = true
+        open -= 1
+        for (const { gate, units } of taken) gate.share.settle(units, usedAt(gate, model, used))
+      },
+    }
+  }
+
+  return { admit, open: () => open, beat: shares.beat, close: shares.close }
+}
+
+/** A request that was let through has been made, whatever came of it; a place is free again. */
+const usedAt = (gate: Gate, model: PricedModel, used: Used | undefined): number => {
+  if (gate.limit === 'concurrency') return 0
+  if (gate.unit === 'call') return 1
+  if (used === undefined) return 0
+  if (gate.unit === 'audio') return Math.ceil((used.audioMs ?? 0) / 1000)
+  return priceOf(gate.unit, model, used)
 }

@@ -1,45 +1,410 @@
 import fc from 'fast-check'
-import { expect, test } from 'vitest'
-import type { OrganizationId } from '../kit/ids.ts'
+import { describe, expect, test } from 'vitest'
+import type { Clock, Instant } from '../kit/clock.ts'
+import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
+import { openLog } from '../kit/log.ts'
+import { openMetrics } from '../kit/metrics.ts'
+import { speak } from '../kit/refusal.ts'
 import { openAdmission, type Ticket } from './admit.ts'
+import { type Ledger, openMemoryLedger } from './ledger.ts'
+import { type Budget, type LimitName, toPolicy } from './policy.ts'
 
-const alice = { organizationId: 'a' as OrganizationId }
-const bob = { organizationId: 'b' as OrganizationId }
-const model = { name: 'tiny-chat' }
-const estimate = { inputTokens: 1, outputTokens: 1 }
+const ALICE = { organizationId: 'a' as OrganizationId, projectId: 'pa' as ProjectId, principalId: 'ua' as PrincipalId }
+const BOB = { organizationId: 'b' as OrganizationId, projectId: 'pb' as ProjectId, principalId: 'ub' as PrincipalId }
+/** A euro buys 20,000 tokens of it, in or out. */
+const MODEL = { name: 'tiny-chat', price: { input: 50_000_000n, cachedInput: 10_000_000n, output: 50_000_000n } }
+const EURO = 1_000_000_000
 
-test('one request more than the threshold is refused, and says when to come back', () => {
-  const { admit } = openAdmission(2)
-  expect(admit(alice, model, estimate).ok).toBe(true)
-  expect(admit(alice, model, estimate).ok).toBe(true)
-  const third = admit(alice, model, estimate)
-  expect(third.ok ? undefined : third.refusal).toMatchObject({ code: 'limit_reached', limit: 'concurrency', retryAfterMs: 1_000 })
+const START = Date.UTC(2026, 0, 15, 12) as Instant
+
+/** Time stands still until somebody moves it; nobody is woken. */
+const stoppedClock = (start: Instant = START): Clock & { at: number } => {
+  const clock = {
+    at: start as number,
+    now: () => clock.at as Instant,
+    sleep: (_ms: number, signal?: AbortSignal) =>
+      new Promise<void>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('no more')), { once: true })),
+  }
+  return clock
+}
+
+type Setting = {
+  limits?: Partial<Record<LimitName, number>>
+  project?: number
+  budgets?: Partial<Budget>[]
+  clock?: Clock
+  ledger?: Ledger
+}
+
+const open = ({ limits = {}, project, budgets = [], clock = stoppedClock(), ledger }: Setting) => {
+  const metrics = openMetrics()
+  const policy = toPolicy({
+    limits: [
+      ...Object.entries(limits).map(([name, value]) => ({
+        scope: 'tier' as const,
+        subject: 'identity_verified',
+        model: '*',
+        name: name as LimitName,
+        value: BigInt(value),
+      })),
+      ...(project === undefined
+        ? []
+        : [{ scope: 'project' as const, subject: 'pa', model: '*', name: 'tokens_per_minute' as const, value: BigInt(project) }]),
+    ],
+    tiers: [],
+    budgets: budgets.map((budget, index) => ({
+      id: `budget-${index}`,
+      organizationId: ALICE.organizationId,
+      projectId: null,
+      principalId: null,
+      unit: 'money',
+      period: 'day',
+      amount: EURO,
+      hard: true,
+      ...budget,
+    })),
+  })
+  const admission = openAdmission({
+    policy: () => policy,
+    ledger: ledger ?? openMemoryLedger(clock),
+    clock,
+    log: openLog('silent'),
+    metrics,
+  })
+  const ask = async (
+    who = ALICE,
+    inputTokens = 1,
+    outputTokens = 0,
+    more: { endable?: boolean; batch?: boolean; audioSeconds?: number } = {},
+  ) => admission.admit(who, MODEL, { inputTokens, outputTokens, ...more })
+  const taken = async (...asked: Parameters<typeof ask>): Promise<Ticket> => {
+    const outcome = await ask(...asked)
+    if (!outcome.ok) throw new Error(`refused: ${JSON.stringify(outcome.refusal)}`)
+    return outcome.value
+  }
+  const refused = async (...asked: Parameters<typeof ask>) => {
+    const outcome = await ask(...asked)
+    return outcome.ok ? undefined : outcome.refusal
+  }
+  return { ...admission, clock, metrics, ask, taken, refused }
+}
+
+const used = (input: number, output: number) => ({ input, cachedInput: 0, output })
+
+describe('what is refused, and how it is said', () => {
+  test('one request more than the threshold of concurrency is refused; a settled one makes room', async () => {
+    const house = open({ limits: { concurrent_requests: 2, requests_per_minute: 1000 } })
+    const first = await house.taken()
+    await house.taken()
+    expect(await house.refused()).toMatchObject({ code: 'limit_reached', limit: 'concurrency', retryAfterMs: 1_000 })
+    first.settle()
+    first.settle()
+    await house.taken()
+    expect(await house.refused()).toMatchObject({ limit: 'concurrency' })
+    expect(house.metrics.render()).toContain('parvis_limit_refusals_total{reason="concurrency",model="tiny-chat"} 2')
+  })
+
+  test("one organization's requests take nothing from another's", async () => {
+    const house = open({ limits: { concurrent_requests: 1, requests_per_minute: 1 } })
+    await house.taken()
+    expect(await house.refused()).toBeDefined()
+    await house.taken(BOB)
+  })
+
+  test('concurrency is looked at first, then requests, then tokens; a refused call has consumed nothing', async () => {
+    const house = open({ limits: { concurrent_requests: 1, requests_per_minute: 2, tokens_per_minute: 10 } })
+    const running = await house.taken(ALICE, 4)
+    expect(await house.refused(ALICE, 99)).toMatchObject({ limit: 'concurrency' })
+    running.settle(used(4, 0))
+    expect(await house.refused(ALICE, 7)).toMatchObject({ limit: 'tokens' })
+    const second = await house.taken(ALICE, 6)
+    second.settle(used(6, 0))
+    expect(await house.refused(ALICE, 7)).toMatchObject({ limit: 'requests', retryAfterMs: 30_000 })
+  })
+
+  test('the refusal has the phrase of the contract, the headers and the time to come back', async () => {
+    const house = open({ limits: { requests_per_minute: 1, tokens_per_minute: 1000 } })
+    await house.taken(ALICE, 10, 90)
+    const refusal = await house.refused()
+    if (refusal?.code !== 'limit_reached') throw new Error('it was let through')
+    expect(speak(refusal).body.error.message).toContain('exceeded your current quota of requests per minute')
+    expect(refusal.retryAfterMs).toBe(60_000)
+    expect(refusal.headers).toEqual([
+      'x-ratelimit-limit-requests',
+      '1',
+      'x-ratelimit-remaining-requests',
+      '0',
+      'x-ratelimit-reset-requests',
+      '1m0s',
+      'x-ratelimit-limit-tokens',
+      '1000',
+      'x-ratelimit-remaining-tokens',
+      '900',
+      'x-ratelimit-reset-tokens',
+      '6s',
+    ])
+  })
+
+  test('the output is reserved up to its limit and comes back when it was not used', async () => {
+    const house = open({ limits: { tokens_per_minute: 100 } })
+    const ticket = await house.taken(ALICE, 10, 80)
+    expect(await house.refused(ALICE, 11)).toMatchObject({ limit: 'tokens', retryAfterMs: 600 })
+    ticket.settle(used(10, 5))
+    await house.taken(ALICE, 85)
+    expect(await house.refused(ALICE, 1)).toMatchObject({ limit: 'tokens' })
+  })
+
+  test('what was estimated too low is owed, and repaid by time', async () => {
+    const clock = stoppedClock()
+    const house = open({ limits: { tokens_per_minute: 60 }, clock })
+    const ticket = await house.taken(ALICE, 60)
+    ticket.settle(used(90, 0))
+    expect(await house.refused(ALICE, 1)).toMatchObject({ retryAfterMs: 31_000 })
+    clock.at += 30_999
+    expect(await house.refused(ALICE, 1)).toMatchObject({ retryAfterMs: 1 })
+    clock.at += 1
+    await house.taken(ALICE, 1)
+  })
+
+  test('a request larger than the limit gets through a full bucket, once', async () => {
+    const house = open({ limits: { tokens_per_minute: 100 } })
+    await house.taken(ALICE, 250)
+    expect(await house.refused(ALICE, 250)).toMatchObject({ limit: 'tokens', retryAfterMs: 150_000 })
+  })
+
+  test('seconds of audio are limited like tokens', async () => {
+    const house = open({ limits: { audio_seconds_per_minute: 60 } })
+    const ticket = await house.taken(ALICE, 0, 0, { audioSeconds: 45 })
+    expect(await house.refused(ALICE, 0, 0, { audioSeconds: 16 })).toMatchObject({ limit: 'audio', retryAfterMs: 1_000 })
+    ticket.settle({ input: 0, cachedInput: 0, output: 0, audioMs: 29_500 })
+    await house.taken(ALICE, 0, 0, { audioSeconds: 30 })
+  })
+
+  test('a project has less than its organization, and never more', async () => {
+    const low = open({ limits: { tokens_per_minute: 100 }, project: 40 })
+    await low.taken(ALICE, 40)
+    expect(await low.refused(ALICE, 1)).toMatchObject({ limit: 'project_tokens' })
+    const high = open({ limits: { tokens_per_minute: 100 }, project: 4_000 })
+    await high.taken(ALICE, 100)
+    expect(await high.refused(ALICE, 1)).toMatchObject({ limit: 'tokens' })
+  })
+
+  test('a batch is exempt from what is counted by the minute, and not from a budget', async () => {
+    const house = open({
+      limits: { concurrent_requests: 0, requests_per_minute: 0, tokens_per_minute: 0 },
+      budgets: [{ unit: 'tokens', amount: 10 }],
+    })
+    expect(await house.refused()).toMatchObject({ limit: 'concurrency' })
+    await house.taken(ALICE, 10, 0, { batch: true })
+    expect(await house.refused(ALICE, 1, 0, { batch: true })).toMatchObject({ limit: 'budget_tokens_day' })
+  })
+
+  test('a limit of nothing at all refuses everything, with a time that a client can read', async () => {
+    const house = open({ limits: { requests_per_minute: 0 } })
+    expect(await house.refused()).toMatchObject({ limit: 'requests', retryAfterMs: 60_000 })
+  })
 })
 
-test("one organization's requests take nothing from another's", () => {
-  const { admit } = openAdmission(1)
-  expect(admit(alice, model, estimate).ok).toBe(true)
-  expect(admit(bob, model, estimate).ok).toBe(true)
+describe('budgets', () => {
+  test('on the last millisecond of a day the old budget holds, on the first of the next the new one', async () => {
+    const clock = stoppedClock((Date.UTC(2026, 1, 1) - 1) as Instant)
+    const house = open({ budgets: [{ unit: 'tokens', period: 'day', amount: 10 }], clock })
+    const ticket = await house.taken(ALICE, 10)
+    expect(await house.refused(ALICE, 1)).toMatchObject({ limit: 'budget_tokens_day', retryAfterMs: 1 })
+    clock.at += 1
+    await house.taken(ALICE, 10)
+    // What began yesterday is settled yesterday, and gives nothing to today.
+    ticket.settle(used(0, 0))
+    expect(await house.refused(ALICE, 1)).toMatchObject({ retryAfterMs: 86_400_000 })
+  })
+
+  test('a month ends with its last millisecond, in a leap year too', async () => {
+    const clock = stoppedClock(Date.UTC(2028, 1, 29, 23, 59, 59, 999) as Instant)
+    const house = open({ budgets: [{ period: 'month' }], clock })
+    await house.taken(ALICE, 20_000)
+    expect(await house.refused(ALICE, 1)).toMatchObject({ limit: 'budget_money_month', retryAfterMs: 1 })
+    clock.at += 1
+    await house.taken(ALICE, 20_000)
+  })
+
+  test("one person's budget is not another's, and a project's is for all in it", async () => {
+    const carol = { ...ALICE, principalId: 'uc' as PrincipalId }
+    const mine = open({ budgets: [{ unit: 'tokens', amount: 10, principalId: ALICE.principalId, projectId: ALICE.projectId }] })
+    await mine.taken(ALICE, 10)
+    expect(await mine.refused(ALICE, 1)).toBeDefined()
+    await mine.taken(carol, 10)
+    const projects = open({ budgets: [{ unit: 'tokens', amount: 10, projectId: ALICE.projectId }] })
+    await projects.taken(ALICE, 10)
+    expect(await projects.refused(carol, 1)).toBeDefined()
+    await projects.taken({ ...carol, projectId: 'other' as ProjectId }, 10)
+  })
+
+  test('cached input costs what it costs', async () => {
+    const house = open({ budgets: [{ amount: EURO / 10 }] })
+    const ticket = await house.taken(ALICE, 2_000)
+    ticket.settle({ input: 2_000, cachedInput: 2_000, output: 0 })
+    await house.taken(ALICE, 1_600)
+    expect(await house.refused(ALICE, 1)).toMatchObject({ limit: 'budget_money_day' })
+  })
+
+  test('a budget that only tells refuses nobody', async () => {
+    const house = open({ budgets: [{ unit: 'tokens', amount: 10, hard: false }] })
+    for (let round = 0; round < 3; round += 1) expect(await house.refused(ALICE, 10)).toBeUndefined()
+  })
+
+  test('a stream is told once that nothing is left, and never while something is', async () => {
+    const house = open({ budgets: [{ unit: 'tokens', amount: 100 }] })
+    const ticket = await house.taken(ALICE, 10, 4_000, { endable: true })
+    let told = 0
+    ticket.watch(() => void (told += 1))
+    let made = 0
+    while (told === 0 && made < 1_000) {
+      made += 1
+      ticket.spend(made)
+      await Promise.resolve()
+      await Promise.resolve()
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    expect(made).toBe(90)
+    ticket.spend(made + 1)
+    expect(told).toBe(1)
+  })
+
+  test('one euro and two hundred streams at once: the overshoot is at most one token for each', async () => {
+    const house = open({ budgets: [{ amount: EURO }] })
+    const streams = await Promise.all(Array.from({ length: 200 }, () => house.taken(ALICE, 20, 4_000, { endable: true })))
+    const open200 = streams.map((ticket) => {
+      const stream = { ticket, made: 0, over: false }
+      ticket.watch(() => void (stream.over = true))
+      return stream
+    })
+    while (open200.some(({ over }) => !over)) {
+      for (const stream of open200) {
+        if (stream.over) continue
+        stream.made += 1
+        stream.ticket.spend(stream.made)
+      }
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    const tokens = open200.reduce((sum, { made }) => sum + 20 + made, 0)
+    expect(tokens).toBeLessThanOrEqual(20_000 + 200)
+    // And nothing much is left lying.
+    expect(tokens).toBeGreaterThan(19_500)
+  })
 })
 
-test('whatever the order of taking and settling, twice settled or not, no place is lost and none is made', () => {
-  fc.assert(
-    fc.property(fc.array(fc.nat({ max: 9 }), { maxLength: 200 }), (moves) => {
-      const { admit, open } = openAdmission(4)
+test('whatever the order of taking and settling, twice settled or not, no place is lost and none is made', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.nat({ max: 9 }), { maxLength: 100 }), async (moves) => {
+      const house = open({ limits: { concurrent_requests: 4 } })
       const held: Ticket[] = []
       const left: Ticket[] = []
       for (const move of moves) {
-        const ticket = move < 5 ? admit(alice, model, estimate) : undefined
-        if (ticket?.ok) held.push(ticket.value)
+        const outcome = move < 5 ? await house.ask() : undefined
+        if (outcome !== undefined) expect(outcome.ok).toBe(held.length < 4)
+        if (outcome?.ok) held.push(outcome.value)
         if (move >= 5 && move < 8) {
           const [gone] = held.splice(move % Math.max(1, held.length), 1)
-          gone?.settle(1)
+          gone?.settle()
           if (gone) left.push(gone)
         }
-        if (move >= 8) left.at(-1)?.settle(1)
-        expect(open()).toBe(held.length)
-        expect(held.length).toBeLessThanOrEqual(4)
+        if (move >= 8) left.at(-1)?.settle()
+        expect(house.open()).toBe(held.length)
       }
+      await house.close()
     }),
   )
+})
+
+/** The rule in its plainest words: what refills evenly, up to the limit, and may be overdrawn by what was estimated too low. */
+const plainBucket = (limit: number, start: number) => {
+  let level = limit
+  let at = start
+  return (units: number, now: number): boolean => {
+    level = Math.min(limit, level + ((now - at) * limit) / 60_000)
+    at = now
+    // A float that is off by a billionth is not a rule.
+    if (level + 1e-6 < Math.min(units, limit)) return false
+    level -= units
+    return true
+  }
+}
+
+describe('random arrivals', () => {
+  const arrivals = fc.array(
+    fc.record({ waitMs: fc.oneof(fc.constant(0), fc.nat({ max: 5 }), fc.nat({ max: 8_000 })), units: fc.integer({ min: 1, max: 30 }) }),
+    {
+      minLength: 1,
+      maxLength: 150,
+    },
+  )
+
+  test('a small limit is exactly the plain rule, request by request', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 31 }), arrivals, async (limit, steps) => {
+        const clock = stoppedClock()
+        const house = open({ limits: { tokens_per_minute: limit }, clock })
+        const plain = plainBucket(limit, clock.at)
+        for (const { waitMs, units } of steps) {
+          clock.at += waitMs
+          expect((await house.ask(ALICE, units)).ok).toBe(plain(units, clock.at))
+        }
+        await house.close()
+      }),
+      { verbose: 1 },
+    )
+  })
+
+  test('a large one lets through no more than the rule and the stock in hand, and refuses nobody whom the rule lets through', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 100, max: 3_000 }), arrivals, async (limit, steps) => {
+        const clock = stoppedClock()
+        const house = open({ limits: { tokens_per_minute: limit }, clock })
+        const strict = plainBucket(limit, clock.at)
+        let through = 0
+        let allowed = limit
+        for (const { waitMs, units } of steps) {
+          clock.at += waitMs
+          allowed += (waitMs * limit) / 60_000
+          const outcome = await house.ask(ALICE, units)
+          if (outcome.ok) through += units
+          if (strict(units, clock.at)) expect(outcome.ok).toBe(true)
+          expect(through).toBeLessThanOrEqual(allowed + 1e-6)
+        }
+        await house.close()
+      }),
+      { verbose: 1 },
+    )
+  })
+})
+
+describe('with the ledger away', () => {
+  test('a gateway goes on with its part, then refuses by the rule; a hard budget is not lent', async () => {
+    const clock = stoppedClock()
+    const away: Ledger = { ask: () => Promise.reject(new Error('away')), beat: () => Promise.reject(new Error('away')) }
+    const house = open({ limits: { requests_per_minute: 60, concurrent_requests: 100 }, clock, ledger: away })
+    for (let round = 0; round < 60; round += 1) (await house.taken()).settle()
+    expect(await house.refused()).toMatchObject({ limit: 'requests', retryAfterMs: 1_000 })
+    clock.at += 1_000
+    await house.taken()
+    const budgeted = open({ budgets: [{ amount: EURO }], clock, ledger: away })
+    expect(await budgeted.refused()).toMatchObject({ code: 'busy' })
+  })
+
+  test('what was let through meanwhile is charged when it is back', async () => {
+    const clock = stoppedClock()
+    const memory = openMemoryLedger(clock)
+    let there = false
+    const ledger: Ledger = {
+      ask: (asks) => (there ? memory.ask(asks) : Promise.reject(new Error('away'))),
+      beat: () => (there ? memory.beat() : Promise.reject(new Error('away'))),
+    }
+    const house = open({ limits: { tokens_per_minute: 600 }, clock, ledger })
+    await house.taken(ALICE, 500)
+    there = true
+    clock.at += 1_000
+    await house.beat()
+    expect(await house.refused(ALICE, 120)).toMatchObject({ limit: 'tokens' })
+    await house.taken(ALICE, 100)
+  })
 })

@@ -1,0 +1,122 @@
+import type { Clock, Instant } from '../kit/clock.ts'
+import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
+import type { Reached } from '../kit/refusal.ts'
+import { periodAt } from './period.ts'
+import { ANY_MODEL, type Budget, type Policy } from './policy.ts'
+import type { Share, Shares } from './shares.ts'
+
+/** Whose limits hold for a request. */
+export type Holder = { readonly organizationId: OrganizationId; readonly projectId: ProjectId; readonly principalId: PrincipalId }
+
+/** Micro-euros per million tokens, as in the catalogue. */
+export type PricedModel = {
+  readonly name: string
+  readonly price: { readonly input: bigint; readonly cachedInput: bigint; readonly output: bigint }
+}
+
+export type Unit = 'call' | 'audio' | 'tokens' | 'money'
+
+/** One thing that a request must get past, and what it takes there. */
+export type Gate = {
+  readonly limit: Reached
+  readonly unit: Unit
+  readonly share: Share
+  /** Only counts. */
+  readonly soft: boolean
+  readonly budget: { readonly endsAt: Instant } | undefined
+  /** What the headers of an answer speak of, the same at all gates of a request. */
+  readonly shown: { readonly requests: Share | undefined; readonly tokens: Share | undefined }
+}
+
+const PICO_PER_NANO = 1_000
+const MINUTE_MS = 60_000
+const MAX_KNOWN = 10_000
+/** Well below the time after which a share that nobody uses is forgotten. */
+const KEEP_MS = 60_000
+
+/** Tokens, or their price in billionths, up to the next whole one: a micro-euro per million is a pico-euro for one. */
+export const priceOf = (
+  unit: 'tokens' | 'money',
+  model: PricedModel,
+  counts: { input: number; cachedInput: number; output: number },
+): number => {
+  if (unit === 'tokens') return counts.input + counts.output
+  const { input, cachedInput, output } = model.price
+  const pico =
+    (counts.input - counts.cachedInput) * Number(input) + counts.cachedInput * Number(cachedInput) + counts.output * Number(output)
+  return Math.ceil(pico / PICO_PER_NANO)
+}
+
+/** Where the ledger keeps a budget in a period. */
+export const keyOfBudget = (id: string, period: string): string => `budget ${id} ${period}`
+
+/** The gates for a caller and a model, in the order in which they are passed; kept for a while, but never beyond a change of the policy or of the day. */
+export const openGates = (parts: { policy: () => Policy; shares: Shares; clock: Pick<Clock, 'now'> }) => {
+  const { shares, clock } = parts
+  let known = new Map<string, { gates: readonly Gate[]; until: number }>()
+  let knownPolicy: Policy | undefined
+
+  const make = (policy: Policy, { organizationId, projectId, principalId }: Holder, model: string, batch: boolean) => {
+    const now = clock.now()
+    const limits = policy.limits(organizationId, model)
+    let until = now + KEEP_MS
+
+    const minute = (what: string, capacity: number | null): Share | undefined =>
+      capacity === null
+        ? undefined
+        : shares.share({ kind: 'minute', key: `minute ${what} ${model}`, capacity, refillPerMs: capacity / MINUTE_MS })
+
+    const requests = minute(`requests ${organizationId}`, limits.requests_per_minute)
+    const tokens = minute(`tokens ${organizationId}`, limits.tokens_per_minute)
+    const shown = { requests, tokens }
+    const gates: Gate[] = []
+    const add = (limit: Reached, unit: Unit, share: Share | undefined, more: Partial<Gate> = {}): void => {
+      if (share !== undefined) gates.push({ limit, unit, share, soft: false, budget: undefined, shown, ...more })
+    }
+    const addBudget = (limit: Reached, unit: Unit, id: string, period: Budget['period'], capacity: number, soft: boolean): void => {
+      const { name, endsAt } = periodAt(period, now)
+      until = Math.min(until, endsAt)
+      const share = shares.share({ kind: 'budget', key: keyOfBudget(id, name), capacity, refillPerMs: 0 })
+      add(limit, unit, share, { soft, budget: { endsAt } })
+    }
+
+    if (!batch) {
+      const places = limits.concurrent_requests
+      if (places !== null) {
+        const key = `places ${organizationId} ${ANY_MODEL}`
+        add('concurrency', 'call', shares.share({ kind: 'places', key, capacity: places, refillPerMs: 0 }))
+      }
+      add('requests', 'call', requests)
+      add('tokens', 'tokens', tokens)
+      add('audio', 'audio', minute(`audio ${organizationId}`, limits.audio_seconds_per_minute))
+      add(
+        'project_tokens',
+        'tokens',
+        minute(`tokens ${projectId} of ${organizationId}`, policy.projectTokens(organizationId, projectId, model)),
+      )
+    }
+    if (limits.free_tokens_per_month !== null) {
+      addBudget('free_tokens', 'tokens', `free ${organizationId}`, 'month', limits.free_tokens_per_month, false)
+    }
+    for (const budget of policy.budgets(organizationId)) {
+      if (budget.projectId !== null && budget.projectId !== projectId) continue
+      if (budget.principalId !== null && budget.principalId !== principalId) continue
+      addBudget(`budget_${budget.unit}_${budget.period}`, budget.unit, budget.id, budget.period, budget.amount, !budget.hard)
+    }
+    return { gates, until }
+  }
+
+  return (holder: Holder, model: string, batch: boolean): readonly Gate[] => {
+    const policy = parts.policy()
+    if (policy !== knownPolicy || known.size >= MAX_KNOWN) {
+      known = new Map()
+      knownPolicy = policy
+    }
+    const key = `${holder.projectId} ${holder.principalId} ${batch ? 'batch' : ''} ${model} ${holder.organizationId}`
+    const there = known.get(key)
+    if (there !== undefined && clock.now() < there.until) return there.gates
+    const made = make(policy, holder, model, batch)
+    known.set(key, made)
+    return made.gates
+  }
+}
