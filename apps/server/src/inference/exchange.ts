@@ -1,4 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 import { type Clock, type Instant } from '../kit/clock.ts'
 import { type Fetched, guardedFetch } from '../kit/guarded-fetch.ts'
 import { newId, type ProjectId, type RequestId } from '../kit/ids.ts'
@@ -61,7 +61,8 @@ export type Exchange = {
   /** A whole answer. */
   answer(status: number, body: Body): void
   /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
-  begin(): void
+  /** `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
+  begin(failing?: (refusal: Refusal) => Buffer): void
   write(bytes: Buffer): boolean
   whenDrained(listener: () => void): void
   end(last: Buffer): void
@@ -90,11 +91,21 @@ const JSON_TYPE = /^application\/json(?:\s*;\s*charset\s*=\s*"?utf-?8"?)?\s*$/i
 const errorEvent = (refusal: Refusal): Buffer => Buffer.from(`data: ${JSON.stringify(speak(refusal).body)}\n\n`)
 export const DONE_EVENT: Buffer = Buffer.from('data: [DONE]\n\n')
 
+/** How a route speaks that is not OpenAI's (dialects/). */
+export type Dialect = {
+  speak(refusal: Refusal, id: RequestId): { readonly status: number; readonly body: object; readonly retryAfterMs: number | undefined }
+  /** The key, as the header that `iam` reads. */
+  authorization(headers: IncomingHttpHeaders): string | undefined
+  /** Another name that the request's id has there. */
+  readonly idHeader: string
+}
+
 export const openExchange = (
   rooms: ExchangeRooms,
   request: IncomingMessage,
   response: ServerResponse,
   projectId: ProjectId | undefined,
+  dialect?: Dialect,
 ): Exchange => {
   const { clock, log, limits, deadlines, inflight } = rooms
   const acceptedAt = clock.now()
@@ -104,6 +115,7 @@ export const openExchange = (
   let answered = false // the last byte has been handed to the socket, or there is no socket any more
   let over: Over | undefined
   let listener: ((over: Over) => void) | undefined
+  let failing: ((refusal: Refusal) => Buffer) | undefined
 
   let continued = request.headers.expect === undefined
 
@@ -145,7 +157,12 @@ export const openExchange = (
   }
 
   let extra: readonly string[] = []
-  const headers = (contentType: string, ...more: string[]): string[] => ['content-type', contentType, 'x-request-id', id, ...extra, ...more]
+  const named = dialect === undefined ? [] : [dialect.idHeader, id]
+  const headers = (contentType: string, ...more: string[]): string[] => [
+    ...['content-type', contentType, 'x-request-id', id, ...named],
+    ...extra,
+    ...more,
+  ]
 
   /** When the request has not arrived whole, the answer goes out and the rest is dropped before the connection is used again. */
   const endAfterRequest = (): void => {
@@ -162,9 +179,9 @@ export const openExchange = (
 
   const refuse = (refusal: Refusal): void => {
     if (answered) return
-    if (response.headersSent) return end(Buffer.concat([errorEvent(refusal), DONE_EVENT]))
+    if (response.headersSent) return end(failing?.(refusal) ?? Buffer.concat([errorEvent(refusal), DONE_EVENT]))
     answeredNow()
-    const spoken = speak(refusal)
+    const spoken = dialect === undefined ? speak(refusal) : dialect.speak(refusal, id)
     if ('headers' in refusal && refusal.headers !== undefined) extra = refusal.headers
     const body = JSON.stringify(spoken.body)
     const more = ['content-length', String(Buffer.byteLength(body))]
@@ -186,7 +203,7 @@ export const openExchange = (
 
   /** Without `[DONE]`: the usage may not be on disk, so nobody may take this for the end of an answer. */
   const giveUp = (refusal: Refusal): void => {
-    if (response.headersSent) end(errorEvent(refusal))
+    if (response.headersSent) end(failing?.(refusal) ?? errorEvent(refusal))
     else refuse(refusal)
   }
 
@@ -200,7 +217,7 @@ export const openExchange = (
     id,
     acceptedAt,
     projectId,
-    authorization: request.headers.authorization,
+    authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
     signal: abort.signal,
     readBody: () =>
       new Promise((resolve) => {
@@ -262,8 +279,9 @@ export const openExchange = (
       for (const piece of body.pieces.slice(0, -1)) response.write(piece)
       response.end(body.pieces.at(-1))
     },
-    begin() {
+    begin(inDialect) {
       if (answered) return
+      failing = inDialect
       response.writeHead(200, headers('text/event-stream', 'cache-control', 'no-cache'))
     },
     write: (bytes) => answered || response.write(bytes),

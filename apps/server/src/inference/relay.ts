@@ -12,6 +12,7 @@ import type { Body } from './body.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange, InferenceLimits } from './exchange.ts'
+import { translated } from './dialects/translator.ts'
 import { streamedAnswer } from './streamed-answer.ts'
 import { wholeAnswer } from './whole-answer.ts'
 
@@ -40,7 +41,9 @@ export const openRelay =
     new Promise((resolve, reject) => {
       const { clock, log, limits, deadlines } = options
       const { replica } = seat
-      const answer: Answer = (request.stream ? streamedAnswer : wholeAnswer)(exchange, request, model, replica.remoteModel)
+      const { translate } = request
+      const told = request.stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
+      const answer: Answer = (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel)
       let controller: Dispatcher.DispatchController | undefined
       let failing: EngineFailure | undefined // the engine's own error answer, while it is being read
       let firstByteAt: Instant | null = null

@@ -5,13 +5,16 @@ import { speak } from '../kit/refusal.ts'
 import { openDeadlines } from './deadlines.ts'
 import { chat } from './endpoints/chat.ts'
 import { embeddings } from './endpoints/embeddings.ts'
+import { completions } from './endpoints/completions.ts'
 import type { Endpoint } from './endpoints/endpoint.ts'
 import { listModels, readModel } from './endpoints/models.ts'
-import { DEFAULT_LIMITS, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
+import { messages } from './endpoints/messages.ts'
+import { responses } from './endpoints/responses.ts'
+import { DEFAULT_LIMITS, type Dialect, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
 import { openRelay } from './relay.ts'
 import { type Rooms, serve } from './serve.ts'
 
-const ENDPOINTS: readonly Endpoint[] = [chat, embeddings]
+const ENDPOINTS: readonly Endpoint[] = [chat, completions, embeddings, messages]
 
 /** With and without the project (data-plane.md 2.1). The slash that some clients double behind `v1` is the router's to ignore. */
 const BASES = ['/v1', '/:project/v1']
@@ -36,36 +39,37 @@ export const inferenceRoutes = (
   const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: { ...DEFAULT_LIMITS, ...limits }, inflight: { bytes: 0 } }
   const relay = openRelay(parts)
 
-  const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId): Exchange => {
+  const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId, dialect?: Dialect): Exchange => {
     reply.hijack()
-    return openExchange(parts, request.raw, reply.raw, projectId)
+    return openExchange(parts, request.raw, reply.raw, projectId, dialect)
   }
 
   const refuseUnknownRoute = (request: FastifyRequest, reply: FastifyReply): void =>
     open(request, reply).refuse({ code: 'route_unknown', method: request.method, path: pathOf(request.url) })
 
-  const handle = (request: FastifyRequest<{ Params: Params }>, reply: FastifyReply, work: Handle): void => {
+  const handle = (request: FastifyRequest<{ Params: Params }>, reply: FastifyReply, work: Handle, dialect?: Dialect): void => {
     const { project } = request.params
     // Whatever else stands in front of /v1, a UUID in capitals too, is no route (data-plane.md 2.1).
     if (project !== undefined && !isUuid(project)) return refuseUnknownRoute(request, reply)
-    const exchange = open(request, reply, project as ProjectId | undefined)
+    const exchange = open(request, reply, project as ProjectId | undefined, dialect)
     run(exchange, work, request.params)
   }
 
-  const route = (method: 'GET' | 'POST', path: string, work: Handle): void => {
+  const route = (method: 'GET' | 'POST', path: string, work: Handle, dialect?: Dialect): void => {
     for (const base of BASES) {
       app.route<{ Params: Params }>({
         method,
         url: `${base}${path}`,
-        onRequest: (request, reply) => handle(request, reply, work),
+        onRequest: (request, reply) => handle(request, reply, work, dialect),
         handler: () => {}, // never reached: the hook does not go on
       })
     }
   }
 
-  for (const endpoint of ENDPOINTS) {
+  const endpoints = [...ENDPOINTS, responses(rooms.clock)]
+  for (const endpoint of endpoints) {
     const served = serve(rooms, relay, endpoint)
-    route('POST', endpoint.path, served)
+    route('POST', endpoint.path, served, endpoint.dialect)
   }
   route('GET', '/models', listModels(rooms))
   // A wildcard, since a model's name may have a slash in it.
@@ -76,7 +80,7 @@ export const inferenceRoutes = (
   app.addHook('onRequest', (request, reply, done) => (request.is404 ? refuseUnknownRoute(request, reply) : done()))
 
   // A client that waits to be told to go on is told by whoever reads the body: only then is its key known to be good.
-  const ours = new Set([...ENDPOINTS].map((endpoint) => `/v1${endpoint.path}`))
+  const ours = new Set(endpoints.map((endpoint) => `/v1${endpoint.path}`))
   app.server.on('checkContinue', (request, response) => {
     const path = pathOf(request.url ?? '').replaceAll(/\/{2,}/g, '/')
     if (!ours.has(path) && !ours.has(path.slice(path.indexOf('/', 1)))) response.writeContinue()

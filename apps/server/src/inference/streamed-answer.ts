@@ -14,8 +14,8 @@ const ERROR = Buffer.from('{"error"')
 const FLAT_ERROR = Buffer.from('{"object":"error"')
 const USAGE = Buffer.from('"usage"')
 const FINISH_REASON = Buffer.from('"finish_reason"')
-/** Where an engine's words stand in a delta. */
-const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', '"arguments"'].map((key) => Buffer.from(key))
+/** Where an engine's words stand in a delta; `text` is that of the older completions. */
+const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', '"arguments"', '"text"'].map((key) => Buffer.from(key))
 const BLANK_LINE = Buffer.from('\n\n')
 const MODEL = watch([], ['model'])
 

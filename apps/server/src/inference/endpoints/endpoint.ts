@@ -4,9 +4,8 @@ import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import type { Counts } from '../../usage/event.ts'
 import { type Body, JOIN_BYTES, type Span, slice } from '../body.ts'
-import type { Exchange } from '../exchange.ts'
-import type { Asked, Translator } from '../dialects/translator.ts'
-import type { Dialect } from '../exchange.ts'
+import type { Translator } from '../dialects/translator.ts'
+import type { Dialect, Exchange } from '../exchange.ts'
 import { scan, type Watch } from '../scan.ts'
 
 /** One endpoint of the data plane that an engine answers. */
@@ -48,7 +47,9 @@ export type Request = {
   /** What a whole answer must have at its top level, as an array. */
   readonly answerKey: string
   /** Turns a whole answer into what was asked for, where the engine could not. Undefined: it is no such answer. */
-  convert?(answer: Body, exchange: Pick<Exchange, 'id'>): Body | undefined
+  convert?(answer: Body, exchange: Pick<Exchange, 'id' | 'acceptedAt'>): Body | undefined
+  /** Writes a streamed answer in another dialect than the engine's. */
+  translate?(exchange: Pick<Exchange, 'id' | 'acceptedAt'>): Translator
   /** What a whole answer of this kind counts, where its usage is not written as tokens. */
   countsOf?(answer: Body): Partial<Counts> | undefined
   /** What we have counted ourselves, beside the engine's tokens. */
