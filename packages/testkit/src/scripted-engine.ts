@@ -15,6 +15,8 @@ export type Script = {
   tokens?: readonly string[]
   /** The tokens are said this many times: a long answer that is never in memory as a whole. */
   repeat?: number
+  /** Said before the tokens, under both names that engines have for it. */
+  reasoning?: readonly string[]
   toolCalls?: readonly { id: string; name: string; arguments: string }[]
   finishReason?: string
   /** What stands in `model`; otherwise what was asked for. */
@@ -227,7 +229,7 @@ const perform = async (answering: Answering, path: string): Promise<void> => {
   if (script.headDelayMs !== undefined) await after(script.headDelayMs)
   if (script.cutAfter === 0) return cutNow(response)
   if (script.holdHead === true) await answering.hold(answering)
-  const streamed = path.endsWith('/chat/completions') && asked['stream'] === true
+  const streamed = path.endsWith('/completions') && asked['stream'] === true
   const contentType =
     script.contentType ?? (streamed && script.body === undefined ? 'text/event-stream; charset=utf-8' : 'application/json')
   const status = script.status ?? 200
@@ -253,13 +255,20 @@ const perform = async (answering: Answering, path: string): Promise<void> => {
   if (streamed) {
     response.writeHead(status, headers)
     response.flushHeaders()
-    return stream(answering)
+    return path.endsWith('/chat/completions') ? stream(answering) : textStream(answering)
   }
-  const whole = path.endsWith('/embeddings') ? embeddings(answering) : await completion(answering)
+  const whole = await wholeAnswerTo(path, answering)
   if (whole === undefined) return cutNow(response)
   response.writeHead(status, headers)
   await say(answering, JSON.stringify(whole))
   ended(response)
+}
+
+const wholeAnswerTo = async (path: string, answering: Answering): Promise<unknown> => {
+  if (path.endsWith('/embeddings')) return embeddings(answering)
+  if (path.endsWith('/tokenize'))
+    return { count: PROMPT_TOKENS, max_model_len: 4096, tokens: Array.from({ length: PROMPT_TOKENS }, () => 1) }
+  return path.endsWith('/chat/completions') ? completion(answering) : textCompletion(answering)
 }
 
 const idOf = (answering: Answering): string =>
@@ -312,6 +321,10 @@ const stream = async (answering: Answering): Promise<void> => {
   if (script.holdAfter === 0 && script.holdHead !== true) await answering.hold(answering)
   let said = 0
   await say(answering, chunk({ role: 'assistant', content: '' }, null))
+  for (const thought of script.reasoning ?? []) {
+    said += 1
+    await say(answering, chunk({ reasoning: thought, reasoning_content: thought }, null))
+  }
   for (const token of tokensOf(script)) {
     if (answering.gone) break
     if (script.tokenDelayMs !== undefined) await after(script.tokenDelayMs)
@@ -372,7 +385,8 @@ const completion = async (answering: Answering): Promise<unknown> => {
         index: 0,
         message: {
           role: 'assistant',
-          content: calls === undefined ? content : null,
+          content: calls === undefined || content !== '' ? content : null,
+          ...(script.reasoning === undefined ? {} : { reasoning: script.reasoning.join(''), reasoning_content: script.reasoning.join('') }),
           ...(calls === undefined ? {} : { tool_calls: calls }),
         },
         logprobs: null,
@@ -381,6 +395,37 @@ const completion = async (answering: Answering): Promise<unknown> => {
     ],
     ...(script.usage === false ? {} : { usage: usageOf(script, said + (calls?.length ?? 0)) }),
   }
+}
+
+const textHead = (answering: Answering) => ({
+  id: idOf(answering).replace('chatcmpl', 'cmpl'),
+  object: 'text_completion',
+  created: 1_777_583_471,
+  model: modelOf(answering),
+})
+
+const textCompletion = (answering: Answering): unknown => {
+  const { script } = answering
+  const tokens = [...tokensOf(script)]
+  const choice = { index: 0, text: tokens.join(''), logprobs: null, finish_reason: finishReasonOf(script) }
+  return { ...textHead(answering), choices: [choice], ...(script.usage === false ? {} : { usage: usageOf(script, tokens.length) }) }
+}
+
+const textStream = async (answering: Answering): Promise<void> => {
+  const { script, response, asked } = answering
+  const chunk = (text: string, finish: string | null): string =>
+    toEvent({ ...textHead(answering), choices: [{ index: 0, text, logprobs: null, finish_reason: finish }] })
+  let said = 0
+  for (const token of tokensOf(script)) {
+    said += 1
+    await say(answering, chunk(token, null))
+    if (script.cutAfter === said) return cutNow(response)
+  }
+  await say(answering, chunk('', finishReasonOf(script)))
+  const wantsUsage = script.usage !== false && asRecord(asked['stream_options'])['include_usage'] === true
+  if (wantsUsage) await say(answering, toEvent({ ...textHead(answering), choices: [], usage: usageOf(script, said) }))
+  await say(answering, DONE)
+  ended(response)
 }
 
 const DIMENSIONS = 8

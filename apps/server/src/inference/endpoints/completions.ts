@@ -1,0 +1,92 @@
+import { CompletionRequest, CompletionSettings } from '@parvis/wire/openai/completions'
+import { no, type Outcome, yes } from '../../kit/outcome.ts'
+import { type Change, splice } from '../body.ts'
+import { watch } from '../scan.ts'
+import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
+
+const WATCHED = watch(
+  ['model', 'prompt', 'stream', 'stream_options', 'max_tokens', 'n', 'best_of'],
+  ['temperature', 'top_p', 'presence_penalty', 'frequency_penalty', 'stop'],
+)
+
+const BYTES_PER_TOKEN = 4
+/** What engines make when nothing is said: OpenAI's own default for this endpoint, which clients rely on. */
+const DEFAULT_OUTPUT_TOKENS = 16
+
+/** `POST /v1/completions` (data-plane.md 7): older, and still what code editors complete with. The engine's own, passed through. */
+export const completions: Endpoint = {
+  name: 'completions',
+  path: '/completions',
+  enginePath: '/v1/completions',
+
+  read: (body) => readBody(body, WATCHED),
+
+  check(reading, model) {
+    if (model.type !== 'chat') return no(mismatch(completions, model))
+    const checked = checkedFields(reading)
+    if (!checked.ok) return checked
+    const { settings, prompts } = checked.value
+
+    const asked = settings.max_tokens ?? undefined
+    if (asked !== undefined && model.maxOutputTokens !== null && asked > model.maxOutputTokens) {
+      return no({ code: 'output_limit', field: 'max_tokens', asked, maximum: model.maxOutputTokens })
+    }
+    const total = prompts.longest + (asked ?? 0)
+    if (prompts.longest >= model.contextTokens || total > model.contextTokens) {
+      return no({ code: 'context_exceeded', asked: Math.max(total, prompts.longest + 1), maximum: model.contextTokens })
+    }
+
+    const stream = settings.stream === true
+    const answers = Math.max(settings.n ?? 1, settings.best_of ?? 1) * prompts.count
+    return yes({
+      enginePath: completions.enginePath,
+      stream,
+      wantsUsage: settings.stream_options?.include_usage === true,
+      estimate: {
+        inputTokens: prompts.tokens > 0 ? prompts.tokens : Math.ceil(reading.body.bytes / BYTES_PER_TOKEN),
+        outputTokens: (asked ?? DEFAULT_OUTPUT_TOKENS) * answers,
+      },
+      bytesFor: (remoteModel) => splice(reading.body, changes(reading, settings, remoteModel, stream)),
+      answerKey: 'choices',
+    } satisfies Request)
+  },
+}
+
+/** How many prompts there are, and what the longest and all together weigh in tokens: at least one each, and exactly where they came as tokens. */
+type Prompts = { readonly count: number; readonly longest: number; readonly tokens: number }
+
+const checkedFields = (reading: Reading): Outcome<{ settings: CompletionSettings; prompts: Prompts }> => {
+  const fields = fieldsOf(reading)
+  if (!fields.ok) return fields
+  if (fields.value['prompt'] === undefined && reading.spans.has('prompt')) {
+    // Too large to be parsed here: the engine counts and checks it.
+    const settings = checkFields(CompletionSettings, fields.value)
+    return settings.ok ? yes({ settings: settings.value, prompts: { count: 1, longest: 1, tokens: 0 } }) : settings
+  }
+  const request = checkFields(CompletionRequest, fields.value)
+  return request.ok ? yes({ settings: request.value, prompts: toPrompts(request.value.prompt) }) : request
+}
+
+const toPrompts = (prompt: CompletionRequest['prompt']): Prompts => {
+  if (!Array.isArray(prompt)) return { count: 1, longest: 1, tokens: 0 }
+  if (typeof prompt[0] === 'number') return { count: 1, longest: prompt.length, tokens: prompt.length }
+  const lengths = prompt.map((one) => (Array.isArray(one) ? one.length : 0))
+  return { count: prompt.length, longest: Math.max(1, ...lengths), tokens: lengths.reduce((sum, length) => sum + length, 0) }
+}
+
+const changes = (reading: Reading, settings: CompletionSettings, remoteModel: string, stream: boolean): Change[] => {
+  const changed: Change[] = []
+  const set = (key: string, value: unknown): void => {
+    const text = JSON.stringify(value)
+    const span = reading.spans.get(key)
+    changed.push(
+      span === undefined
+        ? { start: reading.inside, end: reading.inside, bytes: Buffer.from(`${JSON.stringify(key)}:${text},`) }
+        : { ...span, bytes: Buffer.from(text) },
+    )
+  }
+  if (remoteModel !== reading.model) set('model', remoteModel)
+  // Always asked for, since a bill rests on it; shown only to those who asked.
+  if (stream && settings.stream_options?.include_usage !== true) set('stream_options', { ...settings.stream_options, include_usage: true })
+  return changed
+}
