@@ -54,6 +54,8 @@ export const aModel = (given: Partial<Model> = {}): Model => ({
 export const startDataPlane = async (options: {
   /** Where the engine listens. */
   engine: string
+  /** Engines of the same pool, for when the first is to be avoided. */
+  others?: readonly string[]
   models?: readonly Model[]
   replica?: Partial<Replica>
   limits?: Partial<InferenceLimits>
@@ -66,11 +68,16 @@ export const startDataPlane = async (options: {
     aModel({ name: 'tiny-embed', type: 'embedding', maxOutputTokens: null, dimensions: 8, matryoshka: [2, 4] }),
   ]
   const records: UsageEvent[] = []
-  const seats = { taken: 0, left: [] as ('clean' | 'broken')[] }
+  const seats = { taken: 0, left: [] as ('clean' | 'failed' | 'broken')[] }
   const settled: number[] = []
   const lines: string[] = []
   const clients = new Set<Client>()
-  const idle: Client[] = []
+  const pool = [options.engine, ...(options.others ?? [])].map((origin, index) => ({
+    origin,
+    name: index === 0 ? 'scripted' : `scripted-${index + 1}`,
+    engineId: randomUUID() as EngineId,
+    idle: [] as Client[],
+  }))
   const connectTo = (engine: string): Client => {
     const client = new Client(engine, { connect: { timeout: 2_000 } })
     clients.add(client)
@@ -106,16 +113,19 @@ export const startDataPlane = async (options: {
         return successor === undefined ? no({ code: 'model_unknown', model: name }) : yes(successor)
       },
       admit: () => yes(openTicket(settled)),
-      takeSeat: async (model) => {
+      takeSeat: async (model, _signal, avoid) => {
+        const place = pool.find(({ engineId }) => avoid?.has(engineId) !== true)
+        if (place === undefined) return no({ code: 'engine_unavailable', model: model.name, reason: 'no other', retryAfterMs: 1_000 })
+        const { name, engineId, origin, idle } = place
         seats.taken += 1
-        const client = idle.pop() ?? connectTo(options.engine)
+        const client = idle.pop() ?? connectTo(origin)
         let left = false
         return yes({
           replica: {
-            name: 'scripted',
-            engineId: randomUUID() as EngineId,
+            name,
+            engineId,
             modelId: model.id,
-            origin: options.engine,
+            origin,
             basePath: '',
             remoteModel: model.name,
             bearer: undefined,
@@ -127,7 +137,7 @@ export const startDataPlane = async (options: {
             left = true
             seats.left.push(how)
             // Only laid aside: who leaves a seat in the middle of an answer must have stopped the engine themselves.
-            if (how === 'clean') setImmediate(() => client.stats.size === 0 && idle.push(client))
+            if (how !== 'broken') setImmediate(() => client.stats.size === 0 && idle.push(client))
           },
         })
       },

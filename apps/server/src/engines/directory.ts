@@ -32,6 +32,13 @@ export type Engine = {
   since: Instant
   /** Something went wrong there a moment ago: others come first until it has been asked. */
   suspect: boolean
+  /** Calls in a row that failed, whatever it says about its health; and how often it was taken out for them without serving one since. */
+  failures: number
+  takenOut: number
+  /** Taken out until then, although it may say that it is well. */
+  outUntil: Instant | undefined
+  /** Back after that, for one call at a time until one has been served. */
+  onTrial: boolean
   /** Seats taken now. */
   busy: number
   /** Greater for the one that was given a seat later; ties are broken by it, so that light traffic is shared too. */
@@ -51,11 +58,20 @@ export type Directory = {
   become: (engine: Engine, state: EngineState, reason?: string) => void
   /** Something went wrong with a connection: ask it now. */
   suspect: (engine: Engine) => void
+  /** A call came to its end as it should. */
+  served: (engine: Engine) => void
+  /** A call failed. `broken`: the connection went with it. */
+  failed: (engine: Engine, how: 'failed' | 'broken') => void
   forModel: (model: ModelId) => readonly Engine[]
   all: () => readonly Engine[]
   /** Called with every engine that was moved. */
   watch: (watchers: { readonly moved?: (engine: Engine) => void; readonly suspected?: (engine: Engine) => void }) => void
 }
+
+/** Fewer may be chance, or one caller's odd request sent again and again. */
+const FAILURES_IN_A_ROW = 5
+const OUT_MS = 5_000
+const MAX_OUT_MS = 60_000
 
 export const newEngine = (
   fields: Pick<Engine, 'id' | 'name' | 'kind' | 'seatLimit' | 'serves'> & { readonly reason: string },
@@ -68,6 +84,10 @@ export const newEngine = (
   state: 'starting',
   since: now,
   suspect: false,
+  failures: 0,
+  takenOut: 0,
+  outUntil: undefined,
+  onTrial: false,
   busy: 0,
   lastTaken: 0,
   idle: [],
@@ -95,6 +115,38 @@ export const openDirectory = (options: { clock: Clock; log: Logger }): Directory
     for (const watcher of watchers) watcher.moved?.(engine)
   }
 
+  const become: Directory['become'] = (engine, state, reason) => {
+    if (state === 'ready' && engine.outUntil !== undefined) {
+      if (clock.now() < engine.outUntil) return
+      engine.outUntil = undefined
+      engine.onTrial = true
+    }
+    const turned = engine.state !== state
+    engine.reason = reason
+    if (state === 'ready') engine.suspect = false
+    if (!turned) return
+    engine.state = state
+    engine.since = clock.now()
+    if (state === 'unhealthy') destroyIdle(engine)
+    if (!engine.gone) {
+      if (state === 'unhealthy') log.warn({ engine: engine.name, reason }, 'engine is not healthy')
+      else log.info({ engine: engine.name, reason }, `engine is ${state}`)
+    }
+    moved(engine)
+  }
+
+  /** One of its models would be left without an engine. */
+  const isLast = (engine: Engine): boolean =>
+    engine.serves.some(({ modelId }) => !byModel.get(modelId)?.some((other) => other !== engine && other.state === 'ready'))
+
+  /** An engine that says it is well and fails every call is taken out for a while, and longer each time. */
+  const takeOut = (engine: Engine): void => {
+    engine.outUntil = (clock.now() + Math.min(OUT_MS * 2 ** engine.takenOut, MAX_OUT_MS)) as Instant
+    engine.takenOut += 1
+    engine.onTrial = false
+    become(engine, 'unhealthy', engine.failures === 1 ? 'a call to it failed again' : `${engine.failures} calls to it failed in a row`)
+  }
+
   return {
     add: (engine) => {
       engines.add(engine)
@@ -113,6 +165,8 @@ export const openDirectory = (options: { clock: Clock; log: Logger }): Directory
       engine.idle = []
       engine.address = address
       engine.bearer = bearer
+      // Another process: what the earlier one did is forgotten.
+      Object.assign(engine, { failures: 0, takenOut: 0, outUntil: undefined, onTrial: false })
       engine.replicas = new Map(
         engine.serves.map(({ modelId, remoteName }) => [
           modelId,
@@ -120,23 +174,22 @@ export const openDirectory = (options: { clock: Clock; log: Logger }): Directory
         ]),
       )
     },
-    become: (engine, state, reason) => {
-      const turned = engine.state !== state
-      engine.reason = reason
-      if (state === 'ready') engine.suspect = false
-      if (!turned) return
-      engine.state = state
-      engine.since = clock.now()
-      if (state === 'unhealthy') destroyIdle(engine)
-      if (!engine.gone) {
-        if (state === 'unhealthy') log.warn({ engine: engine.name, reason }, 'engine is not healthy')
-        else log.info({ engine: engine.name, reason }, `engine is ${state}`)
-      }
-      moved(engine)
-    },
+    become,
     suspect: (engine) => {
       engine.suspect = true
       for (const watcher of watchers) watcher.suspected?.(engine)
+    },
+    served: (engine) => {
+      engine.failures = 0
+      engine.takenOut = 0
+      engine.onTrial = false
+    },
+    failed: (engine, how) => {
+      if (engine.gone || engine.state !== 'ready') return
+      engine.failures += 1
+      if (engine.failures < FAILURES_IN_A_ROW && !engine.onTrial) return
+      // Errors that it says in good order may be one caller's doing; for them nobody is left without an engine.
+      if (how === 'broken' || !isLast(engine)) takeOut(engine)
     },
     forModel: (model) => byModel.get(model) ?? [],
     all: () => [...engines],

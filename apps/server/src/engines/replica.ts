@@ -24,8 +24,9 @@ export type Seat = {
   readonly replica: Replica
   readonly client: Client
   /**
-   * `clean` when the exchange on the connection has come to its end. `broken` when it must not be used again; the engine is
-   * then looked at once more before others are sent to it. Safe to call twice.
+   * `clean` when the exchange on the connection has come to its end. `failed` when it has, but the engine did not do what it is
+   * there for. `broken` when the connection must not be used again; the engine is then looked at once more before others are
+   * sent to it. Safe to call twice.
    */
-  leave(how: 'clean' | 'broken'): void
+  leave(how: 'clean' | 'failed' | 'broken'): void
 }

@@ -1,12 +1,19 @@
 import { Client } from 'undici'
 import type { Clock } from '../kit/clock.ts'
-import type { ModelId } from '../kit/ids.ts'
+import type { EngineId, ModelId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Directory, Engine } from './directory.ts'
 import type { Replica, Seat } from './replica.ts'
 
-/** Waits for a ready replica with a free place, within a limit. The signal ends the wait; what was waited for goes to the next. */
-export type TakeSeat = (model: { readonly id: ModelId; readonly name: string }, signal: AbortSignal) => Promise<Outcome<Seat>>
+/**
+ * Waits for a ready replica with a free place, within a limit. The signal ends the wait; what was waited for goes to the next.
+ * With engines to avoid, since they were tried, there is no wait: another one has a place now or the answer is no.
+ */
+export type TakeSeat = (
+  model: { readonly id: ModelId; readonly name: string },
+  signal: AbortSignal,
+  avoid?: ReadonlySet<EngineId>,
+) => Promise<Outcome<Seat>>
 
 export type SeatLimits = {
   /** Requests that may wait for one model. One more is refused at once rather than making all of them slower. */
@@ -30,7 +37,9 @@ const RETRY_BUSY_MS = 1_000
 const RETRY_AWAY_MS = 5_000
 const RETRY_NONE_MS = 10_000
 
-type Candidate = Pick<Engine, 'state' | 'suspect' | 'busy' | 'seatLimit' | 'lastTaken'>
+type Candidate = Pick<Engine, 'state' | 'suspect' | 'busy' | 'seatLimit' | 'onTrial' | 'lastTaken'>
+
+const hasPlace = (engine: Candidate): boolean => engine.state === 'ready' && engine.busy < (engine.onTrial ? 1 : engine.seatLimit)
 
 const comesBefore = (a: Candidate, b: Candidate): boolean => {
   if (a.suspect !== b.suspect) return b.suspect
@@ -42,7 +51,7 @@ const comesBefore = (a: Candidate, b: Candidate): boolean => {
 export const pick = <T extends Candidate>(engines: readonly T[]): T | undefined => {
   let best: T | undefined
   for (const engine of engines) {
-    if (engine.state !== 'ready' || engine.busy >= engine.seatLimit) continue
+    if (!hasPlace(engine)) continue
     if (best === undefined || comesBefore(engine, best)) best = engine
   }
   return best
@@ -94,10 +103,10 @@ export const openSeats = (options: {
     const connection = client
     let left = false
 
-    const giveBack = (how: 'clean' | 'broken'): void => {
+    const giveBack = (how: 'clean' | 'failed' | 'broken'): void => {
       engine.busy -= 1
-      // Whoever leaves in the middle of an exchange has left it broken, whatever they say.
-      const reusable = how === 'clean' && connection.stats.size === 0 && !connection.destroyed
+      // Whoever leaves in the middle of an exchange has left it broken, whatever they say; but it says nothing about the engine.
+      const reusable = how !== 'broken' && connection.stats.size === 0 && !connection.destroyed
       if (reusable && !closed && !engine.gone && engine.state === 'ready' && engine.idle === shelf && shelf.length < IDLE_CLIENTS) {
         shelf.push(connection)
       } else {
@@ -105,6 +114,11 @@ export const openSeats = (options: {
         discard(connection)
       }
       if (how === 'broken' && !engine.gone) directory.suspect(engine)
+      // An earlier process of the engine is nothing to judge this one by.
+      if (engine.idle === shelf) {
+        if (how !== 'clean') directory.failed(engine, how)
+        else if (reusable) directory.served(engine)
+      }
       serve(engine)
     }
 
@@ -131,7 +145,7 @@ export const openSeats = (options: {
   }
 
   const serve = (engine: Engine): void => {
-    while (!engine.gone && engine.state === 'ready' && engine.busy < engine.seatLimit) {
+    while (!engine.gone && hasPlace(engine)) {
       const next = longest(engine)
       const replica = next && engine.replicas.get(next.modelId)
       if (next === undefined || replica === undefined) return
@@ -195,12 +209,14 @@ export const openSeats = (options: {
     })
   }
 
-  const takeSeat: TakeSeat = (model, signal) => {
+  const takeSeat: TakeSeat = (model, signal, avoid) => {
     if (closed) return Promise.resolve(stopping(model.name))
     if (signal.aborted) return Promise.resolve(gaveUp(model.name))
-    const engine = pick(directory.forModel(model.id))
+    const engines = directory.forModel(model.id)
+    const engine = pick(avoid === undefined ? engines : engines.filter(({ id }) => !avoid.has(id)))
     const replica = engine?.replicas.get(model.id)
     if (engine !== undefined && replica !== undefined) return Promise.resolve(yes(occupy(engine, replica)))
+    if (avoid !== undefined) return Promise.resolve(unavailable(model.name, 'no other engine has a place', RETRY_BUSY_MS))
     return Promise.resolve(hopeless(model) ?? wait(model, signal))
   }
 

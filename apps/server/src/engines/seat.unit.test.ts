@@ -56,17 +56,18 @@ const refusalOf = (outcome: Outcome<Seat>) => (outcome.ok ? undefined : outcome.
 /** Seats are given back at the end of the present turn. */
 const turn = () => Promise.resolve()
 
-test('the least busy ready engine with a free place is picked; one under suspicion only when there is no other', () => {
+test('the least busy ready engine with a free place is picked; one under suspicion only when there is no other, one on trial for one call', () => {
   const engine = fc.record({
     state: fc.constantFrom('starting' as const, 'ready' as const, 'unhealthy' as const),
     suspect: fc.boolean(),
     busy: fc.nat(5),
     seatLimit: fc.integer({ min: 1, max: 5 }),
+    onTrial: fc.boolean(),
     lastTaken: fc.nat(10),
   })
   fc.assert(
     fc.property(fc.array(engine, { maxLength: 8 }), (engines) => {
-      const free = engines.filter(({ state, busy, seatLimit }) => state === 'ready' && busy < seatLimit)
+      const free = engines.filter(({ state, busy, seatLimit, onTrial }) => state === 'ready' && busy < (onTrial ? 1 : seatLimit))
       const trusted = free.filter(({ suspect }) => !suspect)
       const among = trusted.length > 0 ? trusted : free
       const least = Math.min(...among.map(({ busy }) => busy))
@@ -153,6 +154,16 @@ test('more than may wait are refused at once', async () => {
   for (let each = 0; each < 3; each += 1) void takeSeat(model, never)
   expect(refusalOf(await takeSeat(model, never))).toMatchObject({ reason: '3 requests already wait for it', retryAfterMs: 1_000 })
   expect(waiting()).toBe(3)
+})
+
+test('whoever has tried an engine gets another one or none, and does not wait', async () => {
+  const { takeSeat, addEngine, waiting } = open()
+  const [first, second] = [addEngine({ seatLimit: 1 }), addEngine({ seatLimit: 1 })]
+  const seat = seatOf(await takeSeat(model, never, new Set([first.id])))
+  expect(seat.replica.engineId).toBe(second.id)
+  expect(refusalOf(await takeSeat(model, never, new Set([first.id])))).toMatchObject({ reason: 'no other engine has a place' })
+  expect(refusalOf(await takeSeat(model, never, new Set([first.id, second.id])))).toMatchObject({ retryAfterMs: 1_000 })
+  expect(waiting()).toBe(0)
 })
 
 test('a caller who leaves while waiting gives the place back, and the next one is served', async () => {

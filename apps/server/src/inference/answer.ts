@@ -24,9 +24,11 @@ export type Answer = {
 
 /**
  * Either there is something to record, or nothing has reached the client and it can be told no.
- * `log` says what was odd about the engine, without a word of content.
+ * `log` says what was odd about the engine, without a word of content. `elsewhere`: another engine may do better.
  */
-export type Verdict = { readonly ending: Ending; readonly log?: string } | { readonly refusal: Refusal; readonly log?: string }
+export type Verdict =
+  | { readonly ending: Ending; readonly log?: string }
+  | { readonly refusal: Refusal; readonly log?: string; readonly elsewhere?: boolean }
 
 export const NO_COUNTS: Counts = { input: 0, cachedInput: 0, output: 0, reasoning: 0, audioInput: 0, audioMs: 0, images: 0, pages: 0 }
 

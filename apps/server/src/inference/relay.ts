@@ -1,7 +1,7 @@
 import { EngineError } from '@parvis/wire/openai/error'
 import type { Dispatcher } from 'undici'
 import type { Model } from '../catalog/model.ts'
-import type { Seat } from '../engines/replica.ts'
+import type { Replica, Seat } from '../engines/replica.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
@@ -20,13 +20,21 @@ import { wholeAnswer } from './whole-answer.ts'
 export type Relayed = Ending & {
   readonly firstByteAt: Instant | null
   readonly endedAt: Instant
+  /** The one that answered. */
+  readonly replica: Replica
 }
 
 /**
  * Calls the engine of the seat and hands its answer on. A refusal means that the client has got nothing yet;
  * everything else, a failure in mid-stream too, is something to be recorded. The seat is left whatever happens.
  */
-export type Relay = (exchange: Exchange, caller: Caller, request: Request, model: Model, seat: Seat) => Promise<Outcome<Relayed>>
+export type Relay = (
+  exchange: Exchange,
+  caller: Caller,
+  request: Request,
+  model: Model,
+  seat: Seat,
+) => Promise<Outcome<Relayed> & { /** Another engine may do better. */ readonly elsewhere?: boolean }>
 
 const MAX_ERROR_BYTES = 64 * 1024
 const MAX_MESSAGE_CHARACTERS = 2_000
@@ -65,10 +73,14 @@ export const openRelay =
         deadlines.remove(quiet)
         exchange.whenOver(undefined)
         if (how !== 'ended') controller?.abort(STOPPED)
-        seat.leave(how === 'failed' ? 'broken' : 'clean')
+        seat.leave(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
         if (verdict.log !== undefined)
           log.warn({ requestId: exchange.id, replica: replica.name, model: model.name }, `Engine: ${verdict.log}`)
-        resolve('refusal' in verdict ? no(verdict.refusal) : yes({ ...verdict.ending, firstByteAt, endedAt: clock.now() }))
+        resolve(
+          'refusal' in verdict
+            ? { ...no(verdict.refusal), elsewhere: verdict.elsewhere === true }
+            : yes({ ...verdict.ending, firstByteAt, endedAt: clock.now(), replica }),
+        )
       }
 
       /** A bug of ours in a callback of the client's must not take the connection's other users with it. */
@@ -179,12 +191,16 @@ export const openRelay =
             guarded(() => {
               if (done) return conclude(answer.end(), 'failed')
               const fault = errorToRefusal(error, model, request.stream && firstByteAt !== null)
-              conclude({ ...answer.broken('engine_failed', fault.refusal), log: fault.log }, 'failed')
+              conclude({ ...answer.broken('engine_failed', fault.refusal), log: fault.log, elsewhere: fault.elsewhere }, 'failed')
             })
           },
         },
       )
     })
+
+/** The engine did not do what it is there for. Being busy is no failure, and neither is refusing a body. */
+const isFailure = (verdict: Verdict): boolean =>
+  'refusal' in verdict ? verdict.refusal.code === 'engine_failed' : verdict.ending.ended === 'engine_failed'
 
 const STOPPED = new Error('nobody waits for this answer any more')
 
@@ -210,17 +226,23 @@ type EngineFailure = {
 const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: string): Verdict => {
   const { status } = failure
   const error = status === 200 ? undefined : readError(failure.pieces)
-  const failed = (reason: string, log: string): Verdict => ({ refusal: { code: 'engine_failed', model: model.name, reason }, log })
+  const failed = (reason: string, log: string): Verdict & { refusal: Refusal } => ({
+    refusal: { code: 'engine_failed', model: model.name, reason },
+    log,
+  })
   if (status === 200) return failed('its answer is of another kind', `content type ${JSON.stringify(failure.type.slice(0, 80))}`)
   if (status === 429 || status === 503) {
     return {
       refusal: { code: 'busy', reason: `the engine of ${model.name} is busy`, retryAfterMs: retryMs(failure) },
       log: `busy, status ${status}`,
+      elsewhere: true,
     }
   }
   // Our key, our address or our name for the model is wrong there. None of it is the caller's business.
   const ours = status === 401 || status === 403 || status === 404
-  if (status < 400 || status >= 500 || ours || error === undefined) return failed('it did not accept the request', `status ${status}`)
+  if (status < 400 || status >= 500 || ours || error === undefined) {
+    return { ...failed('it did not accept the request', `status ${status}`), elsewhere: ours || status >= 500 }
+  }
   return { refusal: toRefused(status, error, model, remoteModel) }
 }
 
@@ -262,19 +284,22 @@ const retryMs = (failure: EngineFailure): number => {
 }
 
 /** Nobody there is 503, and worth another try; somebody there who speaks nonsense is 500. */
-const errorToRefusal = (error: Error, model: Model, begun: boolean): { refusal: Refusal; log: string } => {
+const errorToRefusal = (error: Error, model: Model, begun: boolean): { refusal: Refusal; log: string; elsewhere: boolean } => {
   const code = 'code' in error && typeof error.code === 'string' ? error.code : error.name
+  const failed = (reason: string, log: string) =>
+    ({ refusal: { code: 'engine_failed', model: model.name, reason }, log, elsewhere: false }) as const
   if (
     error.name === 'HTTPParserError' ||
     code.startsWith('HPE_') ||
     code.startsWith('UND_ERR_HEADERS_OVERFLOW') ||
     code.includes('CONTENT_LENGTH_MISMATCH')
   ) {
-    return { refusal: { code: 'engine_failed', model: model.name, reason: 'its answer cannot be read' }, log: `protocol error ${code}` }
+    return failed('its answer cannot be read', `protocol error ${code}`)
   }
-  if (begun) return { refusal: { code: 'engine_failed', model: model.name, reason: 'it broke off' }, log: `broke off, ${code}` }
+  if (begun) return failed('it broke off', `broke off, ${code}`)
   return {
     refusal: { code: 'engine_unavailable', model: model.name, reason: 'it did not answer', retryAfterMs: RETRY_MS },
     log: `no answer, ${code}`,
+    elsewhere: true,
   }
 }

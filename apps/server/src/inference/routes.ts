@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Model } from '../catalog/model.ts'
 import { isUuid, type ProjectId } from '../kit/ids.ts'
 import { speak } from '../kit/refusal.ts'
+import { openCall } from './call.ts'
 import { openDeadlines } from './deadlines.ts'
 import { chat } from './endpoints/chat.ts'
 import { embeddings } from './endpoints/embeddings.ts'
@@ -37,7 +38,7 @@ export const inferenceRoutes = (
   const deadlines = openDeadlines()
   app.addHook('onClose', async () => deadlines.close())
   const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: { ...DEFAULT_LIMITS, ...limits }, inflight: { bytes: 0 } }
-  const relay = openRelay(parts)
+  const call = openCall(rooms.takeSeat, openRelay(parts))
 
   const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId, dialect?: Dialect): Exchange => {
     reply.hijack()
@@ -68,7 +69,7 @@ export const inferenceRoutes = (
 
   const endpoints = [...ENDPOINTS, responses(rooms.clock)]
   for (const endpoint of endpoints) {
-    const served = serve(rooms, relay, endpoint)
+    const served = serve(rooms, call, endpoint)
     route('POST', endpoint.path, served, endpoint.dialect)
   }
   route('GET', '/models', listModels(rooms))

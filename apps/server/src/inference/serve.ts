@@ -5,9 +5,9 @@ import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
 import type { Admit, Used } from '../quota/admit.ts'
 import type { Record } from '../usage/usage.ts'
+import type { Call } from './call.ts'
 import type { Endpoint } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
-import type { Relay } from './relay.ts'
 import { usageEvent } from './usage-event.ts'
 
 export type Rooms = {
@@ -25,7 +25,7 @@ export type Rooms = {
  * The order of checks is data-plane.md 3.2.
  */
 export const serve =
-  (rooms: Rooms, relay: Relay, endpoint: Endpoint) =>
+  (rooms: Rooms, call: Call, endpoint: Endpoint) =>
   async (exchange: Exchange): Promise<void> => {
     const caller = rooms.authenticate(exchange.authorization, exchange.projectId)
     if (!caller.ok) return exchange.refuse(caller.refusal)
@@ -51,17 +51,12 @@ export const serve =
       const request = (await asked.value.complete?.(exchange)) ?? asked
       if (!request.ok) return exchange.refuse(request.refusal)
 
-      const seat = await rooms.takeSeat(model.value, exchange.signal)
-      if (!seat.ok) return exchange.refuse(seat.refusal)
-
-      const relayed = await relay(exchange, caller.value, request.value, model.value, seat.value)
+      const relayed = await call(exchange, caller.value, request.value, model.value)
       if (!relayed.ok) return exchange.refuse(relayed.refusal)
 
       used = relayed.value.counts
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
-      await rooms.record(
-        usageEvent(exchange, caller.value, endpoint, reading.value, request.value, model.value, seat.value.replica, relayed.value),
-      )
+      await rooms.record(usageEvent(exchange, caller.value, endpoint, reading.value, request.value, model.value, relayed.value))
       relayed.value.finish()
     } finally {
       ticket.value.settle(used)

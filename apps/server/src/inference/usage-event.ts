@@ -1,5 +1,4 @@
 import type { Model } from '../catalog/model.ts'
-import type { Replica } from '../engines/replica.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { UsageEvent } from '../usage/event.ts'
 import type { Endpoint, Reading, Request } from './endpoints/endpoint.ts'
@@ -14,7 +13,6 @@ export const usageEvent = (
   reading: Reading,
   request: Request,
   model: Model,
-  replica: Replica,
   relayed: Relayed,
 ): UsageEvent => ({
   id: exchange.id,
@@ -25,7 +23,7 @@ export const usageEvent = (
   modelAsked: reading.model,
   model: model.name,
   priceId: model.price.id,
-  replica: replica.name,
+  replica: relayed.replica.name,
   endpoint: endpoint.name,
   mode: 'realtime',
   status: relayed.status,

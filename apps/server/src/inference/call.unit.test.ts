@@ -1,0 +1,99 @@
+import { startDataPlane } from '@parvis/testkit/data-plane'
+import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { expect, test } from 'vitest'
+
+const CHAT = '/v1/chat/completions'
+const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }] }
+/** A port on which nobody listens any more. */
+const nobody = async (): Promise<string> => {
+  const engine = await startScriptedEngine()
+  await engine.close()
+  return engine.url
+}
+
+const AWAY: [string, Script][] = [
+  ['cuts the connection before it answers', { cutAfter: 0 }],
+  ['is busy', { status: 503 }],
+  ['has too many requests', { status: 429 }],
+  ['fails', { status: 500 }],
+  ['fails without a word', { status: 502, contentType: 'text/html', raw: ['<html>'] }],
+  ['does not know our key', { status: 401 }],
+]
+
+test.each(AWAY.flatMap(([how, script]) => [true, false].map((stream) => ({ how, script, stream }))))(
+  'where an engine $how another one answers, recorded once (stream: $stream)',
+  async ({ script, stream }) => {
+    await using first = await startScriptedEngine(script)
+    await using second = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: first.url, others: [second.url] })
+    const answer = await plane.ask(CHAT, { ...ASK, stream })
+    expect([answer.status, (await answer.text()).includes('world')]).toEqual([200, true])
+    expect([first.requests.length, second.requests.length]).toEqual([1, 1])
+    expect(second.requests[0]?.bytes).toEqual(first.requests[0]?.bytes)
+    expect(plane.records).toMatchObject([{ replica: 'scripted-2', ended: 'complete', counted: 'engine' }])
+    expect(plane.settled).toHaveLength(1)
+    expect(plane.seats.left).toHaveLength(2)
+    expect(plane.log.join('')).toContain('"replica":"scripted"')
+  },
+)
+
+test('where nobody listens another engine answers', async () => {
+  await using second = await startScriptedEngine()
+  await using plane = await startDataPlane({ engine: await nobody(), others: [second.url] })
+  expect((await plane.ask(CHAT, ASK)).status).toBe(200)
+  expect(plane.records).toMatchObject([{ replica: 'scripted-2' }])
+})
+
+test.each<[string, Script, number]>([
+  ['refuses the body', { status: 400 }, 400],
+  ['answers with something else', { contentType: 'text/html', raw: ['<html>'] }, 500],
+  ['has an error inside its 200', { body: { error: { message: 'x' } } }, 500],
+])('an engine that %s is not asked elsewhere', async (_how, script, status) => {
+  await using first = await startScriptedEngine(script)
+  await using second = await startScriptedEngine()
+  await using plane = await startDataPlane({ engine: first.url, others: [second.url] })
+  expect((await plane.ask(CHAT, ASK)).status).toBe(status)
+  expect(second.requests).toHaveLength(0)
+})
+
+test('once the client has got something nobody else is asked', async () => {
+  await using first = await startScriptedEngine({ cutAfter: 1 })
+  await using second = await startScriptedEngine()
+  await using plane = await startDataPlane({ engine: first.url, others: [second.url] })
+  const text = await (await plane.ask(CHAT, { ...ASK, stream: true })).text()
+  expect(text).toContain('"error"')
+  expect(second.requests).toHaveLength(0)
+  expect(plane.records).toMatchObject([{ replica: 'scripted', ended: 'engine_failed' }])
+})
+
+test('three engines are asked and no more; the last one has the word', async () => {
+  const away = await Promise.all([nobody(), nobody(), nobody()])
+  await using fourth = await startScriptedEngine()
+  await using plane = await startDataPlane({ engine: away[0], others: [away[1], away[2], fourth.url] })
+  const answer = await plane.ask(CHAT, ASK)
+  expect(answer.status).toBe(503)
+  expect(answer.headers.get('retry-after')).toBe('1')
+  expect(plane.seats.left).toHaveLength(3)
+  expect(fourth.requests).toHaveLength(0)
+  expect(plane.records).toEqual([])
+})
+
+test('where there is no other engine the client hears what the first one said', async () => {
+  await using engine = await startScriptedEngine({ status: 503, headers: { 'retry-after': '7' } })
+  await using plane = await startDataPlane({ engine: engine.url })
+  const answer = await plane.ask(CHAT, ASK)
+  expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '7'])
+  expect(await answer.text()).toContain('busy')
+})
+
+test('how an engine did is told when its seat is left', async () => {
+  const scripts: Script[] = [{}, { status: 400 }, { status: 503 }, { status: 500 }, { body: { error: { message: 'x' } } }, { cutAfter: 0 }]
+  const told: unknown[] = []
+  for (const script of scripts) {
+    await using engine = await startScriptedEngine(script)
+    await using plane = await startDataPlane({ engine: engine.url })
+    await (await plane.ask(CHAT, ASK)).text()
+    told.push(plane.seats.left)
+  }
+  expect(told).toEqual([['clean'], ['clean'], ['clean'], ['failed'], ['failed'], ['broken']])
+})
