@@ -27,6 +27,7 @@ import { openSecrets } from './kit/secrets.ts'
 import { type Admit, openAdmission } from './quota/admit.ts'
 import { watchPolicy } from './quota/policy.ts'
 import { openPostgresLedger } from './quota/postgres-ledger.ts'
+import { usageRoutes } from './usage/routes.ts'
 import { openUsage } from './usage/usage.ts'
 
 /** The models that come with the repository. */
@@ -141,6 +142,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     )
     const { manage } = openManagement(app, { guard: openGuard(iam.authenticate), clock, log })
     accountRoutes(manage, { db })
+    usageRoutes(manage, { db, clock })
 
     await app.listen({ host: config.host, port: config.port })
     const { port } = app.server.address() as AddressInfo
