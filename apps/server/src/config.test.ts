@@ -30,6 +30,7 @@ test('without any setting there are the defaults of the manual', () => {
     engineGpu: 'auto',
     hubEndpoint: 'https://huggingface.co',
     requestTimeoutSeconds: 300,
+    streamPingSeconds: 15,
     bodyTimeoutSeconds: 30,
     maxBodyMb: 100,
     shutdownSeconds: 30,

@@ -135,6 +135,12 @@ export const SETTINGS = [
     default: '300',
     what: 'How long an inference request may take in all.',
   },
+  {
+    env: 'PARVIS_STREAM_PING_SECONDS',
+    yaml: 'streamPingSeconds',
+    default: '15',
+    what: 'After how long without a byte a stream gets a comment, so that proxies keep it open; 0 for never.',
+  },
   { env: 'PARVIS_BODY_TIMEOUT_SECONDS', yaml: 'bodyTimeoutSeconds', default: '30', what: 'How long a request body may take to arrive.' },
   { env: 'PARVIS_MAX_BODY_MB', yaml: 'maxBodyMb', default: '100', what: 'The largest request body.' },
   {
@@ -193,6 +199,7 @@ const SHAPE = {
   hubEndpoint: webAddress.transform((value) => value.replace(/\/+$/, '')),
   hubToken: text.optional(),
   requestTimeoutSeconds: whole(1, DAY_SECONDS),
+  streamPingSeconds: whole(0, DAY_SECONDS),
   bodyTimeoutSeconds: whole(1, DAY_SECONDS),
   maxBodyMb: whole(1, 4096),
   shutdownSeconds: whole(0, DAY_SECONDS),
@@ -229,6 +236,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   engineGpu: 'auto',
   hubEndpoint: 'https://huggingface.co',
   requestTimeoutSeconds: 300,
+  streamPingSeconds: 15,
   bodyTimeoutSeconds: 30,
   maxBodyMb: 100,
   shutdownSeconds: 30,

@@ -136,6 +136,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         bodyBytes: config.maxBodyMb * BYTES_PER_MB,
         bodyMs: config.bodyTimeoutSeconds * 1000,
         totalMs: config.requestTimeoutSeconds * 1000,
+        pingMs: config.streamPingSeconds * 1000,
         inflightBytes: INFLIGHT_BYTES,
         fetchAllow: config.fetchAllow,
       },

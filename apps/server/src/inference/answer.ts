@@ -16,6 +16,8 @@ export type Ending = {
 export type Answer = {
   /** `wait`: the client does not keep up. `done`: this was the last that matters. Otherwise go on, unless there is a verdict. */
   data(chunk: Buffer): 'wait' | 'done' | Verdict | undefined
+  /** A sign of life for a client that waits; a stream only. */
+  ping?(): void
   /** The engine has finished in good order. */
   end(): Verdict
   /** No more will come: the client left, the time is up, or the engine failed. */

@@ -17,6 +17,8 @@ export type InferenceLimits = {
   /** Until the first byte of a stream, and between two bytes of any answer. */
   readonly firstByteMs: number
   readonly idleMs: number
+  /** After this long without a byte a stream gets a comment, for the proxies on the way; 0 for never (data-plane.md 6.9). */
+  readonly pingMs: number
   /** Request bodies and whole answers in memory, of all requests together. */
   readonly inflightBytes: number
   /** Ranges that may be fetched from although they are not the public internet. */
@@ -29,6 +31,7 @@ export const DEFAULT_LIMITS: InferenceLimits = {
   totalMs: 300_000,
   firstByteMs: 120_000, // a prompt of a hundred thousand tokens on a busy engine takes a minute
   idleMs: 60_000,
+  pingMs: 15_000,
   inflightBytes: 1024 * 1024 * 1024,
   fetchAllow: [],
 }
@@ -61,7 +64,7 @@ export type Exchange = {
   /** A whole answer. */
   answer(status: number, body: Body): void
   /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
-  /** `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
+  /** May be said again. `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
   begin(failing?: (refusal: Refusal) => Buffer): void
   write(bytes: Buffer): boolean
   whenDrained(listener: () => void): void
@@ -280,7 +283,7 @@ export const openExchange = (
       response.end(body.pieces.at(-1))
     },
     begin(inDialect) {
-      if (answered) return
+      if (answered || response.headersSent) return
       failing = inDialect
       response.writeHead(200, headers('text/event-stream', 'cache-control', 'no-cache'))
     },

@@ -66,11 +66,17 @@ export const openRelay =
         conclude({ ...answer.broken('timed_out', { code: 'engine_late', limitMs }), log: `silent for ${limitMs} ms` }, 'failed')
       })
 
+      const alive = deadlines.add(request.stream && limits.pingMs > 0 ? limits.pingMs : Number.POSITIVE_INFINITY, () => {
+        if (!paused && !done && failing === undefined) guarded(() => answer.ping?.())
+        if (!settled) deadlines.again(alive, limits.pingMs)
+      })
+
       /** `ended`: the engine had no more to say. `stopped`: we did not want more, and it is not the engine's fault. */
       const conclude = (verdict: Verdict, how: 'ended' | 'stopped' | 'failed'): void => {
         if (settled) return
         settled = true
         deadlines.remove(quiet)
+        deadlines.remove(alive)
         exchange.whenOver(undefined)
         if (how !== 'ended') controller?.abort(STOPPED)
         seat.leave(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
@@ -90,6 +96,7 @@ export const openRelay =
         } catch (error) {
           settled = true
           deadlines.remove(quiet)
+          deadlines.remove(alive)
           seat.leave('broken')
           controller?.abort(STOPPED)
           reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
@@ -162,6 +169,7 @@ export const openRelay =
             if (settled) return
             guarded(() => {
               deadlines.move(quiet, limits.idleMs)
+              if (alive.atMs !== Number.POSITIVE_INFINITY) deadlines.move(alive, limits.pingMs)
               firstByteAt ??= clock.now()
               if (failing !== undefined) {
                 failing.bytes += chunk.length

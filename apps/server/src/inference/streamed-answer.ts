@@ -17,6 +17,7 @@ const FINISH_REASON = Buffer.from('"finish_reason"')
 /** Where an engine's words stand in a delta; `text` is that of the older completions. */
 const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', '"arguments"', '"text"'].map((key) => Buffer.from(key))
 const BLANK_LINE = Buffer.from('\n\n')
+const PING = Buffer.from(': ping\n\n')
 const MODEL = watch([], ['model'])
 
 const LF = 0x0a
@@ -28,7 +29,7 @@ const OPEN_BRACE = 0x7b
 /**
  * A streamed answer: the engine's bytes are handed on as they come. Held back are only the event that carries nothing but usage,
  * when it was we who asked for it, and `[DONE]`, which waits until the usage is on disk. Nothing is sent before the first event
- * has proved to be one, so that until then a failure is an ordinary error answer.
+ * has proved to be one, so that until then a failure is an ordinary error answer; unless the client had to be told that we live.
  *
  * Events are looked at by their bytes. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes is never
  * something that a model said.
@@ -79,7 +80,7 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
     const bytes = joined(out)
     out = []
     if (!sent) exchange.begin()
-    sent = true
+    sent = true // a comment before it does not count: it was none of the engine's
     return exchange.write(bytes)
   }
 
@@ -111,6 +112,11 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done !== undefined) return 'done'
       return keepsUp ? undefined : 'wait'
+    },
+
+    ping() {
+      exchange.begin()
+      exchange.write(PING)
     },
 
     end() {

@@ -46,7 +46,7 @@ export const messageTranslator = (asked: Asked, request: MessagesRequest, model:
       if (told.finish !== undefined) last = told
       return begin() + told.pieces.map((piece) => assembly.push(piece).map(writeStep).join('')).join('')
     },
-    ping: () => (begun ? PING : ''),
+    ping: () => (begun ? PING : ': ping\n\n'),
     end: () =>
       begin() +
       assembly.end().map(writeStep).join('') +
