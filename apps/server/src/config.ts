@@ -40,6 +40,12 @@ const text = z.string({ error: 'must be text' }).min(1, { error: 'must not be em
 const webAddress = text.refine((value) => URL.canParse(value) && /^https?:$/.test(new URL(value).protocol), {
   error: 'must be an http:// or https:// address',
 })
+/** Text, since 19.6 has no exact double; a number of the file is written out as it stands there. */
+const percent = z
+  .union([z.number().transform(String), z.string()])
+  .refine((value) => /^\d{1,2}(\.\d{1,2})?$/.test(value), {
+    error: 'must be a percentage below 100 with at most two digits behind the point',
+  })
 const oneOf = <const T extends readonly string[]>(values: T) => z.enum(values, { error: `must be one of ${values.join(', ')}` })
 
 const ranges = z
@@ -143,6 +149,35 @@ export const SETTINGS = [
   },
   { env: 'PARVIS_BODY_TIMEOUT_SECONDS', yaml: 'bodyTimeoutSeconds', default: '30', what: 'How long a request body may take to arrive.' },
   { env: 'PARVIS_MAX_BODY_MB', yaml: 'maxBodyMb', default: '100', what: 'The largest request body.' },
+  { env: 'PARVIS_REGION', yaml: 'region', default: 'fr-par', what: 'The region that the price list, bills and clients name.' },
+  { env: 'PARVIS_SELLER_NAME', yaml: 'sellerName', default: 'Parvis', what: 'Who stands on invoices as the seller.' },
+  { env: 'PARVIS_TAX_NAME', yaml: 'taxName', default: 'VAT', what: 'What the tax on invoices is called.' },
+  { env: 'PARVIS_TAX_PERCENT', yaml: 'taxPercent', default: '0', what: 'The tax on invoices, up to two digits behind the point: 20, 5.5.' },
+  {
+    env: 'PARVIS_FREE_TOKENS',
+    yaml: 'freeTokens',
+    default: '1000000',
+    what: 'Tokens that cost an organization nothing, the dearest first.',
+  },
+  {
+    env: 'PARVIS_FREE_AUDIO_SECONDS',
+    yaml: 'freeAudioSeconds',
+    default: '3600',
+    what: 'The same for audio that is billed by time.',
+  },
+  {
+    env: 'PARVIS_FREE_PERIOD',
+    yaml: 'freePeriod',
+    default: 'monthly',
+    what: 'monthly gives the free tier each month, lifetime once.',
+  },
+  {
+    env: 'PARVIS_BILL_GRACE_HOURS',
+    yaml: 'billGraceHours',
+    default: '24',
+    what: 'How long after its end a month waits for usage that is still on its way, before it is closed.',
+  },
+  { env: 'PARVIS_INVOICE_DUE_DAYS', yaml: 'invoiceDueDays', default: '10', what: 'How long an invoice may take to be paid.' },
   {
     env: 'PARVIS_SHUTDOWN_SECONDS',
     yaml: 'shutdownSeconds',
@@ -202,6 +237,15 @@ const SHAPE = {
   streamPingSeconds: whole(0, DAY_SECONDS),
   bodyTimeoutSeconds: whole(1, DAY_SECONDS),
   maxBodyMb: whole(1, 4096),
+  region: text.regex(/^[a-z]{2}-[a-z]{3}$/, { error: 'must look like fr-par' }),
+  sellerName: text.max(100, { error: 'must have at most 100 characters' }),
+  taxName: text.max(50, { error: 'must have at most 50 characters' }),
+  taxPercent: percent,
+  freeTokens: whole(0, 1e15 - 1),
+  freeAudioSeconds: whole(0, 1e12),
+  freePeriod: oneOf(['monthly', 'lifetime']),
+  billGraceHours: whole(0, 27 * 24),
+  invoiceDueDays: whole(0, 365),
   shutdownSeconds: whole(0, DAY_SECONDS),
   usageRetentionMonths: whole(1, 1_200),
   chargeFailed: flag,
@@ -239,6 +283,15 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   streamPingSeconds: 15,
   bodyTimeoutSeconds: 30,
   maxBodyMb: 100,
+  region: 'fr-par',
+  sellerName: 'Parvis',
+  taxName: 'VAT',
+  taxPercent: '0',
+  freeTokens: 1_000_000,
+  freeAudioSeconds: 3_600,
+  freePeriod: 'monthly',
+  billGraceHours: 24,
+  invoiceDueDays: 10,
   shutdownSeconds: 30,
   usageRetentionMonths: 13,
   chargeFailed: false,

@@ -1,5 +1,9 @@
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
+import { openBilling } from './billing/billing.ts'
+import { priceListRoutes } from './billing/price-list.ts'
+import { billingRoutes } from './billing/routes.ts'
+import { termsOf } from './billing/terms.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Model } from './catalog/model.ts'
 import { seedTinyModels } from './catalog/seed.ts'
@@ -144,6 +148,11 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     const { manage } = openManagement(app, { guard: openGuard(iam.authenticate), clock, log })
     accountRoutes(manage, { db })
     usageRoutes(manage, { db, clock })
+    const terms = termsOf(config)
+    const billing = openBilling({ db, clock, log, terms })
+    open('billing', () => billing.close())
+    billingRoutes(manage, { db, clock, terms })
+    priceListRoutes(manage, { models: catalog.list, region: terms.region })
 
     await app.listen({ host: config.host, port: config.port })
     const { port } = app.server.address() as AddressInfo

@@ -181,6 +181,10 @@ const readClosed = async (client: Client, organizationId: OrganizationId, from: 
   return rows.map((row) => rowToBill(organizationId, row))
 }
 
+/** Every frozen bill of an organization, oldest first. */
+export const readClosedBills = (client: Client, organizationId: OrganizationId): Promise<MonthBill[]> =>
+  readClosed(client, organizationId, '0000-01' as Month)
+
 const readProjectNames = async (client: Client, organizationId: OrganizationId): Promise<Record<ProjectId, string>> => {
   const { rows } = await client.query<{ id: ProjectId; name: string }>('select id, name from project where organization_id = $1', [
     organizationId,

@@ -336,11 +336,13 @@ export const voidInvoice = (
     return yes(undefined)
   })
 
-/** Every invoice of an organization that has a number, newest first. Drafts are nobody's business yet. */
-export const readInvoices = async (db: Db, organizationId: OrganizationId): Promise<Invoice[]> => {
+/** The invoices of an organization that have a number, newest first, or the one of them that is asked for. Drafts are not shown. */
+export const readInvoices = async (db: Db, organizationId: OrganizationId, id?: InvoiceId): Promise<Invoice[]> => {
   const { rows } = await db.query<InvoiceRow>(
-    `select ${COLUMNS} from invoice where organization_id = $1 and number is not null order by number desc`,
-    [organizationId],
+    `select ${COLUMNS} from invoice
+      where organization_id = $1 and number is not null and ($2::uuid is null or id = $2)
+      order by number desc`,
+    [organizationId, id ?? null],
   )
   return rows.map(rowToInvoice)
 }
