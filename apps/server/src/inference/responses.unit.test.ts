@@ -392,7 +392,10 @@ describe('the official SDK', () => {
     const asked = await client.responses.stream({ model: 'tiny-chat', input, tools: [TOOL] }).finalResponse()
     const calls = asked.output.filter((item) => item.type === 'function_call')
     expect(calls.map((call) => call.arguments)).toEqual(['{"a": 1}', '{"a": 22}'])
-    input.push(...asked.output, ...calls.map((call) => ({ type: 'function_call_output' as const, call_id: call.call_id, output: '7' })))
+    input.push(
+      ...(asked.output as OpenAI.Responses.ResponseInput),
+      ...calls.map((call) => ({ type: 'function_call_output' as const, call_id: call.call_id, output: '7' })),
+    )
     house.engine.play({})
     expect((await client.responses.create({ model: 'tiny-chat', input, tools: [TOOL] })).output_text).toBe('Hello world.')
     expect(house.engine.requests[1]?.json).toMatchObject({
