@@ -6,7 +6,7 @@ import type { OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
 import { readBill } from './bill.ts'
-import { openBilling } from './billing.ts'
+import { billRound } from './billing.ts'
 import { creditInvoice, payInvoice, readInvoices, voidInvoice } from './invoice.ts'
 import type { Month } from './month.ts'
 import type { Terms } from './terms.ts'
@@ -38,12 +38,7 @@ beforeAll(async () => {
 })
 afterAll(() => database?.drop())
 
-/** One round of billing at an instant, with nothing running behind it. */
-const roundAt = async (clock: Clock, own: Terms = terms): Promise<void> => {
-  const billing = openBilling({ db: database.db, clock, log, terms: own, roundMs: 3_600_000 })
-  await billing.round()
-  await billing.close()
-}
+const roundAt = (clock: Clock, own: Terms = terms): Promise<void> => billRound({ db: database.db, clock, log, terms: own })
 
 const bill = (organizationId: OrganizationId, month: string, own: Terms = terms) =>
   readBill(database.db, own, organizationId, month as Month)

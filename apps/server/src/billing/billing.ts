@@ -6,45 +6,45 @@ import { issueDrafts } from './invoice.ts'
 import type { Terms } from './terms.ts'
 
 const ROUND_MS = 60_000
+/** A database that is silent must not hold up a stop: a round is safe to repeat. */
+const STOP_LIMIT_MS = 5_000
 
-export type Billing = {
-  /** One round now: months that are due are closed, drafts become invoices. */
-  readonly round: () => Promise<void>
-  readonly close: () => Promise<void>
+type Parts = { readonly db: Db; readonly clock: Clock; readonly log: Logger; readonly terms: Terms }
+
+/** One round: months that are due are closed, drafts become invoices. Several processes may do it side by side. */
+export const billRound = async (parts: Parts, signal?: AbortSignal): Promise<void> => {
+  const { db, clock, terms } = parts
+  await openMonths(db, clock, terms)
+  while (signal?.aborted !== true && (await closeNext(parts)));
+  await issueDrafts(db, terms, clock)
 }
 
-/** Closes months and issues their invoices, once a minute until closed. Several processes may do it side by side. */
-export const openBilling = (parts: { db: Db; clock: Clock; log: Logger; terms: Terms; roundMs?: number }): Billing => {
-  const { db, clock, log, terms } = parts
+/** Closes months and issues their invoices, once a minute until closed. */
+export const openBilling = (parts: Parts): { close(): Promise<void> } => {
   const closing = new AbortController()
-
-  const round = async (): Promise<void> => {
-    await openMonths(db, clock, terms)
-    while (!closing.signal.aborted && (await closeNext(parts)));
-    await issueDrafts(db, terms, clock)
-  }
 
   const loop = async (): Promise<void> => {
     let failing = false
     while (!closing.signal.aborted) {
       try {
-        await round()
+        await billRound(parts, closing.signal)
         failing = false
       } catch (error) {
         // Once per outage: rows wait, nothing is lost.
-        if (!failing) log.error({ err: error }, 'billing cannot do its round; it is tried again')
+        if (!failing) parts.log.error({ err: error }, 'billing cannot do its round; it is tried again')
         failing = true
       }
-      await clock.sleep(parts.roundMs ?? ROUND_MS, closing.signal).catch(() => undefined)
+      await parts.clock.sleep(ROUND_MS, closing.signal).catch(() => undefined)
     }
   }
   const running = loop()
 
   return {
-    round,
     close: async () => {
       closing.abort()
-      await running
+      const stopped = new AbortController()
+      await Promise.race([running, parts.clock.sleep(STOP_LIMIT_MS, stopped.signal).catch(() => undefined)])
+      stopped.abort()
     },
   }
 }
