@@ -4,6 +4,7 @@ import { registerEngines } from './cli/engines.ts'
 import { registerKeys } from './cli/keys.ts'
 import { registerModels } from './cli/models.ts'
 import { registerServe } from './cli/serve.ts'
+import { registerUsage } from './cli/usage.ts'
 import { type Config, readConfig, SETTINGS } from './config.ts'
 import { VERSION } from './http.ts'
 
@@ -31,6 +32,7 @@ registerDoctor(program, readSettings)
 registerKeys(program, readSettings)
 registerModels(program, readSettings)
 registerEngines(program, readSettings, { env: process.env })
+registerUsage(program, readSettings)
 
 try {
   await program.parseAsync()

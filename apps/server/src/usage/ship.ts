@@ -104,30 +104,25 @@ const readRange = async (path: string, from: number, to: number): Promise<Buffer
   return bytes
 }
 
-export type Shipping = {
+/** What one round has brought: events that the ledger did not know, answers that were lost, rows that it will never take. */
+export type Shipped = { readonly events: number; readonly lost: number; readonly refused: number }
+
+export type Shipper = {
   /** Brings everything that is acknowledged into the database; throws when the database does not take it. */
-  ship: () => Promise<void>
-  /** Stops the loop, after the round it is in. */
-  stop: () => Promise<void>
+  ship: () => Promise<Shipped>
 }
 
-/** Carries the journal into `usage_event`, again and again until stopped, and deletes each segment once it is committed. */
-export const openShipping = (options: {
-  journal: Journal
-  openings?: Openings
-  db: Db
-  clock: Clock
-  log: Logger
-  everyMs?: number
-}): Shipping => {
-  const { journal, openings, db, clock, log } = options
-  const everyMs = options.everyMs ?? SHIP_EVERY_MS
+/** Carries the journal into `usage_event`, each segment until it is committed and deleted. One round at a time. */
+export const openShipper = (options: { journal: Journal; openings: Openings; db: Db; log: Logger }): Shipper => {
+  const { journal, openings, db, log } = options
   // How far each segment has been shipped. Only a hint, so it need not outlive the process.
   const shippedBytes = new Map<Segment, number>()
   const damaged = new Set<Segment>()
+  let refused = 0
 
   /** One row that the database will never take must not hold up the others: it is put aside for a person to see. */
   const putAside = async (payload: string, error: unknown): Promise<void> => {
+    refused += 1
     const [segment] = journal.segments()
     if (segment === undefined) return
     const path = join(dirname(segment.path), 'refused.jsonl')
@@ -150,15 +145,17 @@ export const openShipping = (options: {
     )
   }
 
-  const shipSegment = async (segment: Segment): Promise<void> => {
+  const shipSegment = async (segment: Segment): Promise<number> => {
+    let added = 0
     const start = shippedBytes.get(segment) ?? 0
     // Taken once: the segment may grow, and be closed, while we ship.
     const { bytes: end, closed } = segment
     const bytes = start < end ? await readRange(segment.path, start, end) : Buffer.alloc(0)
     for (let at = 0; at < bytes.length; ) {
       const intact = readIntact(bytes, at)
-      for (let row = 0; row < intact.payloads.length; row += BATCH_ROWS)
-        await insertEvents(db, intact.payloads.slice(row, row + BATCH_ROWS), putAside)
+      for (let row = 0; row < intact.payloads.length; row += BATCH_ROWS) {
+        added += await insertEvents(db, intact.payloads.slice(row, row + BATCH_ROWS), putAside)
+      }
       at = intact.end
       if (at < bytes.length) {
         const next = findIntact(bytes, at + 1)
@@ -168,33 +165,58 @@ export const openShipping = (options: {
       }
       shippedBytes.set(segment, start + at)
     }
-    if (!closed) return
+    if (!closed) return added
     // A damaged one is kept beside under another name, for whoever wants to look.
     if (damaged.has(segment)) await rename(segment.path, `${segment.path}.damaged`)
     await journal.forget(segment)
     shippedBytes.delete(segment)
     damaged.delete(segment)
+    return added
   }
 
   /**
    * What an earlier process began. All its events are in the ledger by now, and the ledger ignores a second row with the same instant and
    * id: so what goes in are those that never ended.
    */
-  const shipLost = async (path: string): Promise<void> => {
+  const shipLost = async (path: string): Promise<number> => {
     const payloads = await readOpenings(path)
     let lost = 0
-    for (let row = 0; row < payloads.length; row += BATCH_ROWS)
+    for (let row = 0; row < payloads.length; row += BATCH_ROWS) {
       lost += await insertEvents(db, payloads.slice(row, row + BATCH_ROWS), putAside)
-    await openings?.forget(path)
+    }
+    await openings.forget(path)
     if (lost > 0)
       log.warn({ answers: lost }, 'answers were cut by the end of an earlier process; they are in the ledger as lost and cost nothing')
+    return lost
   }
 
-  const ship = async (): Promise<void> => {
-    for (const segment of journal.segments()) await shipSegment(segment)
-    for (const path of openings?.left() ?? []) await shipLost(path)
+  return {
+    ship: async () => {
+      refused = 0
+      let [events, lost] = [0, 0]
+      for (const segment of journal.segments()) events += await shipSegment(segment)
+      for (const path of openings.left()) lost += await shipLost(path)
+      return { events, lost, refused }
+    },
   }
+}
 
+export type Shipping = {
+  /** Stops the loop, after the round it is in. */
+  stop: () => Promise<void>
+}
+
+/** Ships again and again until stopped, and looks after a journal that cannot be written. */
+export const openShipping = (options: {
+  shipper: Shipper
+  journal: Journal
+  clock: Clock
+  log: Logger
+  everyMs?: number
+  whenShipped?: (shipped: Shipped) => void
+}): Shipping => {
+  const { shipper, journal, clock, log } = options
+  const everyMs = options.everyMs ?? SHIP_EVERY_MS
   let stopped = false
   const awake = new AbortController()
 
@@ -203,7 +225,8 @@ export const openShipping = (options: {
     let mendAtMs = 0
     while (!stopped) {
       try {
-        await ship()
+        const shipped = await shipper.ship()
+        options.whenShipped?.(shipped)
         if (away > 0) log.info('usage events reach the database again')
         away = 0
       } catch (error) {
@@ -224,7 +247,6 @@ export const openShipping = (options: {
   const running = loop()
 
   return {
-    ship,
     stop: async () => {
       stopped = true
       awake.abort()

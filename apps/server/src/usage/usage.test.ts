@@ -14,8 +14,9 @@ import { type Db, openDb } from '../kit/db.ts'
 import { openLog } from '../kit/log.ts'
 import type { UsageEvent } from './event.ts'
 import { openJournal } from './journal.ts'
+import { openOpenings } from './openings.ts'
 import { frame, listSegments, segmentName } from './segment.ts'
-import { openShipping } from './ship.ts'
+import { openShipper, openShipping } from './ship.ts'
 import { openUsage } from './usage.ts'
 
 const WRITER = fileURLToPath(new URL('../../test/children/journal-writer.ts', import.meta.url))
@@ -209,12 +210,15 @@ test('damage in an older segment is an alarm: what is intact is shipped, and the
 
 test('a segment that grows while it is shipped is shipped whole and only forgotten once closed', async () => {
   const journal = await openJournal({ directory: join(dataDir, 'usage'), log: silent, limits: { segmentBytes: 3_000 } })
-  const shipping = openShipping({ journal, db: database.db, clock: systemClock, log: silent, everyMs: 1 })
+  const openings = await openOpenings({ directory: join(dataDir, 'usage'), log: silent })
+  const shipper = openShipper({ journal, openings, db: database.db, log: silent })
+  const shipping = openShipping({ shipper, journal, clock: systemClock, log: silent, everyMs: 1 })
   const events = Array.from({ length: 200 }, () => usageEventOf())
   for (const event of events) await journal.record(event)
   await shipping.stop()
   await journal.close()
-  await shipping.ship()
+  await shipper.ship()
+  await openings.close()
   expect(await rowsOf(events)).toHaveLength(200)
   expect(await listSegments(join(dataDir, 'usage'))).toEqual([])
 })

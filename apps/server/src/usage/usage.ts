@@ -8,7 +8,7 @@ import { readGateway } from './gateway.ts'
 import { type JournalLimits, openJournal } from './journal.ts'
 import { openKeeping } from './keep.ts'
 import { openOpenings } from './openings.ts'
-import { openShipping } from './ship.ts'
+import { openShipper, openShipping } from './ship.ts'
 
 /** What is not in the database by then stays on disk for the next start. */
 const LAST_SHIP_LIMIT_MS = 5_000
@@ -51,7 +51,8 @@ export const openUsage = async (options: {
   const gateway = await readGateway(directory, clock)
   const openings = await openOpenings({ directory, log })
   const { shipEveryMs, totalsEveryMs } = limits
-  const shipping = openShipping({ journal, openings, db, clock, log, ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }) })
+  const shipper = openShipper({ journal, openings, db, log })
+  const shipping = openShipping({ shipper, journal, clock, log, ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }) })
   const keeping = openKeeping({ db, clock, log, retentionMonths, ...(totalsEveryMs === undefined ? {} : { everyMs: totalsEveryMs }) })
   const toRecorded = (event: UsageEvent): RecordedEvent => ({ ...event, gateway, charged: isCharged(event, policy) })
 
@@ -75,7 +76,7 @@ export const openUsage = async (options: {
       const shipped =
         stopped &&
         (await Promise.race([
-          shipping.ship().then(
+          shipper.ship().then(
             () => true,
             () => false,
           ),
