@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander'
 import { registerDoctor } from './cli/doctor.ts'
 import { registerEngines } from './cli/engines.ts'
 import { registerKeys } from './cli/keys.ts'
+import { registerLimits } from './cli/limits.ts'
 import { registerModels } from './cli/models.ts'
 import { registerServe } from './cli/serve.ts'
 import { registerUsage } from './cli/usage.ts'
@@ -30,6 +31,7 @@ const readSettings = (values: Readonly<Record<string, unknown>> = {}): Config =>
 registerServe(program, readSettings, settingsHelp)
 registerDoctor(program, readSettings)
 registerKeys(program, readSettings)
+registerLimits(program, readSettings)
 registerModels(program, readSettings)
 registerEngines(program, readSettings, { env: process.env })
 registerUsage(program, readSettings)

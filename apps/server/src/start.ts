@@ -29,8 +29,10 @@ import { no } from './kit/outcome.ts'
 import { openEmbeddedPostgres } from './kit/postgres.ts'
 import { openSecrets } from './kit/secrets.ts'
 import { type Admit, openAdmission } from './quota/admit.ts'
+import { watchBudgets } from './quota/budgets.ts'
 import { watchPolicy } from './quota/policy.ts'
 import { openPostgresLedger } from './quota/postgres-ledger.ts'
+import { quotaRoutes } from './quota/routes.ts'
 import { usageRoutes } from './usage/routes.ts'
 import { openUsage } from './usage/usage.ts'
 
@@ -112,6 +114,8 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     const metrics = openMetrics()
     const admission = openAdmission({ policy, ledger: openPostgresLedger(limitsDb), clock, log, metrics })
     open('limits', () => admission.close())
+    const budgets = watchBudgets({ db, policy, clock, log })
+    open('budgets', () => budgets.close())
     /** What cannot be written down is not begun. */
     const admit: Admit = (...asked) => {
       const reason = usage.fault()
@@ -147,6 +151,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     )
     const { manage } = openManagement(app, { guard: openGuard(iam.authenticate), clock, log })
     accountRoutes(manage, { db })
+    quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
     const terms = termsOf(config)
     const billing = openBilling({ db, clock, log, terms })

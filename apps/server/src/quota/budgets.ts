@@ -1,0 +1,148 @@
+import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
+import type { Db } from '../kit/db.ts'
+import type { OrganizationId } from '../kit/ids.ts'
+import type { Logger } from '../kit/log.ts'
+import { keyOfBudget } from './gates.ts'
+import { type Period, periodAt } from './period.ts'
+import { BUDGET_COLUMNS, type Budget, type BudgetRow, type Policy, rowToBudget } from './policy.ts'
+
+/** What has been used of a budget in the period that runs now, by all gateways. */
+export type BudgetNow = Budget & { readonly used: number; readonly period_name: string; readonly endsAt: Instant }
+
+export const readBudgets = async (
+  db: Pick<Db, 'query'>,
+  clock: Pick<Clock, 'now'>,
+  organizationId: OrganizationId,
+): Promise<BudgetNow[]> => {
+  const { rows } = await db.query<BudgetRow>(
+    `select ${BUDGET_COLUMNS} from quota_budget where organization_id = $1 order by created_at, id`,
+    [organizationId],
+  )
+  const budgets = rows.map((row) => ({ budget: rowToBudget(row), period: periodAt(row.period, clock.now()) }))
+  const keys = budgets.map(({ budget, period }) => keyOfBudget(budget.id, period.name))
+  const { rows: parts } = await db.query<{ key: string; used: string }>(
+    'select key, sum(used)::text as used from quota_part where key = any ($1) group by key',
+    [keys],
+  )
+  const used = new Map(parts.map((part) => [part.key, Number(part.used)]))
+  return budgets.map(({ budget, period }, index) => ({
+    ...budget,
+    used: used.get(keys[index] ?? '') ?? 0,
+    period_name: period.name,
+    endsAt: period.endsAt,
+  }))
+}
+
+/** Events younger than this may be on their way to the ledger of limits, and must not count twice. */
+const SETTLED_MS = 10_000
+const EVERY_MS = 60_000
+/** Longer than any period, so that no row that still counts is lost. */
+const KEEP_DAYS = 40
+/** In place of a gateway's id: what the books know of and no gateway has told. */
+const BOOKS = '00000000-0000-0000-0000-000000000000'
+
+type Account = Pick<Budget, 'organizationId' | 'projectId' | 'principalId' | 'unit'> & { readonly key: string; readonly period: Period }
+
+/**
+ * Brings what the ledger of limits knows of a budget up to what the books have. A gateway that died has not told its last second; a batch
+ * and whatever else is recorded counts too. What gateways told is never lowered: the larger of the two sums holds.
+ */
+const reconcile = async (db: Pick<Db, 'query'>, now: Instant, account: Account): Promise<number> => {
+  const { rows } = await db.query<{ used: string }>({
+    name: 'quota-reconcile',
+    text: `
+      with booked as (
+        select case when $5 = 'tokens' then coalesce(sum(event.input_tokens + event.output_tokens), 0)
+          else coalesce(ceil(sum(
+            ((event.input_tokens - event.cached_input_tokens) * price.input + event.cached_input_tokens * price.cached_input
+              + event.output_tokens * price.output) * case when event.mode = 'batch' then 0.5 else 1 end
+          ) / 1000), 0) end as used
+        from usage_event event left join model_price price on price.id = event.price_id
+        where event.accepted_at >= $6 and event.accepted_at < $7 and event.ended_at < $8
+          and event.organization_id = $2 and ($3::uuid is null or event.project_id = $3) and ($4::uuid is null or event.principal_id = $4)
+          and event.charged),
+      told as (select coalesce(sum(used), 0) as used from quota_part where key = $1 and gateway <> '${BOOKS}'),
+      corrected as (
+        insert into quota_part (key, gateway, used, held, until)
+          select $1, '${BOOKS}', greatest(booked.used - told.used, 0)::bigint, 0, now() from booked, told
+          on conflict (key, gateway) do update set used = excluded.used, until = excluded.until
+          returning used)
+      select (told.used + corrected.used)::text as used from told, corrected`,
+    values: [
+      account.key,
+      account.organizationId,
+      account.projectId,
+      account.principalId,
+      account.unit,
+      instantToDate(account.period.startsAt),
+      instantToDate(account.period.endsAt),
+      instantToDate((now - SETTLED_MS) as Instant),
+    ],
+  })
+  return Number(rows[0]?.used ?? 0)
+}
+
+/** Once per period: that a budget is used up. */
+const noteAlert = async (db: Pick<Db, 'query'>, budget: Budget, period: Period, used: number): Promise<boolean> => {
+  const { rowCount } = await db.query(
+    `insert into quota_alert (budget_id, period, used) select id, $2, $3 from quota_budget where id = $1 on conflict (budget_id, period) do nothing`,
+    [budget.id, period.name, used],
+  )
+  return rowCount === 1
+}
+
+/** Looks after all budgets once a minute, the first time at once: the state of a budget survives every restart. */
+export const watchBudgets = (parts: {
+  db: Db
+  policy: () => Policy
+  clock: Clock
+  log: Logger
+}): { look(): Promise<void>; close(): Promise<void> } => {
+  const { db, clock, log } = parts
+  const closing = new AbortController()
+
+  const look = async (): Promise<void> => {
+    const { rows } = await db.query<{ id: OrganizationId }>('select id from organization')
+    const policy = parts.policy()
+    for (const { id: organizationId } of rows) {
+      for (const budget of policy.budgets(organizationId)) {
+        if (closing.signal.aborted) return
+        const now = clock.now()
+        const period = periodAt(budget.period, now)
+        const used = await reconcile(db, now, { ...budget, key: keyOfBudget(budget.id, period.name), period })
+        if (used < budget.amount || !(await noteAlert(db, budget, period, used))) continue
+        log.warn(
+          { budget: budget.id, organizationId, period: period.name, used, amount: budget.amount, hard: budget.hard },
+          'a budget is used up',
+        )
+      }
+      if (policy.limits(organizationId, '*').free_tokens_per_month === null) continue
+      const period = periodAt('month', clock.now())
+      const key = keyOfBudget(`free ${organizationId}`, period.name)
+      await reconcile(db, clock.now(), { organizationId, projectId: null, principalId: null, unit: 'tokens', key, period })
+    }
+    await db.query(
+      `delete from quota_part where until < now() - interval '${KEEP_DAYS} days' or (key like 'places %' and until < now() - interval '1 hour')`,
+    )
+  }
+
+  const loop = async (): Promise<void> => {
+    while (!closing.signal.aborted) {
+      try {
+        await look()
+      } catch (error) {
+        log.warn({ err: error }, 'budgets cannot be compared with the books now')
+      }
+      await clock.sleep(EVERY_MS, closing.signal).catch(() => undefined)
+    }
+  }
+  const running = loop()
+
+  return {
+    look,
+    close: async () => {
+      closing.abort()
+      await running
+    },
+  }
+}
