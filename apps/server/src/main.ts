@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander'
+import { registerBill } from './cli/bill.ts'
 import { registerDoctor } from './cli/doctor.ts'
 import { registerEngines } from './cli/engines.ts'
 import { registerKeys } from './cli/keys.ts'
@@ -33,6 +34,7 @@ registerDoctor(program, readSettings)
 registerKeys(program, readSettings)
 registerLimits(program, readSettings)
 registerModels(program, readSettings)
+registerBill(program, readSettings)
 registerEngines(program, readSettings, { env: process.env })
 registerUsage(program, readSettings)
 
