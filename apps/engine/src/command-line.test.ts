@@ -69,6 +69,7 @@ test('all options are read', () => {
       temperature: 0.2,
       chatTemplatePath: 'x.jinja',
       matryoshka: [32, 64],
+      maxAudioSeconds: 7200,
       maxWaiting: 0,
       maxWaitMs: 50,
       host: '::1',

@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 
-export type ModelType = 'chat' | 'embedding' | 'rerank'
+export type ModelType = 'chat' | 'embedding' | 'rerank' | 'audio'
 
 export type EngineOptions = {
   readonly modelPath: string
@@ -19,6 +19,8 @@ export type EngineOptions = {
   readonly chatTemplatePath: string | undefined
   /** Shorter lengths that an embedding model was trained to be cut to. */
   readonly matryoshka: readonly number[]
+  /** The longest sound that is written down. Its samples take 64 kB of memory a second. */
+  readonly maxAudioSeconds: number
   readonly maxWaiting: number
   readonly maxWaitMs: number
   readonly host: string
@@ -32,13 +34,14 @@ export type CommandLine =
 
 export const DEFAULT_CONTEXT = 8192
 
-const HELP = `Serves one GGUF model over HTTP in the shapes of the OpenAI API.
+const HELP = `Serves one model over HTTP in the shapes of the OpenAI API.
 
   engine --model <file.gguf> --name <model name> --type <chat|embedding|rerank> [options]
+  engine --model <directory> --name <model name> --type audio [options]
 
-  --model <file>        the model file
+  --model <path>        a GGUF file; for audio the directory of a Whisper model in ONNX form
   --name <name>         what the model is called in requests and answers
-  --type <type>         chat, embedding or rerank (default chat)
+  --type <type>         chat, embedding, rerank or audio (default chat)
   --context <tokens>    tokens per sequence, input and output together (default: what the model was trained on, at most ${DEFAULT_CONTEXT})
   --max-output <tokens> most tokens in one answer (default 4096)
   --sequences <n>       answers generated at the same time (default 8, at most 64)
@@ -48,6 +51,7 @@ const HELP = `Serves one GGUF model over HTTP in the shapes of the OpenAI API.
   --temperature <n>     temperature of requests that name none (default: the model file's, else 0.7)
   --chat-template <file> a Jinja template in place of the one in the model file
   --matryoshka <list>   lengths an embedding model may be cut to, as 32,64,128 (default: none)
+  --max-audio-minutes <n> longest sound that is written down (default 120)
   --max-waiting <n>     requests that may wait for a free sequence (default 64)
   --max-wait-ms <n>     how long one may wait before it gets 503 (default 30000)
   --host <address>      where to listen (default 127.0.0.1)
@@ -79,6 +83,7 @@ export const readCommandLine = (args: readonly string[]): CommandLine => {
         temperature: { type: 'string' },
         'chat-template': { type: 'string' },
         matryoshka: { type: 'string', default: '' },
+        'max-audio-minutes': { type: 'string', default: '120' },
         'max-waiting': { type: 'string', default: '64' },
         'max-wait-ms': { type: 'string', default: '30000' },
         host: { type: 'string', default: '127.0.0.1' },
@@ -114,7 +119,7 @@ export const readCommandLine = (args: readonly string[]): CommandLine => {
   const options: EngineOptions = {
     modelPath: required('model'),
     name: required('name'),
-    type: oneOf('type', ['chat', 'embedding', 'rerank']),
+    type: oneOf('type', ['chat', 'embedding', 'rerank', 'audio']),
     contextTokens: text('context') === '' ? undefined : whole('context', 16, 1 << 24),
     maxOutputTokens: whole('max-output', 1, 1 << 24),
     sequences: whole('sequences', 1, MAX_SEQUENCES),
@@ -130,6 +135,7 @@ export const readCommandLine = (args: readonly string[]): CommandLine => {
         : text('matryoshka')
             .split(',')
             .map((part) => whole('matryoshka', 1, 1 << 20, part.trim())),
+    maxAudioSeconds: whole('max-audio-minutes', 1, 24 * 60) * 60,
     maxWaiting: whole('max-waiting', 0, 1 << 20),
     maxWaitMs: whole('max-wait-ms', 1, 1 << 30),
     host: required('host'),

@@ -1,8 +1,7 @@
 import { unixSeconds } from './clock.ts'
-import { readCommandLine } from './command-line.ts'
-import { loadModel } from './llama/model.ts'
+import { type EngineOptions, readCommandLine } from './command-line.ts'
+import type { Started } from './listener.ts'
 import { openLog } from './log.ts'
-import { openServer } from './server.ts'
 
 const CLOSE_LIMIT_MS = 5000
 const PROGRESS_STEP = 0.05
@@ -10,7 +9,10 @@ const PROGRESS_STEP = 0.05
 /** What the parent hears when it started this process with `fork()`. */
 type Told = { type: 'loading'; progress: number } | { type: 'ready'; port: number } | { type: 'failed'; reason: string }
 
+type Progress = (done: number) => void
+
 const log = openLog()
+const key = process.env['PARVIS_ENGINE_KEY']
 const hasParent = process.send !== undefined
 const tell = (message: Told): Promise<void> =>
   new Promise((resolve) => {
@@ -23,6 +25,25 @@ const fail = async (reason: string): Promise<never> => {
   if (!hasParent) process.stdout.write(`${reason}\n`)
   await tell({ type: 'failed', reason })
   process.exit(1)
+}
+
+// Imported where they are wanted: the native code of one kind has no business in a process of the other.
+const text = async (options: EngineOptions, progress: Progress): Promise<Started> => {
+  const [{ loadModel }, { openServer }] = await Promise.all([import('./llama/model.ts'), import('./server.ts')])
+  const loaded = await loadModel(options, log, progress)
+  const server = openServer({ loaded, options, log, startedAtSeconds: unixSeconds() }, key)
+  return {
+    ...server,
+    facts: {
+      context: loaded.contextTokens,
+      sequences: loaded.sequences,
+      gpu: loaded.llama.gpu === false ? 'none' : loaded.llama.gpu,
+    },
+  }
+}
+const speech = async (options: EngineOptions, progress: Progress): Promise<Started> => {
+  const { startSpeech } = await import('./speech/start.ts')
+  return startSpeech(options, log, key, progress, (reason) => void fail(reason))
 }
 
 const run = async (): Promise<void> => {
@@ -46,24 +67,16 @@ const run = async (): Promise<void> => {
   process.on('SIGTERM', shutDown)
   process.on('SIGINT', shutDown)
 
-  let told = 0
-  const loaded = await loadModel(options, log, (progress) => {
-    if (progress - told < PROGRESS_STEP && progress < 1) return
-    told = progress
-    void tell({ type: 'loading', progress })
-  })
-  const server = openServer({ loaded, options, log, startedAtSeconds: unixSeconds() }, process.env['PARVIS_ENGINE_KEY'])
-  const port = await server.listen()
-  close = () => server.close(CLOSE_LIMIT_MS)
-  log.info('serving', {
-    model: options.name,
-    type: options.type,
-    context: loaded.contextTokens,
-    sequences: loaded.sequences,
-    threads: options.threads,
-    gpu: loaded.llama.gpu === false ? 'none' : loaded.llama.gpu,
-    port,
-  })
+  let told = -1
+  const progress: Progress = (done) => {
+    if (done > 0 && done - told < PROGRESS_STEP && done < 1) return
+    told = done
+    void tell({ type: 'loading', progress: done })
+  }
+  const started = await (options.type === 'audio' ? speech(options, progress) : text(options, progress))
+  const port = await started.listen()
+  close = () => started.close(CLOSE_LIMIT_MS)
+  log.info('serving', { model: options.name, type: options.type, threads: options.threads, ...started.facts, port })
   if (!hasParent) process.stdout.write(`http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}\n`)
   await tell({ type: 'ready', port })
 }

@@ -11,6 +11,7 @@ const MODELS = {
   'tiny-chat': { file: modelPath('tiny-chat', 'tiny-chat-q8_0.gguf'), type: 'chat' },
   'tiny-embed': { file: modelPath('tiny-embed', 'tiny-embed-f16.gguf'), type: 'embedding' },
   'tiny-rerank': { file: modelPath('tiny-rerank', 'tiny-rerank-f16.gguf'), type: 'rerank' },
+  'tiny-whisper': { file: modelPath('tiny-whisper', '').replace(/\/$/, ''), type: 'audio' },
 } as const
 
 export type Told = { type: 'loading'; progress: number } | { type: 'ready'; port: number } | { type: 'failed'; reason: string }
