@@ -10,7 +10,7 @@ import { checkFields, type Endpoint, mismatch, parse, type Reading, type Request
 
 /**
  * What these dialects may weigh: Anthropic's own bound. Their bodies are parsed and written anew, which blocks everybody's streams
- * for some 3 ms a megabyte; chat takes larger ones, since it passes them on.
+ * for some 5 ms a megabyte; chat takes larger ones, since it passes them on.
  */
 const MAX_BODY_BYTES = 32 * 1024 * 1024
 

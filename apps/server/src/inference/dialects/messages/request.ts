@@ -1,6 +1,5 @@
 import type { CountTokensRequest, MessagesRequest } from '@parvis/wire/anthropic/messages'
-import { type Conversation, openConversation, type Said } from '../conversation.ts'
-import { given, picturesOf, textOf } from '../said.ts'
+import { type Conversation, given, openConversation, picturesOf, type Said, textOf } from '../chat-messages.ts'
 
 type UserContent = Extract<CountTokensRequest['messages'][number], { role: 'user' }>['content']
 type AssistantContent = Extract<CountTokensRequest['messages'][number], { role: 'assistant' }>['content']

@@ -1,6 +1,5 @@
 import type { ResponsesRequest } from '@parvis/wire/openai/responses'
-import { type Conversation, openConversation, type Said } from '../conversation.ts'
-import { given, picturesOf, textOf } from '../said.ts'
+import { type Conversation, given, openConversation, picturesOf, type Said, textOf } from '../chat-messages.ts'
 
 type Content = Extract<ResponsesRequest['input'][number], { type: 'message' }>['content']
 
