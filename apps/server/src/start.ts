@@ -135,6 +135,8 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         resolve: catalog.resolve,
         admit,
         takeSeat: engines.takeSeat,
+        begin: usage.begin,
+        withdraw: usage.withdraw,
         record: usage.record,
         models: catalog.list,
         clock,

@@ -5,7 +5,6 @@ import { connect, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import { type Model, NO_RULES } from '@parvis/server/catalog/model'
 import type { Replica } from '@parvis/server/engines/replica'
-import type { InferenceLimits } from '@parvis/server/inference/exchange'
 import { inferenceRoutes, refuseUnroutable } from '@parvis/server/inference/routes'
 import type { Rooms } from '@parvis/server/inference/serve'
 import { type Instant, systemClock } from '@parvis/server/kit/clock'
@@ -58,7 +57,7 @@ export const startDataPlane = async (options: {
   others?: readonly string[]
   models?: readonly Model[]
   replica?: Partial<Replica>
-  limits?: Partial<InferenceLimits>
+  limits?: Parameters<typeof inferenceRoutes>[2]
   rooms?: Partial<Rooms>
 }) => {
   const key = randomUUID()
@@ -141,6 +140,8 @@ export const startDataPlane = async (options: {
           },
         })
       },
+      begin: () => undefined,
+      withdraw: () => undefined,
       record: async (event) => void records.push(event),
       clock: systemClock,
       log,

@@ -4,18 +4,20 @@ import type { Authenticate } from '../iam/authenticate.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
 import type { Admit, Used } from '../quota/admit.ts'
-import type { Record } from '../usage/usage.ts'
+import type { Usage } from '../usage/usage.ts'
 import type { Call } from './call.ts'
 import type { Endpoint } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
-import { usageEvent } from './usage-event.ts'
+import { lostEvent, usageEvent } from './usage-event.ts'
 
 export type Rooms = {
   authenticate: Authenticate
   resolve: Resolve
   admit: Admit
   takeSeat: TakeSeat
-  record: Record
+  begin: Usage['begin']
+  withdraw: Usage['withdraw']
+  record: Usage['record']
   clock: Clock
   log: Logger
 }
@@ -42,7 +44,8 @@ export const serve =
     const asked = endpoint.check(reading.value, model.value)
     if (!asked.ok) return exchange.refuse(asked.refusal)
 
-    const ticket = await rooms.admit(caller.value, model.value, asked.value.estimate)
+    // A stream can be ended in the middle when a budget has run out.
+    const ticket = await rooms.admit(caller.value, model.value, { ...asked.value.estimate, endable: asked.value.stream })
     if (!ticket.ok) return exchange.refuse(ticket.refusal)
     exchange.setHeaders(ticket.value.headers())
 
@@ -51,12 +54,17 @@ export const serve =
       const request = (await asked.value.complete?.(exchange)) ?? asked
       if (!request.ok) return exchange.refuse(request.refusal)
 
-      const relayed = await call(exchange, caller.value, request.value, model.value)
-      if (!relayed.ok) return exchange.refuse(relayed.refusal)
+      const begun = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
+      rooms.begin(begun)
+      const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
+      if (!relayed.ok) {
+        rooms.withdraw(exchange.id)
+        return exchange.refuse(relayed.refusal)
+      }
 
       used = relayed.value.counts
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
-      await rooms.record(usageEvent(exchange, caller.value, endpoint, reading.value, request.value, model.value, relayed.value))
+      await rooms.record(usageEvent(begun, request.value, relayed.value))
       relayed.value.finish()
     } finally {
       ticket.value.settle(used)

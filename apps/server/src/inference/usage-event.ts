@@ -1,20 +1,16 @@
 import type { Model } from '../catalog/model.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { UsageEvent } from '../usage/event.ts'
+import { NO_COUNTS } from './answer.ts'
 import type { Endpoint, Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Relayed } from './relay.ts'
 
-/** What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. */
-export const usageEvent = (
-  exchange: Exchange,
-  caller: Caller,
-  endpoint: Endpoint,
-  reading: Reading,
-  request: Request,
-  model: Model,
-  relayed: Relayed,
-): UsageEvent => ({
+/**
+ * What is written down of a request before an engine has it, in case that this process dies and nobody can ever say how it ended.
+ * Nothing of it is charged.
+ */
+export const lostEvent = (exchange: Exchange, caller: Caller, endpoint: Endpoint, reading: Reading, model: Model): UsageEvent => ({
   id: exchange.id,
   organizationId: caller.organizationId,
   projectId: caller.projectId,
@@ -23,13 +19,25 @@ export const usageEvent = (
   modelAsked: reading.model,
   model: model.name,
   priceId: model.price.id,
-  replica: relayed.replica.name,
+  replica: '',
   endpoint: endpoint.name,
   mode: 'realtime',
+  status: 0,
+  ended: 'lost',
+  counted: 'none',
+  acceptedAt: exchange.acceptedAt,
+  firstByteAt: null,
+  endedAt: exchange.acceptedAt,
+  ...NO_COUNTS,
+})
+
+/** What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. */
+export const usageEvent = (begun: UsageEvent, request: Request, relayed: Relayed): UsageEvent => ({
+  ...begun,
+  replica: relayed.replica.name,
   status: relayed.status,
   ended: relayed.ended,
   counted: relayed.counted,
-  acceptedAt: exchange.acceptedAt,
   firstByteAt: relayed.firstByteAt,
   endedAt: relayed.endedAt,
   ...relayed.counts,
