@@ -81,6 +81,8 @@ export type Cursor = {
   peek(): number
   /** Takes the next value and says where it stands. */
   skip(): Span
+  /** Takes the next value, and gives its text where it is a string; a long one is read as an empty one. */
+  word(): { readonly span: Span; readonly text: string | undefined }
   /** Takes an object. The key is empty where it is too long to be one that somebody looks for. Gives the offset behind the brace. */
   object(member: (key: string) => void): number
   array(element: (index: number) => void): void
@@ -210,7 +212,7 @@ const openCursor = (body: Body, from: number): Cursor => {
 
   const skipScalar = (): void => {
     const start = base + at
-    for (let seen = byte(); seen !== COMMA && seen !== CLOSE_BRACE && seen > 0x20; seen = byte()) {
+    for (let seen = byte(); seen !== COMMA && seen !== CLOSE_BRACE && seen !== CLOSE_BRACKET && seen > 0x20; seen = byte()) {
       if (seen === QUOTE || seen === OPEN_BRACE || seen === OPEN_BRACKET) throw unexpected()
       at += 1
     }
@@ -230,8 +232,8 @@ const openCursor = (body: Body, from: number): Cursor => {
     else skipScalar()
   }
 
-  /** The key, from behind its opening quote; empty where it is too long to be one that we know. */
-  const readKey = (): string => {
+  /** A key or another short string, from behind its opening quote; empty where it is too long to be one that we know. */
+  const readWord = (): string => {
     const start = base + at
     skipString()
     if (base + at - 1 - start > MAX_KEY_BYTES) return ''
@@ -240,7 +242,7 @@ const openCursor = (body: Body, from: number): Cursor => {
     try {
       return JSON.parse(`"${text}"`) as string
     } catch {
-      throw new Broken(`a key that is not a valid string at byte ${start}`)
+      throw new Broken(`a string that is not valid at byte ${start}`)
     }
   }
 
@@ -254,6 +256,15 @@ const openCursor = (body: Body, from: number): Cursor => {
       return { start, end: base + at }
     },
 
+    word() {
+      const isText = byteAfterSpace() === QUOTE
+      const start = base + at
+      if (!isText) skipValue()
+      else at += 1
+      const text = isText ? readWord() : undefined
+      return { span: { start, end: base + at }, text }
+    },
+
     object(member) {
       if (byteAfterSpace() !== OPEN_BRACE) throw byte() === END ? unexpected() : new Broken('it must be an object')
       at += 1
@@ -263,7 +274,7 @@ const openCursor = (body: Body, from: number): Cursor => {
         if (seen !== QUOTE) throw unexpected()
         if (count > MAX_KEYS) throw broken(`it has more than ${MAX_KEYS} fields`)
         at += 1
-        const key = readKey()
+        const key = readWord()
         if (byteAfterSpace() !== COLON) throw unexpected()
         at += 1
         if (byteAfterSpace() === END) throw unexpected()

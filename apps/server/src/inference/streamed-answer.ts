@@ -1,3 +1,4 @@
+import type { Usage } from '@parvis/wire/openai/usage'
 import type { Model } from '../catalog/model.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Counts } from '../usage/event.ts'
@@ -6,6 +7,7 @@ import { bufferToBody, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
 import { DONE_EVENT, type Exchange } from './exchange.ts'
+import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 
 const DATA = Buffer.from('data:')
@@ -23,6 +25,8 @@ const MODEL = watch([], ['model'])
 const LF = 0x0a
 const SPACE = 0x20
 const QUOTE = 0x22
+/** The reason of an answer that was cut at its limit. */
+const LENGTH = Buffer.from('"length"')
 const COLON = 0x3a
 const OPEN_BRACE = 0x7b
 
@@ -34,17 +38,25 @@ const OPEN_BRACE = 0x7b
  * Events are looked at by their bytes. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes is never
  * something that a model said.
  */
-export const streamedAnswer = (exchange: Exchange, request: Request, model: Model, remoteModel: string): Answer => {
+export const streamedAnswer = (
+  exchange: Exchange,
+  request: Request,
+  model: Model,
+  remoteModel: string,
+  spend: (outputTokens: number) => void = () => undefined,
+): Answer => {
   const events = splitEvents()
   const name = remoteModel === model.name ? undefined : Buffer.from(JSON.stringify(model.name))
   let out: Buffer[] = [] // what one read has brought that may go on
   let begun = false // the first event was one
   let sent = false // and is on its way to the client
   let finished = false // a finish reason has been seen
+  let atLimit = false // and it was the limit of output
   let done: Buffer | undefined // the last event, as it came
   let failure: { reason: string; log: string } | undefined
   let usage: Counts | undefined
   let delivered = 0
+  let latest: Buffer | undefined // the last event that went on, for what all of a stream have in common
 
   const look = (event: Buffer): void => {
     if (done !== undefined || failure !== undefined) return // behind the end there is nothing that a client could use
@@ -64,14 +76,20 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       if (failure !== undefined) return
     }
     begun = true
+    latest = event
     const told = usageIn(event, at)
     if (told !== undefined) {
       usage = told.counts ?? usage
       if (told.alone && !request.wantsUsage) return
     }
     if (WORDS.some((key) => holdsText(event, at, key))) delivered += 1
-    finished ||= valueBehind(event, at, FINISH_REASON) === QUOTE
-    out.push(name === undefined ? event : rename(event, at, name))
+    const reasonAt = valueOf(event, at, FINISH_REASON)
+    if (reasonAt >= 0 && event[reasonAt] === QUOTE) {
+      finished = true
+      atLimit ||= startsWith(event, reasonAt, LENGTH)
+    }
+    const named = name === undefined ? event : rename(event, at, name)
+    out.push(model.features.reasoning ? withBothNames(named, at) : named)
   }
 
   /** One write per read; says whether the client keeps up. */
@@ -111,12 +129,23 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       if (failure !== undefined) return failed(failure.reason, failure.log)
       if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done !== undefined) return 'done'
+      spend(Math.max(delivered, usage?.output ?? 0))
       return keepsUp ? undefined : 'wait'
     },
 
     ping() {
       exchange.begin()
       exchange.write(PING)
+    },
+
+    exhausted() {
+      if (!sent || finished || done !== undefined || failure !== undefined || latest === undefined) return undefined
+      const frame = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
+      const ended = ending('budget', () => exchange.end(DONE_EVENT))
+      out.push(toEvent(withoutUsage({ ...frame, choices: [exhaustedChoice(frame)] })))
+      if (request.wantsUsage) out.push(toEvent({ ...frame, choices: [], usage: toUsage(ended.ending.counts) }))
+      flush()
+      return ended
     },
 
     end() {
@@ -132,12 +161,31 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       if (!sent) return failed('its stream was empty', 'a stream without an event')
       if (done === undefined && !finished) return failed('its stream ended too early', 'a stream without a finish reason')
       const last = done ?? DONE_EVENT
-      return { ...ending('complete', () => exchange.end(last)), ...(usage === undefined ? { log: 'a stream without usage' } : {}) }
+      return { ...ending(atLimit ? 'length' : 'complete', () => exchange.end(last)), ...(usage === undefined ? { log: 'a stream without usage' } : {}) }
     },
 
     broken,
   }
 }
+
+const toEvent = (object: object): Buffer => Buffer.from(`data: ${JSON.stringify(object)}\n\n`)
+
+const withoutUsage = ({ usage: _usage, ...frame }: Record<string, unknown>): object => frame
+
+/** The last choice of a stream that a budget has ended: the reason that every client knows, and beside it the true one. */
+const exhaustedChoice = (frame: { object?: unknown }): object => ({
+  index: 0,
+  ...(frame.object === 'text_completion' ? { text: '' } : { delta: {} }),
+  logprobs: null,
+  finish_reason: 'length',
+  stop_reason: 'budget_exhausted',
+})
+
+const toUsage = (counts: Counts): Usage => ({
+  prompt_tokens: counts.input,
+  completion_tokens: counts.output,
+  total_tokens: counts.input + counts.output,
+})
 
 /** Where the payload of an event begins; -1 for a comment, which keeps a connection alive and says nothing. */
 const payloadOf = (event: Buffer): number => {
@@ -176,10 +224,10 @@ const kindOf = (event: Buffer, at: number): 'answer' | 'error' | 'garbage' => {
   return Boolean(object['error']) || object['object'] === 'error' ? 'error' : 'answer'
 }
 
-/** The first byte of the value of a key; 0 where the event does not have the key. */
-const valueBehind = (event: Buffer, from: number, key: Buffer): number => {
+/** Where the value of a key begins; -1 where the event does not have the key. */
+const valueOf = (event: Buffer, from: number, key: Buffer): number => {
   const found = event.indexOf(key, from)
-  return found < 0 ? 0 : (event[valueAt(event, found + key.length)] ?? 0)
+  return found < 0 ? -1 : valueAt(event, found + key.length)
 }
 
 const valueAt = (event: Buffer, behindKey: number): number => {
@@ -197,7 +245,7 @@ const holdsText = (event: Buffer, from: number, key: Buffer): boolean => {
 
 /** The usage in an event, and whether the event carries nothing else. Only an event that has some is parsed. */
 const usageIn = (event: Buffer, at: number): { counts: Counts | undefined; alone: boolean } | undefined => {
-  if (valueBehind(event, at, USAGE) !== OPEN_BRACE) return undefined
+  if (event[valueOf(event, at, USAGE)] !== OPEN_BRACE) return undefined
   const object = payloadToObject(event, at)
   if (object === undefined) return undefined
   const { choices } = object

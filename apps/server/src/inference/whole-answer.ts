@@ -1,8 +1,9 @@
 import type { Model } from '../catalog/model.ts'
 import { type Answer, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
-import { piecesToBody, slice, splice } from './body.ts'
+import { bufferToBody, piecesToBody, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
+import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 
 /** 2,048 vectors of 4,096 numbers are about 100 MB as text. */
@@ -10,6 +11,8 @@ const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data', 'results', 'pages'])
 const OPEN_BRACKET = 0x5b
+// In JSON text a quote inside a string is escaped, so this is never something that a model said.
+const AT_LIMIT = /"finish_reason"\s*:\s*"length"/
 
 /** An answer that is no stream: collected, looked at, and sent as a whole once its usage is on disk. */
 export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, remoteModel: string): Answer => {
@@ -47,6 +50,7 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
       if (content === undefined || slice(body, { start: content.start, end: content.start + 1 })[0] !== OPEN_BRACKET) {
         return failed('its answer is of another kind', `an answer without an array "${request.answerKey}"`)
       }
+      const atLimit = request.answerKey === 'choices' && AT_LIMIT.test(slice(body, content).toString('latin1'))
       const usage = textOf('usage')
       const counts = request.countsOf === undefined ? usage && toCounts(toValue(usage)) : request.countsOf(body)
       const name = spans.get('model')
@@ -54,13 +58,14 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
         name === undefined || remoteModel === model.name
           ? body
           : splice(body, [{ ...name, bytes: Buffer.from(JSON.stringify(model.name)) }])
-      const converted = request.convert === undefined ? named : request.convert(named, exchange)
+      const both = model.features.reasoning ? bufferToBody(withBothNames(slice(named, { start: 0, end: named.bytes }))) : named
+      const converted = request.convert === undefined ? both : request.convert(both, exchange)
       if (converted === undefined) return failed('its answer cannot be read', 'an answer that cannot be converted')
       return {
         ending: {
           counts: { ...NO_COUNTS, ...counts },
           counted: counts ? 'engine' : 'none',
-          ended: 'complete',
+          ended: atLimit ? 'length' : 'complete',
           status: 200,
           finish: () => exchange.answer(200, converted),
         },

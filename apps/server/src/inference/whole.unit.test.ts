@@ -1,4 +1,5 @@
 import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
+import { dataUrl, png } from '@parvis/testkit/media'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { describe, expect, test } from 'vitest'
 
@@ -123,7 +124,7 @@ describe('the limit of the output', () => {
   test('is left to the engine where the room is not sure, or the model has none', async () => {
     expect(await sent({}, { contextTokens: 1024 })).not.toHaveProperty('max_tokens')
     expect(await sent({}, { maxOutputTokens: null })).not.toHaveProperty('max_tokens')
-    const image = [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://example.com/a.png' } }] }]
+    const image = [{ role: 'user', content: [{ type: 'image_url', image_url: { url: dataUrl('image/png', png()) } }] }]
     const vision = { features: { tools: true, structuredOutput: true, reasoning: false, vision: true } }
     expect(await sent({ messages: image }, vision)).not.toHaveProperty('max_tokens')
   })

@@ -17,12 +17,17 @@ export type Refusal =
   | { code: 'body_late'; limitMs: number }
   | { code: 'content_type_wrong'; expected: string }
   | { code: 'body_not_json'; reason: string }
+  | { code: 'header_invalid'; header: string; reason: string }
+  /** The same Idempotency-Key with another body; and with the same body, when the answer is no longer kept. */
+  | { code: 'idempotency_mismatch' }
+  | { code: 'idempotency_gone' }
   | { code: 'model_missing' }
   | { code: 'model_unknown'; model: string }
   /** For reading one model by id: OpenAI's 404, not the 422 of a call (data-plane.md 5.1). */
   | { code: 'model_not_listed'; model: string }
   | { code: 'endpoint_mismatch'; model: string; endpoint: string; serves: string }
   | { code: 'field_invalid'; field: string; reason: string }
+  | { code: 'roles_refused' }
   | { code: 'output_limit'; field: string; asked: number; maximum: number }
   | { code: 'context_exceeded'; asked: number; maximum: number }
   /** `headers`: names and values in turn, for the answer that says it (data-plane.md 4.2). */
@@ -70,6 +75,18 @@ export const SPOKEN = {
   body_late: { status: 408, type: 'RequestTimeoutError', say: (r) => `The body did not arrive within ${r.limitMs / 1000} s.` },
   content_type_wrong: { status: 400, type: 'BadRequestError', say: (r) => `The content type must be ${r.expected}.` },
   body_not_json: { status: 400, type: 'BadRequestError', say: (r) => `Invalid JSON body: ${r.reason}.` },
+  header_invalid: { status: 400, type: 'BadRequestError', say: (r) => `The header "${r.header}" is not valid: ${r.reason}.` },
+  idempotency_mismatch: {
+    status: 409,
+    type: 'ConflictError',
+    say: () => 'This Idempotency-Key was used for another request. Send a new key with a new request.',
+  },
+  idempotency_gone: {
+    status: 409,
+    type: 'ConflictError',
+    say: () =>
+      'The request with this Idempotency-Key was taken, and its answer is not kept any more: it was too large, or is too long ago. A new key asks, and is charged, anew.',
+  },
   model_missing: { status: 422, type: 'UnprocessableEntityError', say: () => 'The field "model" is missing.', param: () => 'model' },
   model_unknown: {
     status: 422,
@@ -94,6 +111,12 @@ export const SPOKEN = {
     type: 'BadRequestError',
     say: (r) => `The field "${r.field}" is not valid: ${r.reason}.`,
     param: (r) => r.field,
+  },
+  // These words are on the wire of the documented service, and clients look for them (data-plane.md 3.3).
+  roles_refused: {
+    status: 400,
+    type: 'BadRequestError',
+    say: () => 'After the optional system message, conversation roles must alternate user/assistant/user/assistant/...',
   },
   output_limit: {
     status: 416,

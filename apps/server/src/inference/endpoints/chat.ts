@@ -1,7 +1,10 @@
 import { ChatRequest, ChatSettings } from '@parvis/wire/openai/chat'
-import type { Model } from '../../catalog/model.ts'
+import { type Model, REASONING_EFFORTS, type ReasoningEffort } from '../../catalog/model.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
-import { type Body, type Change, contains, type Span, slice, splice } from '../body.ts'
+import type { Refusal } from '../../kit/refusal.ts'
+import { type Body, type Change, type Span, slice, splice } from '../body.ts'
+import { type Conversation, readConversation, type Turn } from '../conversation.ts'
+import { bringImages, checkMedia, type Media } from '../media/media.ts'
 import { watch } from '../scan.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
 
@@ -27,13 +30,8 @@ const WATCHED = watch(
 
 /** Of English text in most vocabularies; data-plane.md 15. */
 const BYTES_PER_TOKEN = 4
-/** What an image counts for before the engine has counted it: between the 256 and the 4,096 of data-plane.md 15. */
-const TOKENS_PER_IMAGE = 1_500
 /** What a chat template may add that stands nowhere in the body: its markers, a system prompt, the frame around tools. */
 const TEMPLATE_TOKENS = 512
-
-const IMAGE_KEY = Buffer.from('"image_url"')
-const DATA_URL = Buffer.from('"data:')
 
 /** `POST /v1/chat/completions` (data-plane.md 6). */
 export const chat: Endpoint = {
@@ -48,12 +46,14 @@ export const chat: Endpoint = {
     const fields = checkedFields(reading)
     if (!fields.ok) return fields
     const settings = fields.value
-    // The scanner finds quotes only where they are not escaped, so in text these bytes cannot stand: it is a key or a type of ours.
-    const messages = reading.spans.get('messages') ?? NOWHERE
-    const images = contains(reading.body, messages, IMAGE_KEY)
-    if (images && !model.features.vision) {
-      return no({ code: 'field_invalid', field: 'messages', reason: `the model ${model.name} takes no images` })
-    }
+    const beyond = beyondModel(reading, settings, model)
+    if (beyond !== undefined) return no(beyond)
+    const told = conversationOf(reading, model)
+    if (!told.ok) return told
+    const { turns } = told.value
+    if (model.rules.alternatingRoles && !alternate(turns)) return no({ code: 'roles_refused' })
+    const media = checkMedia(reading.body, told.value, model)
+    if (!media.ok) return media
 
     const asked = settings.max_completion_tokens ?? settings.max_tokens ?? undefined
     const field = typeof settings.max_completion_tokens === 'number' ? 'max_completion_tokens' : 'max_tokens'
@@ -66,73 +66,136 @@ export const chat: Endpoint = {
     }
 
     const stream = settings.stream === true
-    const limit = asked ?? defaultLimit(reading.body, model, images)
-    return yes({
+    const { images, urls } = media.value
+    const limit = asked ?? defaultLimit(reading.body, model, media.value)
+    const wanted = { stream, limit: asked === undefined ? limit : undefined }
+    const edits = [...developersToSystem(turns), ...toolPrompt(reading, turns, model), ...nearestEffort(reading, settings, model)]
+    const request = (brought: readonly Change[]): Request => ({
       enginePath: chat.enginePath,
       stream,
       wantsUsage: settings.stream_options?.include_usage === true,
       estimate: {
-        inputTokens: Math.min(estimateInput(reading.body, images), model.contextTokens),
+        inputTokens: Math.min(estimateInput(reading.body, media.value), model.contextTokens),
         outputTokens: (limit ?? model.maxOutputTokens ?? 0) * (settings.n ?? 1),
       },
-      bytesFor: (remoteModel) =>
-        splice(reading.body, changes(reading, settings, { remoteModel, stream, limit: asked === undefined ? limit : undefined })),
+      bytesFor: (remoteModel) => splice(reading.body, [...changes(reading, settings, { remoteModel, ...wanted }), ...edits, ...brought]),
       answerKey: 'choices',
-    } satisfies Request)
+      ...(images === 0 ? {} : { measured: { images } }),
+    })
+    if (urls.length === 0) return yes(request([]))
+    return yes({
+      ...request([]),
+      async complete(exchange) {
+        const brought = await bringImages(urls, exchange)
+        return brought.ok ? yes(request(brought.value)) : brought
+      },
+    })
   },
 }
 
 const NOWHERE: Span = { start: 0, end: 0 }
 
-/** A large body is checked without its messages: they are images mostly, and the engine reads them once more anyway. */
+/** The messages of a large body are not checked with a schema: `conversationOf` walks over them. */
 const checkedFields = (reading: Reading): Outcome<ChatSettings> => {
   const fields = fieldsOf(reading)
   if (!fields.ok) return fields
   if (fields.value['messages'] !== undefined || !reading.spans.has('messages')) return checkFields(ChatRequest, fields.value)
-  const first = slice(reading.body, reading.spans.get('messages') ?? NOWHERE)[0]
-  if (first !== OPEN_BRACKET) return no({ code: 'field_invalid', field: 'messages', reason: 'expected an array' })
   return checkFields(ChatSettings, fields.value)
 }
 
-const OPEN_BRACKET = 0x5b
-const QUOTE = 0x22
+/** What the model cannot do is refused before an engine is asked (data-plane.md 6.2 and 6.6). */
+const beyondModel = (reading: Reading, settings: ChatSettings, model: Model): Refusal | undefined => {
+  const cannot = (field: string, what: string): Refusal => ({
+    code: 'field_invalid',
+    field,
+    reason: `the model ${model.name} ${what}`,
+  })
+  if (hasTools(reading) && !model.features.tools) return cannot('tools', 'takes no tools')
+  const format = settings.response_format?.type ?? 'text'
+  if (format !== 'text' && !model.features.structuredOutput) return cannot('response_format', 'has no structured output')
+  const effort = settings.reasoning_effort ?? undefined
+  if (effort !== undefined && !isEffort(effort)) {
+    return { code: 'field_invalid', field: 'reasoning_effort', reason: `expected one of ${REASONING_EFFORTS.join(', ')}` }
+  }
+  return undefined
+}
+
+const EMPTY_ARRAY = /^\s*(?:\[\s*\]|null)\s*$/
+const SHORT_BYTES = 64
+
+/** By the bytes, since tools may be too large to be parsed. */
+const hasTools = (reading: Reading): boolean => {
+  const span = reading.spans.get('tools')
+  if (span === undefined) return false
+  return span.end - span.start > SHORT_BYTES || !EMPTY_ARRAY.test(slice(reading.body, span).toString())
+}
+
+const NO_CONVERSATION: Conversation = { turns: [], images: [], sounds: [] }
+
+/** A small body has been parsed and checked: only what has to be changed or looked into is worth a walk. */
+const conversationOf = (reading: Reading, model: Model): Outcome<Conversation> => {
+  const { alternatingRoles, toolSystemPrompt } = model.rules
+  const messages = reading.value?.['messages'] as readonly { role: string; content?: unknown }[] | undefined
+  const walk =
+    messages === undefined ||
+    alternatingRoles ||
+    (toolSystemPrompt !== null && hasTools(reading)) ||
+    messages.some(({ role, content }) => role === 'developer' || (Array.isArray(content) && content.some(isMedia)))
+  return walk ? readConversation(reading.body, reading.spans.get('messages') ?? NOWHERE) : yes(NO_CONVERSATION)
+}
+
+const isMedia = (part: { type: string }): boolean => part.type !== 'text'
+
+/** As Mistral's templates count: calls of tools and their results stand between the turns and are none. */
+const alternate = (turns: readonly Turn[]): boolean => {
+  const speakers = turns.filter(({ role, callsTools }) => role === 'user' || (role === 'assistant' && !callsTools))
+  return speakers.every(({ role }, place) => (role === 'user') === (place % 2 === 0))
+}
+
+const SYSTEM = Buffer.from('"system"')
+
+/** `developer` is what some clients call `system` (data-plane.md 6.2), and most chat templates do not know it. */
+const developersToSystem = (turns: readonly Turn[]): Change[] =>
+  turns.flatMap(({ role, roleSpan }) => (role === 'developer' ? [{ ...roleSpan, bytes: SYSTEM }] : []))
+
+/** Tools without a system message: some models then do not know that they have them (data-plane.md 6.5). */
+const toolPrompt = (reading: Reading, turns: readonly Turn[], model: Model): Change[] => {
+  const { toolSystemPrompt } = model.rules
+  const messages = reading.spans.get('messages')
+  if (toolSystemPrompt === null || messages === undefined || !hasTools(reading)) return []
+  if (turns.some(({ role }) => role === 'system' || role === 'developer')) return []
+  const start = messages.start + 1
+  return [{ start, end: start, bytes: Buffer.from(`${JSON.stringify({ role: 'system', content: toolSystemPrompt })},`) }]
+}
+
+const isEffort = (text: string): text is ReasoningEffort => (REASONING_EFFORTS as readonly string[]).includes(text)
+
+/** The nearest that the model knows (data-plane.md 6.7), the lesser of two as near; who wants some thinking does not get none. */
+const nearestEffort = (reading: Reading, settings: ChatSettings, model: Model): Change[] => {
+  const span = reading.spans.get('reasoning_effort')
+  const asked = settings.reasoning_effort ?? undefined
+  const known = model.rules.reasoningEfforts
+  if (span === undefined || asked === undefined || !isEffort(asked) || known.length === 0 || known.includes(asked)) return []
+  const place = REASONING_EFFORTS.indexOf(asked)
+  const choice = known.filter((effort) => effort !== 'none')
+  const [nearest] = (choice.length === 0 ? known : choice).toSorted(
+    (a, b) => Math.abs(REASONING_EFFORTS.indexOf(a) - place) - Math.abs(REASONING_EFFORTS.indexOf(b) - place),
+  )
+  return [{ ...span, bytes: Buffer.from(JSON.stringify(nearest)) }]
+}
 
 /**
  * A client that sets no limit gets the model's (data-plane.md 6.1: "default: a per-model maximum"). But engines refuse a limit that
  * together with the input exceeds the context, so we set it only where it surely fits: a token takes at least one byte. Where that
  * is not sure (an image by URL weighs far more than its bytes) the engine's own default applies, which is what is left of the context.
  */
-const defaultLimit = (body: Body, model: Model, images: boolean): number | undefined => {
-  if (model.maxOutputTokens === null || images) return undefined
+const defaultLimit = (body: Body, model: Model, media: Media): number | undefined => {
+  if (model.maxOutputTokens === null || media.bytes > 0 || media.urls.length > 0) return undefined
   return body.bytes + TEMPLATE_TOKENS + model.maxOutputTokens <= model.contextTokens ? model.maxOutputTokens : undefined
 }
 
-/** Only to reserve; the engine's count settles it. Base64 is not text, so images are counted apart. */
-const estimateInput = (body: Body, images: boolean): number => {
-  if (!images) return Math.ceil(body.bytes / BYTES_PER_TOKEN)
-  let pictures = 0
-  let pictureBytes = 0
-  let inside = false // an image is mostly longer than a piece
-  for (const piece of body.pieces) {
-    let at = 0
-    while (at < piece.length) {
-      if (!inside) {
-        const start = piece.indexOf(DATA_URL, at)
-        if (start < 0) break
-        pictures += 1
-        inside = true
-        at = start + DATA_URL.length
-        continue
-      }
-      const end = piece.indexOf(QUOTE, at)
-      pictureBytes += (end < 0 ? piece.length : end) - at
-      if (end < 0) break
-      inside = false
-      at = end
-    }
-  }
-  return Math.ceil(Math.max(0, body.bytes - pictureBytes) / BYTES_PER_TOKEN) + pictures * TOKENS_PER_IMAGE
-}
+/** Only to reserve; the engine's count settles it. Base64 is not text, so images and sound are counted apart. */
+const estimateInput = (body: Body, media: Media): number => Math.ceil((body.bytes - media.bytes) / BYTES_PER_TOKEN) + media.tokens
 
 const changes = (
   reading: Reading,
@@ -162,17 +225,5 @@ const changes = (
   // Always asked for, since a bill rests on it; shown only to those who asked.
   if (wanted.stream && settings.stream_options?.include_usage !== true)
     set('stream_options', { ...settings.stream_options, include_usage: true })
-  const renamed = withoutDevelopers(reading)
-  if (renamed !== undefined) set('messages', renamed)
   return changed
 }
-
-/** `developer` is what some clients call `system` (data-plane.md 6.2), and most chat templates do not know it. */
-const withoutDevelopers = (reading: Reading): unknown[] | undefined => {
-  const messages = reading.value?.['messages']
-  if (!Array.isArray(messages) || !messages.some(isFromDeveloper)) return undefined
-  return messages.map((message) => (isFromDeveloper(message) ? { ...message, role: 'system' } : message))
-}
-
-const isFromDeveloper = (message: unknown): message is { role: 'developer' } =>
-  typeof message === 'object' && message !== null && 'role' in message && message.role === 'developer'

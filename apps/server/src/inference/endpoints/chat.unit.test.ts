@@ -1,10 +1,13 @@
 import { aModel } from '@parvis/testkit/data-plane'
+import { dataUrl, mp3, png, wav } from '@parvis/testkit/media'
 import { describe, expect, test } from 'vitest'
-import { bufferToBody, piecesToBody } from '../body.ts'
+import { NO_RULES } from '../../catalog/model.ts'
+import { bufferToBody, piecesToBody, slice } from '../body.ts'
 import { chat } from './chat.ts'
 
 const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }] }
-const MODEL = aModel({ features: { tools: true, structuredOutput: true, reasoning: false, vision: true } })
+const FEATURES = { tools: true, structuredOutput: true, reasoning: false, vision: true }
+const MODEL = aModel({ features: FEATURES, rules: { ...NO_RULES, audioInChat: true } })
 
 const check = (ask: object, model = MODEL) => {
   const text = Buffer.from(JSON.stringify(ask))
@@ -46,7 +49,8 @@ describe('a chat request', () => {
         { type: 'image_url', image_url: { url: 'https://example.com/a.png', detail: 'low' } },
       ]),
     ],
-    [user([{ type: 'input_audio', input_audio: { data: 'AAAA', format: 'wav' } }])],
+    [user([{ type: 'input_audio', input_audio: { data: wav(1).toString('base64'), format: 'wav' } }])],
+    [user([{ type: 'image_url', image_url: { url: dataUrl('image/gif', png()) } }])],
     [{ temperature: 0, top_p: 1, presence_penalty: -2, frequency_penalty: 2, seed: 2 ** 60, n: 2, stop: ['a', 'b', 'c', 'd'] }],
     [
       {
@@ -102,6 +106,16 @@ describe('a chat request', () => {
       'messages[0].content[1].image_url',
     ],
     [user([{ type: 'input_audio', input_audio: { data: 'AAAA', format: 'flac' } }]), 'messages[0].content[0].input_audio.format'],
+    [user([{ type: 'input_audio', input_audio: { data: 'AAAA', format: 'wav' } }]), 'messages[0].content[0].input_audio'],
+    [
+      user([{ type: 'input_audio', input_audio: { data: wav(1).toString('base64'), format: 'mp3' } }]),
+      'messages[0].content[0].input_audio',
+    ],
+    [user([{ type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } }]), 'messages[0].content[0].image_url'],
+    [user([{ type: 'image_url', image_url: { url: 'data:image/png,AAAA' } }]), 'messages[0].content[0].image_url'],
+    [user([{ type: 'image_url', image_url: { url: 'file:///etc/passwd' } }]), 'messages[0].content[0].image_url'],
+    [user([{ type: 'image_url', image_url: { url: dataUrl('image/png', png(8001, 4000)) } }]), 'messages[0].content[0].image_url'],
+    [{ reasoning_effort: 'hugely' }, 'reasoning_effort'],
     [{ temperature: 2.1 }, 'temperature'],
     [{ temperature: '1' }, 'temperature'],
     [{ top_p: -0.1 }, 'top_p'],
@@ -144,12 +158,117 @@ describe('a chat request', () => {
       return checked && checked.ok ? checked.value.estimate.inputTokens : Number.NaN
     }
     expect(estimate(Buffer.from(JSON.stringify({ ...ASK, ...user('x'.repeat(4000)) })))).toBeGreaterThan(1000)
-    const image = { type: 'image_url', image_url: { url: `data:image/png;base64,${'A'.repeat(400_000)}` } }
+    const image = { type: 'image_url', image_url: { url: dataUrl('image/png', png(10, 10, 300_000)) } }
     const body = Buffer.from(JSON.stringify({ ...ASK, ...user([image, image]) }))
     for (const pieces of [1, 13]) {
       expect(estimate(body, pieces)).toBeGreaterThan(3000)
       expect(estimate(body, pieces)).toBeLessThan(3200)
     }
     expect(check({ ...ASK, n: 3, max_tokens: 10 })).toMatchObject({ value: { estimate: { outputTokens: 30 } } })
+  })
+})
+
+describe('what a model cannot do is refused before an engine is asked', () => {
+  const refused = (ask: object, model: Parameters<typeof aModel>[0]): string => {
+    const checked = check({ ...ASK, ...ask }, aModel(model))
+    if (checked.ok) return 'accepted'
+    return checked.refusal.code === 'field_invalid' ? `${checked.refusal.field}: ${checked.refusal.reason}` : checked.refusal.code
+  }
+  const tools = [{ type: 'function', function: { name: 'a' } }]
+  const without = { tools: false, structuredOutput: false, reasoning: false, vision: false }
+  const large = { padding: 'x'.repeat(70_000) }
+
+  test.each([{}, large])('tools, formats, images and sound, in a small body and in a large one', (more) => {
+    const image = user([{ type: 'image_url', image_url: { url: 'https://example.com/a.png' } }])
+    const sound = user([{ type: 'input_audio', input_audio: { data: mp3(1).toString('base64'), format: 'mp3' } }])
+    const ask = (asked: object) => refused({ ...asked, ...more }, { features: without })
+    expect(ask({ tools })).toBe('tools: the model tiny-chat takes no tools')
+    expect(ask({ tools: [] })).toBe('accepted')
+    expect(ask({ tools: null })).toBe('accepted')
+    expect(ask({ response_format: { type: 'json_object' } })).toBe('response_format: the model tiny-chat has no structured output')
+    expect(ask({ response_format: { type: 'text' } })).toBe('accepted')
+    expect(ask(image)).toBe('messages[0].content[0]: the model tiny-chat takes no images')
+    expect(ask(sound)).toBe('messages[0].content[0]: the model tiny-chat takes no audio')
+  })
+
+  test('more images than it takes', () => {
+    const images = (count: number) =>
+      user(Array.from({ length: count }, () => ({ type: 'image_url', image_url: { url: dataUrl('', png()) } })))
+    const model = { features: FEATURES, rules: { ...NO_RULES, maxImages: 12 } }
+    expect(refused(images(12), model)).toBe('accepted')
+    expect(refused(images(13), model)).toBe('messages: 13 images are too many: the model tiny-chat takes 12 in a request')
+  })
+
+  const turns = (roles: string) =>
+    roles.split(' ').map((role) => ({
+      role: role.replace('calls', 'assistant'),
+      content: 'x',
+      ...(role === 'tool' ? { tool_call_id: '1' } : {}),
+      ...(role === 'calls' ? { tool_calls: [{ id: '1', type: 'function', function: { name: 'a', arguments: '{}' } }] } : {}),
+    }))
+
+  test.each([
+    ['user', true],
+    ['system user assistant user', true],
+    ['developer user', true],
+    ['user calls tool tool assistant user', true],
+    ['user calls tool calls tool', true],
+    ['user user', false],
+    ['system user assistant assistant', false],
+    ['assistant user', false],
+    ['user calls tool user', false],
+  ])('roles out of order: %s', (roles, good) => {
+    const model = { rules: { ...NO_RULES, alternatingRoles: true } }
+    for (const more of [{}, large]) {
+      expect(refused({ messages: turns(roles), ...more }, model)).toBe(good ? 'accepted' : 'roles_refused')
+      expect(refused({ messages: turns(roles), ...more }, {})).toBe('accepted')
+    }
+  })
+})
+
+describe('what the engine gets', () => {
+  const sent = (ask: object, model: Parameters<typeof aModel>[0] = {}): Record<string, unknown> => {
+    const checked = check({ ...ASK, ...ask }, aModel(model))
+    if (!checked.ok) throw new Error(checked.refusal.code)
+    const body = checked.value.bytesFor('tiny-chat')
+    return JSON.parse(slice(body, { start: 0, end: body.bytes }).toString()) as Record<string, unknown>
+  }
+  const tools = [{ type: 'function', function: { name: 'a' } }]
+  const large = { padding: 'x'.repeat(70_000) }
+  const system = (content: string, role = 'system') => ({ role, content })
+
+  test.each([{}, large])("a system message where tools come without one, and the client's own otherwise", (more) => {
+    const model = { rules: { ...NO_RULES, toolSystemPrompt: 'You can "call".' } }
+    expect(sent({ tools, ...more }, model)['messages']).toEqual([system('You can "call".'), ...ASK.messages])
+    expect(sent({ ...more }, model)['messages']).toEqual(ASK.messages)
+    expect(sent({ tools, ...more })['messages']).toEqual(ASK.messages)
+    for (const role of ['system', 'developer']) {
+      expect(sent({ tools, messages: [system('Mine', role), ...ASK.messages], ...more }, model)['messages']).toEqual([
+        system('Mine'),
+        ...ASK.messages,
+      ])
+    }
+  })
+
+  test.each([
+    ['low', [], 'low'],
+    ['minimal', ['none', 'low', 'high'], 'low'],
+    ['medium', ['none', 'low', 'high'], 'low'],
+    ['max', ['none', 'low', 'high'], 'high'],
+    ['none', ['low', 'medium', 'high'], 'low'],
+    ['none', ['none', 'high'], 'none'],
+    ['minimal', ['none', 'high'], 'high'],
+    ['medium', ['none'], 'none'],
+    ['xhigh', ['none', 'high', 'max'], 'high'],
+  ] as const)('the effort %s of a model that knows %j is %s', (asked, known, given) => {
+    expect(sent({ reasoning_effort: asked }, { rules: { ...NO_RULES, reasoningEfforts: known } })['reasoning_effort']).toBe(given)
+  })
+
+  test('images and sound of the body as they came', () => {
+    const parts = [
+      { type: 'image_url', image_url: { url: dataUrl('image/png', png(4, 4, 90_000)), detail: 'low' } },
+      { type: 'input_audio', input_audio: { data: wav(30).toString('base64'), format: 'wav' } },
+    ]
+    expect(sent(user(parts), { features: FEATURES, rules: { ...NO_RULES, audioInChat: true } })).toEqual({ ...ASK, ...user(parts) })
   })
 })
