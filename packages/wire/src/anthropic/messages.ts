@@ -88,18 +88,13 @@ const Thoughts = z.discriminatedUnion(
 
 const MAX_STOPS = 4 // of chat, data-plane.md 6.1
 
-/** What both a message and the counting of its tokens need. */
-export const CountTokensRequest = z.looseObject({
+export const MessagesRequest = z.looseObject({
   model: z.string().min(1),
   messages: z.array(Message).min(1, { error: 'expected at least one message' }),
   system: textOrParts(Text).optional(),
   tools: z.array(Tool).nullish(),
   tool_choice: ToolChoice.nullish(),
   thinking: Thoughts.nullish(),
-})
-export type CountTokensRequest = z.infer<typeof CountTokensRequest>
-
-export const MessagesRequest = CountTokensRequest.extend({
   max_tokens: z.int().min(1),
   stream: z.boolean().nullish(),
   temperature: z.number().min(0).max(2).nullish(),

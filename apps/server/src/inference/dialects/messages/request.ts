@@ -1,15 +1,18 @@
-import type { CountTokensRequest, MessagesRequest } from '@parvis/wire/anthropic/messages'
+import type { MessagesRequest } from '@parvis/wire/anthropic/messages'
 import { type Conversation, given, openConversation, picturesOf, type Said, textOf } from '../chat-messages.ts'
 
-type UserContent = Extract<CountTokensRequest['messages'][number], { role: 'user' }>['content']
-type AssistantContent = Extract<CountTokensRequest['messages'][number], { role: 'assistant' }>['content']
+type UserContent = Extract<MessagesRequest['messages'][number], { role: 'user' }>['content']
+type AssistantContent = Extract<MessagesRequest['messages'][number], { role: 'assistant' }>['content']
 type UserBlock = Exclude<UserContent, string>[number]
 type Shown = Exclude<UserBlock, { type: 'tool_result' }>
 
 /** A message request as the chat request that means the same. */
-export const toChatRequest = (request: MessagesRequest, reasons: boolean): Record<string, unknown> =>
-  given({
-    ...toPrompt(request, reasons),
+export const toChatRequest = (request: MessagesRequest, reasons: boolean): Record<string, unknown> => {
+  const { tools, tool_choice: choice } = request
+  const alone = choice !== undefined && choice !== null && choice.type !== 'none' && choice.disable_parallel_tool_use === true
+  return given({
+    model: request.model,
+    messages: toMessages(request),
     stream: request.stream === true ? true : undefined,
     max_completion_tokens: request.max_tokens,
     temperature: request.temperature,
@@ -17,14 +20,6 @@ export const toChatRequest = (request: MessagesRequest, reasons: boolean): Recor
     top_k: request.top_k,
     stop: request.stop_sequences?.length === 0 ? undefined : request.stop_sequences,
     response_format: toResponseFormat(request),
-  })
-
-/** What stands before the answer, which is also what a count of tokens counts. */
-export const toPrompt = (request: CountTokensRequest, reasons: boolean): Record<string, unknown> => {
-  const { tools, tool_choice: choice } = request
-  return given({
-    model: request.model,
-    messages: toMessages(request),
     // A model that never thinks would be told something that it does not understand.
     reasoning_effort: reasons ? toEffort(request) : undefined,
     ...(tools !== undefined && tools !== null && tools.length > 0
@@ -34,16 +29,13 @@ export const toPrompt = (request: CountTokensRequest, reasons: boolean): Record<
             function: given({ name, description, parameters: input_schema }),
           })),
           tool_choice: toToolChoice(choice),
-          parallel_tool_calls:
-            choice !== undefined && choice !== null && choice.type !== 'none' && choice.disable_parallel_tool_use === true
-              ? false
-              : undefined,
+          parallel_tool_calls: alone ? false : undefined,
         }
       : {}),
   })
 }
 
-const toMessages = (request: CountTokensRequest) => {
+const toMessages = (request: MessagesRequest) => {
   const conversation = openConversation()
   const system = typeof request.system === 'string' ? request.system : request.system?.map((block) => block.text).join('\n\n')
   if (system !== undefined && system !== '') conversation.system(system)
@@ -87,7 +79,7 @@ const toSaid = (block: Shown): Said => {
   return { picture: { url: source.type === 'url' ? source.url : `data:${source.media_type};base64,${source.data}` } }
 }
 
-const toToolChoice = (choice: CountTokensRequest['tool_choice']): unknown => {
+const toToolChoice = (choice: MessagesRequest['tool_choice']): unknown => {
   if (choice === undefined || choice === null) return undefined
   if (choice.type === 'tool') return { type: 'function', function: { name: choice.name } }
   return choice.type === 'any' ? 'required' : choice.type
@@ -97,8 +89,8 @@ const toToolChoice = (choice: CountTokensRequest['tool_choice']): unknown => {
 const LOW_BUDGET_TOKENS = 4_096
 const MEDIUM_BUDGET_TOKENS = 16_384
 
-const toEffort = (request: CountTokensRequest): string | undefined => {
-  const { thinking, output_config: output } = request as CountTokensRequest & Pick<MessagesRequest, 'output_config'>
+const toEffort = (request: MessagesRequest): string | undefined => {
+  const { thinking, output_config: output } = request
   if (thinking?.type === 'disabled') return 'none'
   if (typeof output?.effort === 'string') return output.effort
   if (thinking?.type !== 'enabled') return undefined
