@@ -1,3 +1,4 @@
+import type { Usage } from '@parvis/wire/openai/usage'
 import type { Model } from '../catalog/model.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Counts } from '../usage/event.ts'
@@ -6,6 +7,7 @@ import { bufferToBody, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
 import { DONE_EVENT, type Exchange } from './exchange.ts'
+import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 
 const DATA = Buffer.from('data:')
@@ -36,7 +38,13 @@ const OPEN_BRACE = 0x7b
  * Events are looked at by their bytes. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes is never
  * something that a model said.
  */
-export const streamedAnswer = (exchange: Exchange, request: Request, model: Model, remoteModel: string): Answer => {
+export const streamedAnswer = (
+  exchange: Exchange,
+  request: Request,
+  model: Model,
+  remoteModel: string,
+  spend: (outputTokens: number) => void = () => undefined,
+): Answer => {
   const events = splitEvents()
   const name = remoteModel === model.name ? undefined : Buffer.from(JSON.stringify(model.name))
   let out: Buffer[] = [] // what one read has brought that may go on
@@ -48,6 +56,7 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
   let failure: { reason: string; log: string } | undefined
   let usage: Counts | undefined
   let delivered = 0
+  let latest: Buffer | undefined // the last event that went on, for what all of a stream have in common
 
   const look = (event: Buffer): void => {
     if (done !== undefined || failure !== undefined) return // behind the end there is nothing that a client could use
@@ -67,6 +76,7 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       if (failure !== undefined) return
     }
     begun = true
+    latest = event
     const told = usageIn(event, at)
     if (told !== undefined) {
       usage = told.counts ?? usage
@@ -78,7 +88,8 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       finished = true
       atLimit ||= startsWith(event, reasonAt, LENGTH)
     }
-    out.push(name === undefined ? event : rename(event, at, name))
+    const named = name === undefined ? event : rename(event, at, name)
+    out.push(model.features.reasoning ? withBothNames(named, at) : named)
   }
 
   /** One write per read; says whether the client keeps up. */
@@ -118,12 +129,23 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
       if (failure !== undefined) return failed(failure.reason, failure.log)
       if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done !== undefined) return 'done'
+      spend(Math.max(delivered, usage?.output ?? 0))
       return keepsUp ? undefined : 'wait'
     },
 
     ping() {
       exchange.begin()
       exchange.write(PING)
+    },
+
+    exhausted() {
+      if (!sent || finished || done !== undefined || failure !== undefined || latest === undefined) return undefined
+      const frame = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
+      const ended = ending('budget', () => exchange.end(DONE_EVENT))
+      out.push(toEvent(withoutUsage({ ...frame, choices: [exhaustedChoice(frame)] })))
+      if (request.wantsUsage) out.push(toEvent({ ...frame, choices: [], usage: toUsage(ended.ending.counts) }))
+      flush()
+      return ended
     },
 
     end() {
@@ -145,6 +167,25 @@ export const streamedAnswer = (exchange: Exchange, request: Request, model: Mode
     broken,
   }
 }
+
+const toEvent = (object: object): Buffer => Buffer.from(`data: ${JSON.stringify(object)}\n\n`)
+
+const withoutUsage = ({ usage: _usage, ...frame }: Record<string, unknown>): object => frame
+
+/** The last choice of a stream that a budget has ended: the reason that every client knows, and beside it the true one. */
+const exhaustedChoice = (frame: { object?: unknown }): object => ({
+  index: 0,
+  ...(frame.object === 'text_completion' ? { text: '' } : { delta: {} }),
+  logprobs: null,
+  finish_reason: 'length',
+  stop_reason: 'budget_exhausted',
+})
+
+const toUsage = (counts: Counts): Usage => ({
+  prompt_tokens: counts.input,
+  completion_tokens: counts.output,
+  total_tokens: counts.input + counts.output,
+})
 
 /** Where the payload of an event begins; -1 for a comment, which keeps a connection alive and says nothing. */
 const payloadOf = (event: Buffer): number => {

@@ -1,8 +1,9 @@
 import type { Model } from '../catalog/model.ts'
 import { type Answer, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
-import { piecesToBody, slice, splice } from './body.ts'
+import { bufferToBody, piecesToBody, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
+import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 
 /** 2,048 vectors of 4,096 numbers are about 100 MB as text. */
@@ -57,7 +58,8 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
         name === undefined || remoteModel === model.name
           ? body
           : splice(body, [{ ...name, bytes: Buffer.from(JSON.stringify(model.name)) }])
-      const converted = request.convert === undefined ? named : request.convert(named, exchange)
+      const both = model.features.reasoning ? bufferToBody(withBothNames(slice(named, { start: 0, end: named.bytes }))) : named
+      const converted = request.convert === undefined ? both : request.convert(both, exchange)
       if (converted === undefined) return failed('its answer cannot be read', 'an answer that cannot be converted')
       return {
         ending: {
