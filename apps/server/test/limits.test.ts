@@ -32,6 +32,12 @@ afterAll(async () => {
 const CHAT = '/v1/chat/completions'
 const chat = { model: 'scripted', messages: [{ role: 'user', content: 'Hello' }], max_tokens: 16 }
 const LIMITS = '/parvis/v1/limits'
+
+type Chunk = {
+  id: string
+  choices: { delta?: { content?: string }; finish_reason: string | null }[]
+  usage?: { completion_tokens: number }
+}
 const organization = () => house.owner.organizationId
 
 const put = (path: string, body: unknown, key?: string) => house.call(path, { method: 'PUT', body, ...(key === undefined ? {} : { key }) })
@@ -137,6 +143,67 @@ describe('a hard budget', () => {
     expect((await house.call(`/parvis/v1/budgets/${id}`, { method: 'DELETE' })).status).toBe(404)
     expect((await house.call('/parvis/v1/budgets')).json()).toEqual({ budgets: [], total_count: 0 })
   })
+
+  test('that runs out in mid-stream ends the stream as one that has reached its limit, with the reason, the usage and a row in the books', async () => {
+    const set = await put('/parvis/v1/budgets', { unit: 'tokens', period: 'day', amount: 120 })
+    const { id } = set.json() as { id: string }
+    await until('the budget is known', async () => (await house.call(CHAT, { body: { ...chat, max_tokens: 256 } })).status === 429)
+    engine.play({ tokens: ['word '], repeat: 250, tokenDelayMs: 2, usage: 'running' })
+    const aborted = engine.count('aborted')
+    const answer = await house.call(CHAT, { body: { ...chat, max_tokens: 250, stream: true, stream_options: { include_usage: true } } })
+    expect(answer.status).toBe(200)
+    const events = answer.text.split('\n\n').filter(Boolean)
+    const chunks = events.filter((event) => !event.includes('[DONE]')).map((event) => JSON.parse(event.slice('data: '.length)) as Chunk)
+    expect(events.at(-1)).toBe('data: [DONE]')
+    const [last, usage] = [chunks.at(-2), chunks.at(-1)]
+    expect(last?.choices).toEqual([{ index: 0, delta: {}, logprobs: null, finish_reason: 'length', stop_reason: 'budget_exhausted' }])
+    expect(last).toMatchObject({ object: 'chat.completion.chunk', model: 'scripted', id: chunks[0]?.id })
+    expect(usage?.choices).toEqual([])
+    const words = chunks.filter(({ choices }) => choices[0]?.delta?.content === 'word ').length
+    expect(usage?.usage?.completion_tokens).toBe(words)
+    expect(words).toBeGreaterThan(60)
+    expect(words).toBeLessThan(120)
+    await engine.until('aborted', aborted + 1)
+    await until('it is in the books', async () => {
+      const { rows } = await database.db.query(`select 1 from usage_event where ended = 'budget' and output_tokens = $1 and status = 200`, [
+        words,
+      ])
+      return rows.length === 1
+    })
+    expect((await house.call(`/parvis/v1/budgets/${id}`, { method: 'DELETE' })).status).toBe(204)
+    await until('the budget is gone', async () => (await house.call(CHAT, { body: { ...chat, max_tokens: 256 } })).status === 200)
+  })
+
+  test('of one euro holds under two hundred streams at once: what is spent beyond it is at most one token for each', async () => {
+    const price = 0.00005 // euros for a token of this model, in or out
+    await limit({ concurrent_requests: 'unlimited', requests_per_minute: 'unlimited', tokens_per_minute: 'unlimited' })
+    const { id } = (await put('/parvis/v1/budgets', { unit: 'money', period: 'month', amount: 1 })).json() as { id: string }
+    await until('the budget is known', async () => (await house.call('/parvis/v1/budgets')).text.includes(id))
+    engine.play({ tokens: ['word '], repeat: 250, tokenDelayMs: 10, usage: 'running' })
+    const startedAt = new Date()
+    const answers = await Promise.all(
+      Array.from({ length: 200 }, () => house.call(CHAT, { body: { ...chat, max_tokens: 250, stream: true } })),
+    )
+    const served = answers.filter(({ status }) => status === 200)
+    const cut = served.filter(({ text }) => text.includes('budget_exhausted'))
+    let tokens = 0
+    await until('all are in the books', async () => {
+      const { rows } = await database.db.query<{ streams: number; tokens: number }>(
+        `select count(*)::int as streams, sum(input_tokens + output_tokens)::int as tokens from usage_event where accepted_at >= $1`,
+        [startedAt],
+      )
+      tokens = rows[0]?.tokens ?? 0
+      return rows[0]?.streams === served.length
+    })
+    const spent = tokens * price
+    process.stdout.write(
+      `one euro, ${served.length} of 200 streams let in, ${cut.length} ended by the budget: ${spent.toFixed(4)} € spent, bound ${(1 + served.length * price).toFixed(4)} €\n`,
+    )
+    expect(spent).toBeLessThanOrEqual(1 + served.length * price)
+    expect(spent).toBeGreaterThan(0.9)
+    expect(cut.length).toBeGreaterThan(0)
+    expect((await house.call(`/parvis/v1/budgets/${id}`, { method: 'DELETE' })).status).toBe(204)
+  }, 60_000)
 
   test.each([
     ['an unknown field', { unit: 'tokens', period: 'day', amount: 1, colour: 'red' }, 'colour'],

@@ -18,6 +18,8 @@ export type Answer = {
   data(chunk: Buffer): 'wait' | 'done' | Verdict | undefined
   /** A sign of life for a client that waits; a stream only. */
   ping?(): void
+  /** A budget has run out: the answer ends here, as one that has reached its limit. Undefined where it is at its end anyway. */
+  exhausted?(): Verdict | undefined
   /** The engine has finished in good order. */
   end(): Verdict
   /** No more will come: the client left, the time is up, or the engine failed. */

@@ -7,12 +7,13 @@ import type { Clock, Instant } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Refusal } from '../kit/refusal.ts'
+import type { Ticket } from '../quota/admit.ts'
 import type { Answer, Ending, Verdict } from './answer.ts'
 import type { Body } from './body.ts'
 import type { Deadlines } from './deadlines.ts'
+import { translated } from './dialects/translator.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange, InferenceLimits } from './exchange.ts'
-import { translated } from './dialects/translator.ts'
 import { streamedAnswer } from './streamed-answer.ts'
 import { wholeAnswer } from './whole-answer.ts'
 
@@ -24,6 +25,9 @@ export type Relayed = Ending & {
   readonly replica: Replica
 }
 
+/** What a stream spends while it runs, and how it hears that no more may be spent. */
+export type Spending = Pick<Ticket, 'watch' | 'spend'>
+
 /**
  * Calls the engine of the seat and hands its answer on. A refusal means that the client has got nothing yet;
  * everything else, a failure in mid-stream too, is something to be recorded. The seat is left whatever happens.
@@ -34,6 +38,7 @@ export type Relay = (
   request: Request,
   model: Model,
   seat: Seat,
+  spending: Spending,
 ) => Promise<Outcome<Relayed> & { /** Another engine may do better. */ readonly elsewhere?: boolean }>
 
 const MAX_ERROR_BYTES = 64 * 1024
@@ -45,13 +50,13 @@ const MAX_RETRY_MS = 60_000
 
 export const openRelay =
   (options: { clock: Clock; log: Logger; limits: InferenceLimits; deadlines: Deadlines }): Relay =>
-  (exchange, caller, request, model, seat) =>
+  (exchange, caller, request, model, seat, spending) =>
     new Promise((resolve, reject) => {
       const { clock, log, limits, deadlines } = options
       const { replica } = seat
       const { translate } = request
       const told = request.stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
-      const answer: Answer = (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel)
+      const answer: Answer = (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel, spending.spend)
       let controller: Dispatcher.DispatchController | undefined
       let failing: EngineFailure | undefined // the engine's own error answer, while it is being read
       let firstByteAt: Instant | null = null
@@ -108,6 +113,10 @@ export const openRelay =
         conclude({ ...answer.broken(over, { code: 'engine_late', limitMs: limits.totalMs }), ...log }, 'stopped')
       })
       if (settled) return
+      spending.watch(() => {
+        const verdict = settled ? undefined : answer.exhausted?.()
+        if (verdict !== undefined) conclude(verdict, 'stopped')
+      })
 
       if (request.stream) {
         exchange.whenDrained(() => {
@@ -178,7 +187,8 @@ export const openRelay =
                 return
               }
               const verdict = answer.data(chunk)
-              if (verdict === undefined) return
+              // A budget may have run out with what came.
+              if (verdict === undefined || settled) return
               if (verdict === 'done') {
                 done = true
                 deadlines.move(quiet, AFTER_DONE_MS)

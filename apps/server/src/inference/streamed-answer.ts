@@ -140,7 +140,7 @@ export const streamedAnswer = (
 
     exhausted() {
       if (!sent || finished || done !== undefined || failure !== undefined || latest === undefined) return undefined
-      const frame = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
+      const frame: Record<string, unknown> = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
       const ended = ending('budget', () => exchange.end(DONE_EVENT))
       out.push(toEvent(withoutUsage({ ...frame, choices: [exhaustedChoice(frame)] })))
       if (request.wantsUsage) out.push(toEvent({ ...frame, choices: [], usage: toUsage(ended.ending.counts) }))
@@ -161,7 +161,10 @@ export const streamedAnswer = (
       if (!sent) return failed('its stream was empty', 'a stream without an event')
       if (done === undefined && !finished) return failed('its stream ended too early', 'a stream without a finish reason')
       const last = done ?? DONE_EVENT
-      return { ...ending(atLimit ? 'length' : 'complete', () => exchange.end(last)), ...(usage === undefined ? { log: 'a stream without usage' } : {}) }
+      return {
+        ...ending(atLimit ? 'length' : 'complete', () => exchange.end(last)),
+        ...(usage === undefined ? { log: 'a stream without usage' } : {}),
+      }
     },
 
     broken,
@@ -173,9 +176,9 @@ const toEvent = (object: object): Buffer => Buffer.from(`data: ${JSON.stringify(
 const withoutUsage = ({ usage: _usage, ...frame }: Record<string, unknown>): object => frame
 
 /** The last choice of a stream that a budget has ended: the reason that every client knows, and beside it the true one. */
-const exhaustedChoice = (frame: { object?: unknown }): object => ({
+const exhaustedChoice = (frame: Record<string, unknown>): object => ({
   index: 0,
-  ...(frame.object === 'text_completion' ? { text: '' } : { delta: {} }),
+  ...(frame['object'] === 'text_completion' ? { text: '' } : { delta: {} }),
   logprobs: null,
   finish_reason: 'length',
   stop_reason: 'budget_exhausted',
