@@ -84,6 +84,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
 
     const changes = await openChanges({ db, url, clock, log })
     open('changes', () => changes.close())
+    const metrics = openMetrics()
     const usage = await openUsage({
       dataDir: config.dataDir,
       db,
@@ -91,6 +92,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       log,
       policy: { chargeFailed: config.chargeFailed },
       retentionMonths: config.usageRetentionMonths,
+      metrics,
     })
     open('usage', () => usage.close())
     const iam = await openIam({ db, changes, secrets, clock, log })
@@ -111,7 +113,6 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     const limitsDb = openDb(url, { log, max: LIMITS_CONNECTIONS })
     open('database for limits', () => limitsDb.end())
     const policy = await watchPolicy({ db, changes })
-    const metrics = openMetrics()
     const admission = openAdmission({ policy, ledger: openPostgresLedger(limitsDb), clock, log, metrics })
     open('limits', () => admission.close())
     const budgets = watchBudgets({ db, policy, clock, log })

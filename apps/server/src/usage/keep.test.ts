@@ -8,6 +8,7 @@ import { usageEventOf } from '../../test/children/usage-events.ts'
 import { type Instant, systemClock } from '../kit/clock.ts'
 import { newId, type OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
+import { openMetrics } from '../kit/metrics.ts'
 import { dropPartitions, makePartitions } from './keep.ts'
 import { openOpenings, readOpenings } from './openings.ts'
 import { insertEvents } from './ship.ts'
@@ -115,18 +116,25 @@ test('an answer that has begun and never ended is shipped as lost by the next pr
   await half.close()
   await first.close()
 
-  const second = await openUsage({ dataDir, db: database.db, clock: systemClock, log: silent, limits: { shipEveryMs: 20 } })
+  const metrics = openMetrics()
+  const second = await openUsage({ dataDir, db: database.db, clock: systemClock, log: silent, metrics, limits: { shipEveryMs: 20 } })
+  await second.record(usageEventOf({ ended: 'engine_failed', counted: 'none' }))
   await until(
     'it is in the books',
     async () => (await database.db.query('select from usage_event where id = $1', [running.id])).rowCount === 1,
   )
   await second.close()
-  const { rows } = await database.db.query<{ id: string; ended: string; charged: boolean }>('select id, ended, charged from usage_event')
+  const { rows } = await database.db.query<{ id: string; ended: string; charged: boolean }>(
+    "select id, ended, charged from usage_event where ended <> 'engine_failed'",
+  )
   expect(rows.toSorted((a, b) => a.ended.localeCompare(b.ended))).toEqual([
     { id: ended.id, ended: 'complete', charged: true },
     { id: running.id, ended: 'lost', charged: false },
   ])
   expect((await readdir(join(dataDir, 'usage'))).filter((name) => name.endsWith('.open'))).toEqual([])
+  expect(metrics.render()).toContain('parvis_usage_unmeasured_total{ended="lost"} 1\n')
+  expect(metrics.render()).toContain('parvis_usage_unmeasured_total{ended="engine_failed"} 1\n')
+  expect(metrics.render()).toContain('parvis_usage_journal_writable 1\n')
 })
 
 test('what runs survives when the list of what has begun is written anew', async () => {

@@ -213,7 +213,8 @@ export const openShipping = (options: {
   clock: Clock
   log: Logger
   everyMs?: number
-  whenShipped?: (shipped: Shipped) => void
+  /** After each round; without an argument the database did not take it. */
+  whenRound?: (shipped: Shipped | undefined) => void
 }): Shipping => {
   const { shipper, journal, clock, log } = options
   const everyMs = options.everyMs ?? SHIP_EVERY_MS
@@ -224,9 +225,9 @@ export const openShipping = (options: {
     let away = 0
     let mendAtMs = 0
     while (!stopped) {
+      let shipped: Shipped | undefined
       try {
-        const shipped = await shipper.ship()
-        options.whenShipped?.(shipped)
+        shipped = await shipper.ship()
         if (away > 0) log.info('usage events reach the database again')
         away = 0
       } catch (error) {
@@ -234,6 +235,7 @@ export const openShipping = (options: {
         if (away === 0) log.warn({ err: error }, 'usage events cannot be shipped to the database; they wait on disk')
         away += 1
       }
+      options.whenRound?.(shipped)
       const unwritable = journal.fault() !== undefined
       if (unwritable && performance.now() >= mendAtMs) {
         await journal.mend()

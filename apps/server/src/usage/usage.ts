@@ -3,12 +3,13 @@ import type { Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
+import { type Metrics, openMetrics } from '../kit/metrics.ts'
 import { type ChargePolicy, isCharged, type RecordedEvent, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
-import { type JournalLimits, openJournal } from './journal.ts'
+import { type Journal, type JournalLimits, openJournal } from './journal.ts'
 import { openKeeping } from './keep.ts'
 import { openOpenings } from './openings.ts'
-import { openShipper, openShipping } from './ship.ts'
+import { openShipper, openShipping, type Shipped } from './ship.ts'
 
 /** What is not in the database by then stays on disk for the next start. */
 const LAST_SHIP_LIMIT_MS = 5_000
@@ -35,6 +36,28 @@ export type Usage = {
   close: () => Promise<void>
 }
 
+/** What an operator watches: rows that nobody has counted are never only rows. */
+const openCounts = (metrics: Metrics) => {
+  const unmeasured = metrics.counter('parvis_usage_unmeasured_total', 'Requests recorded without counts; none of them is charged.', [
+    'ended',
+  ])
+  const refused = metrics.counter('parvis_usage_refused_total', 'Events that the ledger did not take and that were put aside.', [])
+  const bytes = metrics.gauge('parvis_usage_journal_bytes', 'Bytes of events on disk that are not yet in the ledger.', [])
+  const writable = metrics.gauge('parvis_usage_journal_writable', '1 while the journal can be written; otherwise nothing is admitted.', [])
+  return {
+    unmeasured: (event: UsageEvent) => unmeasured.add([event.ended]),
+    round: (shipped: Shipped | undefined, journal: Journal) => {
+      if (shipped !== undefined && shipped.lost > 0) unmeasured.add(['lost'], shipped.lost)
+      if (shipped !== undefined && shipped.refused > 0) refused.add([], shipped.refused)
+      bytes.set(
+        [],
+        journal.segments().reduce((sum, segment) => sum + segment.bytes, 0),
+      )
+      writable.set([], journal.fault() === undefined ? 1 : 0)
+    },
+  }
+}
+
 /** Opens the journal under the data directory, cuts what a crash left unfinished, and begins to ship what it finds and to add it up. */
 export const openUsage = async (options: {
   dataDir: string
@@ -43,6 +66,7 @@ export const openUsage = async (options: {
   log: Logger
   policy?: ChargePolicy
   retentionMonths?: number
+  metrics?: Metrics
   limits?: UsageLimits
 }): Promise<Usage> => {
   const { db, clock, log, policy = { chargeFailed: false }, retentionMonths = RETENTION_MONTHS, limits = {} } = options
@@ -52,7 +76,15 @@ export const openUsage = async (options: {
   const openings = await openOpenings({ directory, log })
   const { shipEveryMs, totalsEveryMs } = limits
   const shipper = openShipper({ journal, openings, db, log })
-  const shipping = openShipping({ shipper, journal, clock, log, ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }) })
+  const count = openCounts(options.metrics ?? openMetrics())
+  const shipping = openShipping({
+    shipper,
+    journal,
+    clock,
+    log,
+    whenRound: (shipped) => count.round(shipped, journal),
+    ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }),
+  })
   const keeping = openKeeping({ db, clock, log, retentionMonths, ...(totalsEveryMs === undefined ? {} : { everyMs: totalsEveryMs }) })
   const toRecorded = (event: UsageEvent): RecordedEvent => ({ ...event, gateway, charged: isCharged(event, policy) })
 
@@ -60,6 +92,7 @@ export const openUsage = async (options: {
     record: async (event) => {
       await journal.record(toRecorded(event))
       openings.end(event.id)
+      if (event.counted === 'none') count.unmeasured(event)
     },
     begin: (event) => openings.begin(toRecorded(event)),
     withdraw: openings.withdraw,
