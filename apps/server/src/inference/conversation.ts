@@ -33,7 +33,7 @@ export const readConversation = (body: Body, messages: Span): Outcome<Conversati
   const notes: Notes = { turns: [], images: [], sounds: [], parts: 0, wrong: undefined }
   const walked = read(body, messages.start, (cursor) => {
     if (cursor.peek() !== OPEN_BRACKET) invalid(notes, 'messages', 'expected an array')
-    else cursor.array((place) => readTurn(cursor, notes, `messages[${place}]`))
+    else cursor.array((place) => readTurn(cursor, notes, place))
   })
   if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
   if (notes.wrong === undefined && notes.turns.length === 0) invalid(notes, 'messages', 'expected at least one message')
@@ -52,101 +52,113 @@ const invalid = (notes: Notes, field: string, reason: string): void => {
   notes.wrong ??= { code: 'field_invalid', field, reason }
 }
 
-/** Takes an object, and of it the fields that count. Each may come once: of two, parsers differ in which they believe. */
-const fieldsOf = (cursor: Cursor, notes: Notes, field: string, each: Readonly<Record<string, () => void>>): void => {
-  if (cursor.peek() !== OPEN_BRACE) {
-    invalid(notes, field, 'expected an object')
-    cursor.skip()
+/** Takes what should be an object. */
+const objectAt = (cursor: Cursor, notes: Notes, field: () => string, member: (key: string) => void): void => {
+  if (cursor.peek() === OPEN_BRACE) {
+    cursor.object(member)
     return
   }
-  let seen = ' '
-  cursor.object((key) => {
-    const take = Object.hasOwn(each, key) ? each[key] : undefined
-    if (take === undefined) return void cursor.skip()
-    if (seen.includes(` ${key} `)) invalid(notes, `${field}.${key}`, 'it comes twice')
-    seen += `${key} `
-    take()
-  })
+  invalid(notes, field(), 'expected an object')
+  cursor.skip()
 }
 
-const readTurn = (cursor: Cursor, notes: Notes, field: string): void => {
-  let role: string | undefined
-  let roleSpan: Span = { start: 0, end: 0 }
+/** A field that counts may come once: of two, parsers differ in which they believe. */
+const onlyOnce = (notes: Notes, before: unknown, field: () => string, key: string): void => {
+  if (before !== undefined) invalid(notes, `${field()}.${key}`, 'it comes twice')
+}
+
+const readTurn = (cursor: Cursor, notes: Notes, turn: number): void => {
+  const field = (): string => `messages[${turn}]`
+  let role: { readonly span: Span; readonly text: string | undefined } | undefined
+  let content: number | undefined // its first byte
   let callsTools = false
-  let foreign: string | undefined // the first part that only a user may send; whose it is may stand behind it
-  fieldsOf(cursor, notes, field, {
-    role() {
-      const word = cursor.word()
-      role = word.text
-      roleSpan = word.span
-    },
-    content() {
-      const first = cursor.peek()
-      if (first !== OPEN_BRACKET) {
-        if (first !== QUOTE && first !== OF_NULL) invalid(notes, `${field}.content`, 'expected a string or an array of parts')
-        cursor.skip()
+  let foreign: number | undefined // the first part that only a user may send; whose it is may stand behind it
+  objectAt(cursor, notes, field, (key) => {
+    if (key === 'role') {
+      onlyOnce(notes, role, field, key)
+      role = cursor.word()
+    } else if (key === 'content') {
+      onlyOnce(notes, content, field, key)
+      content = cursor.peek()
+      if (content === OPEN_BRACKET) {
+        cursor.array((place) => {
+          if (readPart(cursor, notes, turn, place) !== 'text') foreign ??= place
+        })
         return
       }
-      cursor.array((place) => {
-        if (readPart(cursor, notes, `${field}.content[${place}]`) !== 'text') foreign ??= `${field}.content[${place}].type`
-      })
-    },
-    tool_calls() {
-      if (cursor.peek() !== OPEN_BRACKET) return void cursor.skip()
+      if (content !== QUOTE && content !== OF_NULL) invalid(notes, `${field()}.content`, 'expected a string or an array of parts')
+      cursor.skip()
+    } else if (key === 'tool_calls' && cursor.peek() === OPEN_BRACKET) {
       cursor.array(() => {
         callsTools = true
         cursor.skip()
       })
-    },
+    } else cursor.skip()
   })
-  if (role === undefined || !ROLES.has(role)) {
-    return invalid(notes, `${field}.role`, 'expected a message with the role system, developer, user, assistant or tool')
+  if (role?.text === undefined || !ROLES.has(role.text)) {
+    return invalid(notes, `${field()}.role`, 'expected a message with the role system, developer, user, assistant or tool')
   }
-  if (foreign !== undefined && role !== 'user') invalid(notes, foreign, 'expected a part of type text')
+  if (foreign !== undefined && role.text !== 'user') invalid(notes, `${field()}.content[${foreign}].type`, 'expected a part of type text')
   if (notes.turns.length === MAX_TURNS) invalid(notes, 'messages', `expected at most ${MAX_TURNS} messages`)
-  else notes.turns.push({ role, roleSpan, callsTools })
+  else notes.turns.push({ role: role.text, roleSpan: role.span, callsTools })
 }
 
 /** Takes a part and says of which type it is. */
-const readPart = (cursor: Cursor, notes: Notes, field: string): string | undefined => {
-  let type: string | undefined
+const readPart = (cursor: Cursor, notes: Notes, turn: number, place: number): string | undefined => {
+  const field = (): string => `messages[${turn}].content[${place}]`
+  const imageField = (): string => `${field()}.image_url`
+  const soundField = (): string => `${field()}.input_audio`
+  let type: { readonly text: string | undefined } | undefined
+  let format: { readonly text: string | undefined } | undefined
   let image: Span | undefined
   let sound: Span | undefined
-  let format: string | undefined
-  const text = (): Span | undefined => {
+  let images = 0
+  let sounds = 0
+  const text = (): Span => {
     const isText = cursor.peek() === QUOTE
     const span = cursor.skip()
-    return isText && span.end - span.start > 2 ? span : undefined
+    return isText ? span : NOWHERE
   }
-  fieldsOf(cursor, notes, field, {
-    type() {
-      type = cursor.word().text
-    },
-    image_url: () =>
-      fieldsOf(cursor, notes, `${field}.image_url`, {
-        url() {
-          image = text()
-        },
-      }),
-    input_audio: () =>
-      fieldsOf(cursor, notes, `${field}.input_audio`, {
-        data() {
+  objectAt(cursor, notes, field, (key) => {
+    if (key === 'type') {
+      onlyOnce(notes, type, field, key)
+      type = cursor.word()
+    } else if (key === 'image_url') {
+      images += 1
+      objectAt(cursor, notes, imageField, (inner) => {
+        if (inner !== 'url') return void cursor.skip()
+        onlyOnce(notes, image, imageField, inner)
+        image = text()
+      })
+    } else if (key === 'input_audio') {
+      sounds += 1
+      objectAt(cursor, notes, soundField, (inner) => {
+        if (inner === 'data') {
+          onlyOnce(notes, sound, soundField, inner)
           sound = text()
-        },
-        format() {
-          format = cursor.word().text
-        },
-      }),
+        } else if (inner === 'format') {
+          onlyOnce(notes, format, soundField, inner)
+          format = cursor.word()
+        } else cursor.skip()
+      })
+    } else cursor.skip()
   })
+  if (images > 1) invalid(notes, imageField(), 'it comes twice')
+  if (sounds > 1) invalid(notes, soundField(), 'it comes twice')
   notes.parts += 1
+  const named = type?.text
   if (notes.parts > MAX_PARTS) invalid(notes, 'messages', `expected at most ${MAX_PARTS} parts`)
-  else if (type === 'image_url') {
-    if (image === undefined) invalid(notes, `${field}.image_url.url`, 'expected a string')
-    else notes.images.push({ field: `${field}.image_url`, span: image })
-  } else if (type === 'input_audio') {
-    if (sound === undefined) invalid(notes, `${field}.input_audio.data`, 'expected a string')
-    else if (format !== 'wav' && format !== 'mp3') invalid(notes, `${field}.input_audio.format`, 'expected "mp3" or "wav"')
-    else notes.sounds.push({ field: `${field}.input_audio`, span: sound, format })
-  } else if (type !== 'text') invalid(notes, `${field}.type`, 'expected a part of type text, image_url or input_audio')
-  return type
+  else if (named === 'image_url') {
+    if (image === undefined || isEmpty(image)) invalid(notes, `${imageField()}.url`, 'expected a string')
+    else notes.images.push({ field: imageField(), span: image })
+  } else if (named === 'input_audio') {
+    if (sound === undefined || isEmpty(sound)) invalid(notes, `${soundField()}.data`, 'expected a string')
+    else if (format?.text !== 'wav' && format?.text !== 'mp3') invalid(notes, `${soundField()}.format`, 'expected "mp3" or "wav"')
+    else notes.sounds.push({ field: soundField(), span: sound, format: format.text })
+  } else if (named !== 'text') invalid(notes, `${field()}.type`, 'expected a part of type text, image_url or input_audio')
+  return named
 }
+
+const NOWHERE: Span = { start: 0, end: 0 }
+const QUOTES_BYTES = 2
+const isEmpty = (text: Span): boolean => text.end - text.start <= QUOTES_BYTES
