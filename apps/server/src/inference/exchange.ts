@@ -46,6 +46,8 @@ export type Exchange = {
   /** The project in the URL; without one the key's default project is meant. */
   readonly projectId: ProjectId | undefined
   readonly authorization: string | undefined
+  /** The header of that name (idempotency.ts). */
+  readonly idempotencyKey: string | undefined
   /** Aborted when nobody waits for the answer any more. */
   readonly signal: AbortSignal
   /** Reads the body, within its bounds. Nothing of it is read before. */
@@ -71,6 +73,8 @@ export type Exchange = {
   end(last: Buffer): void
   /** No, in the contract's words: an ordinary answer, or an error event where a stream has begun (data-plane.md 3.5). */
   refuse(refusal: Refusal): void
+  /** The same without `[DONE]`: the usage may not be on disk, so nobody may take this for the end of an answer. */
+  giveUp(refusal: Refusal): void
   /** Something broke on our side. All of it goes to the log, and to the client nothing but the request's id. */
   fault(error: unknown): void
 }
@@ -114,7 +118,7 @@ export const openExchange = (
   const acceptedAt = clock.now()
   const id = newId<'request'>(acceptedAt)
   const abort = new AbortController()
-  let held = 0
+  const held = holdWithin(inflight, limits.inflightBytes)
   let answered = false // the last byte has been handed to the socket, or there is no socket any more
   let over: Over | undefined
   let listener: ((over: Over) => void) | undefined
@@ -144,8 +148,7 @@ export const openExchange = (
 
   const closed = (): void => {
     deadlines.remove(total)
-    inflight.bytes -= held
-    held = 0
+    held.release()
     socket.off('close', closed)
     becomeOver('client_left')
     answered = true
@@ -192,6 +195,8 @@ export const openExchange = (
       // RFC 9110 §10.2.3: whole seconds; rounding down would invite the client back too early. Official SDKs prefer the exact one.
       more.push('retry-after', String(Math.ceil(spoken.retryAfterMs / 1000)), 'retry-after-ms', String(Math.ceil(spoken.retryAfterMs)))
     }
+    // Official SDKs would send a conflict again, with the same key and the same end.
+    if (spoken.status === 409) more.push('x-should-retry', 'false')
     // RFC 9110 §15.5.9: who was too slow once is not read any further. And who waits to be told to send the body will not send it.
     const unread = refusal.code === 'body_late' || !continued
     if (unread) more.push('connection', 'close')
@@ -204,7 +209,6 @@ export const openExchange = (
     endAfterRequest()
   }
 
-  /** Without `[DONE]`: the usage may not be on disk, so nobody may take this for the end of an answer. */
   const giveUp = (refusal: Refusal): void => {
     if (response.headersSent) end(failing?.(refusal) ?? errorEvent(refusal))
     else refuse(refusal)
@@ -221,6 +225,7 @@ export const openExchange = (
     acceptedAt,
     projectId,
     authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
+    idempotencyKey: request.headers['idempotency-key']?.toString(),
     signal: abort.signal,
     readBody: () =>
       new Promise((resolve) => {
@@ -293,6 +298,7 @@ export const openExchange = (
     },
     end,
     refuse,
+    giveUp,
     fault(error) {
       // Whoever was waiting for something when it became pointless is told so by a rejection; that is no fault.
       if (over !== undefined && answered) return
@@ -302,11 +308,24 @@ export const openExchange = (
   }
 
   function hold(bytes: number): boolean {
-    if (answered) return false
-    if (inflight.bytes + bytes > limits.inflightBytes) return false
-    inflight.bytes += bytes
-    held += bytes
-    return true
+    return !answered && held.hold(bytes)
+  }
+}
+
+/** What one request holds of the memory that the process has for bodies and answers. */
+export const holdWithin = (inflight: { bytes: number }, mostBytes: number) => {
+  let held = 0
+  return {
+    hold(bytes: number): boolean {
+      if (inflight.bytes + bytes > mostBytes) return false
+      inflight.bytes += bytes
+      held += bytes
+      return true
+    },
+    release(): void {
+      inflight.bytes -= held
+      held = 0
+    },
   }
 }
 

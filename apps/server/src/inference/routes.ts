@@ -12,6 +12,7 @@ import { listModels, readModel } from './endpoints/models.ts'
 import { messages } from './endpoints/messages.ts'
 import { responses } from './endpoints/responses.ts'
 import { DEFAULT_LIMITS, type Dialect, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
+import { type IdempotencyLimits, openIdempotency } from './idempotency.ts'
 import { openRelay } from './relay.ts'
 import { type Rooms, serve } from './serve.ts'
 
@@ -33,12 +34,15 @@ type Handle = (exchange: Exchange, params: Params) => void | Promise<void>
 export const inferenceRoutes = (
   app: FastifyInstance,
   rooms: Rooms & { models(): readonly Model[] },
-  limits: Partial<InferenceLimits> = {},
+  limits: Partial<InferenceLimits> & { readonly idempotency?: Partial<IdempotencyLimits> } = {},
 ): void => {
   const deadlines = openDeadlines()
   app.addHook('onClose', async () => deadlines.close())
-  const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: { ...DEFAULT_LIMITS, ...limits }, inflight: { bytes: 0 } }
+  const { idempotency: asked, ...given } = limits
+  const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: { ...DEFAULT_LIMITS, ...given }, inflight: { bytes: 0 } }
   const call = openCall(rooms.takeSeat, openRelay(parts))
+  const idempotency = openIdempotency({ ...parts, authenticate: rooms.authenticate }, asked)
+  app.addHook('preClose', async () => idempotency.stop())
 
   const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId, dialect?: Dialect): Exchange => {
     reply.hijack()
@@ -69,7 +73,7 @@ export const inferenceRoutes = (
 
   const endpoints = [...ENDPOINTS, responses(rooms.clock)]
   for (const endpoint of endpoints) {
-    const served = serve(rooms, call, endpoint)
+    const served = idempotency.once(endpoint.path, serve(rooms, call, endpoint))
     route('POST', endpoint.path, served, endpoint.dialect)
   }
   route('GET', '/models', listModels(rooms))
