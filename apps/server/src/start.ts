@@ -1,16 +1,18 @@
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { openBilling } from './billing/billing.ts'
+import { budgetRoutes } from './billing/budget-routes.ts'
 import { priceListRoutes } from './billing/price-list.ts'
 import { billingRoutes } from './billing/routes.ts'
 import { termsOf } from './billing/terms.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Model } from './catalog/model.ts'
+import type { Resolve } from './catalog/resolve.ts'
 import { seedTinyModels } from './catalog/seed.ts'
 import { pulledDir } from './catalog/weights-path.ts'
 import type { Config } from './config.ts'
 import { openEngines } from './engines/engines.ts'
-import type { LocalOptions } from './engines/local.ts'
+import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
 import { accountRoutes } from './iam/account-routes.ts'
 import { bootstrap } from './iam/bootstrap.ts'
@@ -133,13 +135,13 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       app,
       {
         authenticate: iam.authenticate,
-        resolve: catalog.resolve,
+        resolve: resolveHere(catalog.resolve),
         admit,
         takeSeat: engines.takeSeat,
         begin: usage.begin,
         withdraw: usage.withdraw,
         record: usage.record,
-        models: catalog.list,
+        models: () => catalog.list().filter((model) => !lacksSpeech(model)),
         clock,
         log,
       },
@@ -202,9 +204,25 @@ const reasonOf = (error: unknown): string => (error instanceof Error ? error.mes
 
 const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)
 
+/** A model that would be run here, had its part of the engine been installed. */
+const lacksSpeech = (model: Model): boolean => model.type === 'audio' && model.weights !== null && !SPEECH_INSTALLED
+
+const SPEECH_INSTALLED = isSpeechInstalled()
+const SPEECH_RETRY_MS = 60_000
+
+/** Such a model is not listed; who asks for it by name is told what is missing. */
+const resolveHere =
+  (resolve: Resolve): Resolve =>
+  (name) => {
+    const model = resolve(name)
+    if (!model.ok || !lacksSpeech(model.value)) return model
+    const reason = 'speech is not installed on this machine; npm install without --omit=optional brings it'
+    return no({ code: 'engine_unavailable', model: name, reason, retryAfterMs: SPEECH_RETRY_MS })
+  }
+
 const localModels = (models: readonly Model[]) =>
   models.flatMap((model) =>
-    model.weights !== null && model.type !== 'audio' && model.type !== 'ocr'
+    model.weights !== null && model.type !== 'ocr' && !lacksSpeech(model)
       ? [
           {
             id: model.id,

@@ -181,11 +181,12 @@ test("the SDK's embeddings, base64 unless told otherwise, are of full length, un
 
 test('the models that are served are listed, with and without the project in the path', async () => {
   const names = async (client: OpenAI) => (await client.models.list()).data.map((model) => model.id).toSorted()
-  expect(await names(openai)).toEqual(['tiny-chat', 'tiny-embed', 'tiny-rerank'])
+  expect(await names(openai)).toEqual(['tiny-chat', 'tiny-embed', 'tiny-rerank', 'tiny-whisper'])
   expect(await names(house.openai(house.secretKey, `${house.url}/${house.owner.organizationId}/v1`))).toEqual([
     'tiny-chat',
     'tiny-embed',
     'tiny-rerank',
+    'tiny-whisper',
   ])
   expect(await openai.models.retrieve('tiny-chat')).toMatchObject({ id: 'tiny-chat', object: 'model' })
 })

@@ -12,7 +12,7 @@ import { seedTinyModels } from './seed.ts'
 import { readGguf } from './weights/gguf.ts'
 
 const MODELS = fileURLToPath(new URL('../../../../models', import.meta.url))
-const NAMES = ['tiny-chat', 'tiny-embed', 'tiny-rerank']
+const NAMES = ['tiny-chat', 'tiny-embed', 'tiny-rerank', 'tiny-whisper']
 const ACTOR = 'test'
 const log = openLog('silent')
 const weightsDirs = { builtin: MODELS, pulled: '/data/models' }
@@ -90,7 +90,11 @@ describe('the models of the repository', () => {
       matryoshka: [32, 64, 128],
     })
     expect(tinyRerank).toMatchObject({ type: 'rerank', contextTokens: 512, maxOutputTokens: null, price: { input: 100_000n, output: 0n } })
-    for (const model of catalog.list()) {
+    const tinyWhisper = catalog.list().find((model) => model.type === 'audio')
+    expect(tinyWhisper).toMatchObject({ name: 'tiny-whisper', price: { input: 3_000n, output: 0n } })
+    expect(tinyWhisper?.weights?.path).toBe(`${MODELS}/tiny-whisper`)
+    expect(tinyWhisper?.weights?.bytes).toBeGreaterThan(4_000_000)
+    for (const model of catalog.list().filter((one) => one !== tinyWhisper)) {
       const gguf = await readGguf(model.weights?.path ?? '')
       expect(model.weights).toMatchObject({ bytes: gguf.bytes, sha256: expect.stringMatching(/^[0-9a-f]{64}$/) })
       expect(gguf.contextTokens).toBe(model.contextTokens)
@@ -102,7 +106,7 @@ describe('the models of the repository', () => {
     await seedTinyModels(database.db, MODELS, systemClock)
     expect((await listModels(database.db, systemClock)).map((model) => model.name).toSorted()).toEqual(NAMES)
     const { rows } = await database.db.query<{ count: bigint }>('select count(*) from model_price')
-    expect(rows[0]?.count).toBe(3n)
+    expect(rows[0]?.count).toBe(BigInt(NAMES.length))
   })
 
   test('are where the repository is now, not where it was', async () => {
@@ -126,7 +130,7 @@ describe('the models of the repository', () => {
     await removeModel(database.db, systemClock, ACTOR, 'tiny-rerank')
     await seedTinyModels(database.db, MODELS, systemClock)
     const listed = await listModels(database.db, systemClock)
-    expect(listed.map((model) => model.name).toSorted()).toEqual(['tiny-chat', 'tiny-embed'])
+    expect(listed.map((model) => model.name).toSorted()).toEqual(NAMES.filter((name) => name !== 'tiny-rerank'))
     expect(listed.find((model) => model.name === 'tiny-chat')).toMatchObject({
       status: 'deprecated',
       contextTokens: 1024,

@@ -8,7 +8,10 @@ export type ModelType = 'chat' | 'embedding' | 'rerank' | 'audio' | 'ocr'
 /** The life cycle of serverless-platform.md 8.1. */
 export type ModelStatus = 'preview' | 'active' | 'deprecated' | 'eol'
 
-/** What one unit of each kind costs from `startsAt` on. A new price is a new row; the past never changes. */
+/**
+ * What one unit of each kind costs from `startsAt` on. A new price is a new row; the past never changes. For a model of type `audio`
+ * `input` is micro-euros per minute of sound, and the others mean nothing.
+ */
 export type Price = {
   readonly id: PriceId
   readonly startsAt: Instant

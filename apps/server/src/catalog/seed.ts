@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { readdir, stat } from 'node:fs/promises'
+import { join, relative, sep } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
@@ -45,12 +45,36 @@ const TINY_MODELS: readonly TinyModel[] = [
     licence: 'apache-2.0',
     price: { input: parsePrice('0.10'), output: FREE },
   },
+  {
+    name: 'tiny-whisper',
+    // A directory: a speech model is several files.
+    file: 'tiny-whisper',
+    ownedBy: 'parvis',
+    type: 'audio',
+    contextTokens: 448,
+    licence: 'apache-2.0',
+    // Euros per minute of sound.
+    price: { input: parsePrice('0.003'), output: FREE },
+  },
 ]
 
+/** Of a file, or of all files of a directory, with their names and in their order. */
 const digest = async (path: string): Promise<{ bytes: number; sha256: string }> => {
   const hash = createHash('sha256')
-  await pipeline(createReadStream(path), hash)
-  return { bytes: (await stat(path)).size, sha256: hash.digest('hex') }
+  const found = await stat(path)
+  if (!found.isDirectory()) {
+    await pipeline(createReadStream(path), hash)
+    return { bytes: found.size, sha256: hash.digest('hex') }
+  }
+  const entries = await readdir(path, { recursive: true, withFileTypes: true })
+  const names = entries.filter((entry) => entry.isFile()).map((entry) => relative(path, join(entry.parentPath, entry.name)))
+  let bytes = 0
+  for (const name of names.toSorted()) {
+    const file = await digest(join(path, name))
+    bytes += file.bytes
+    hash.update(`${name.split(sep).join('/')} ${file.sha256}\n`)
+  }
+  return { bytes, sha256: hash.digest('hex') }
 }
 
 // A release may ship other weights under the same name. That is a fact about the file; everything the operator can set stays as it is.

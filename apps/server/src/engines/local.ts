@@ -15,7 +15,8 @@ import { relog } from './relog.ts'
 export type LocalModel = {
   readonly id: ModelId
   readonly name: string
-  readonly type: 'chat' | 'embedding' | 'rerank'
+  readonly type: 'chat' | 'embedding' | 'rerank' | 'audio'
+  /** A file; for audio a directory. */
   readonly path: string
   readonly contextTokens: number
   readonly maxOutputTokens: number | null
@@ -65,6 +66,8 @@ const LIMITS: LocalLimits = {
 
 /** Beside those that are computed, so that the next answer begins as soon as one ends. The longer queue is ours, where waiting is bounded and fair. */
 const SEATS_BEHIND = 4
+/** Files that a speech engine writes down side by side. */
+const SPEECH_SEQUENCES = 1
 
 const Message = z.discriminatedUnion('type', [
   z.object({ type: z.literal('loading'), progress: z.number().min(0).max(1) }),
@@ -78,6 +81,16 @@ const engineEntry = (): EngineEntry => {
   const path = require.resolve('@parvis/engine/main')
   if (!path.endsWith('.ts')) return { path, execArgv: [] }
   return { path, execArgv: ['--import', pathToFileURL(require.resolve('tsx')).href, '--conditions=@parvis/source'] }
+}
+
+/** Speech is optional: its packages may have been left out when the engine was installed. */
+export const isSpeechInstalled = (): boolean => {
+  try {
+    const { resolve } = createRequire(createRequire(import.meta.url).resolve('@parvis/engine/main'))
+    return ['@huggingface/transformers', 'onnxruntime-node'].every((name) => resolve(name) !== '')
+  } catch {
+    return false
+  }
 }
 
 const argumentsOf = (model: LocalModel, options: LocalOptions): string[] => {
@@ -250,7 +263,7 @@ export const openLocal = (options: {
         id: newId(now),
         name: `embedded:${model.name}`,
         kind: 'embedded',
-        seatLimit: local.sequences + SEATS_BEHIND,
+        seatLimit: (model.type === 'audio' ? SPEECH_SEQUENCES : local.sequences) + SEATS_BEHIND,
         serves: [{ modelId: model.id, modelName: model.name, remoteName: model.name }],
         reason: 'waiting for its turn to load',
       },
