@@ -12,7 +12,7 @@ import type { Exchange } from '../exchange.ts'
 import { streamedAnswer } from '../streamed-answer.ts'
 import { messageTranslator } from './messages/answer.ts'
 import { responseTranslator } from './responses/answer.ts'
-import { translated, type Translator } from './translator.ts'
+import { type Translator, translated } from './translator.ts'
 
 const MODEL = aModel()
 const ASKED = { id: '01890000-0000-7000-8000-000000000000' as RequestId, acceptedAt: 0 as Instant }
