@@ -154,7 +154,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         fetchAllow: config.fetchAllow,
       },
     )
-    const { manage } = openManagement(app, { guard: openGuard(iam.authenticate), clock, log })
+    const { manage } = openManagement(app, { guard: openGuard(iam), clock, log })
     accountRoutes(manage, { db })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })

@@ -6,6 +6,9 @@ export type AuditEntry = {
   readonly organizationId: OrganizationId | null
   /** Who did it: a principal's id, or words like `command line` for whoever may run commands on the machine. */
   readonly actor: string
+  /** From where, when it came over the network. */
+  readonly ip?: string | undefined
+  readonly userAgent?: string | undefined
   readonly action: 'created' | 'updated' | 'deleted'
   readonly resourceType: string
   readonly resourceId: string
@@ -25,8 +28,8 @@ export const recordChange = async (client: pg.ClientBase, entry: AuditEntry): Pr
   await client.query({
     name: 'audit-record',
     text: `
-      insert into audit_entry (organization_id, actor, action, resource_type, resource_id, before, after)
-      values ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb)`,
+      insert into audit_entry (organization_id, actor, action, resource_type, resource_id, before, after, ip, user_agent)
+      values ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb, $8, $9)`,
     values: [
       entry.organizationId,
       entry.actor,
@@ -35,6 +38,8 @@ export const recordChange = async (client: pg.ClientBase, entry: AuditEntry): Pr
       entry.resourceId,
       toJson(entry.before),
       toJson(entry.after),
+      entry.ip ?? null,
+      entry.userAgent ?? null,
     ],
   })
 }

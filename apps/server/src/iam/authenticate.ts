@@ -3,6 +3,9 @@ import { type AccessKey, isUuid, type OrganizationId, type PrincipalId, type Pro
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Caller } from './caller.ts'
+import type { Origin } from './condition.ts'
+import type { Failures } from './failures.ts'
+import { permits, type Rights } from './rights.ts'
 
 /** What a request is judged by: all keys by the hash of their secret, and whose each project is. */
 export type Known = {
@@ -14,6 +17,9 @@ export type KnownKey = {
   readonly accessKey: AccessKey
   readonly organizationId: OrganizationId
   readonly principalId: PrincipalId
+  readonly kind: 'user' | 'application'
+  /** Shared by all keys of a principal. */
+  readonly rights: Rights
   /** Milliseconds since 1970; infinite where the key does not expire. */
   readonly expiresAt: number
 }
@@ -21,33 +27,45 @@ export type KnownKey = {
 /** How a hash is written as a key of the map: one character per byte. */
 export const hashToText = (hash: Buffer): string => hash.toString('latin1')
 
-/** Who is asking, from the `Authorization` header and the project of the URL (undefined on the short form). */
-export type Authenticate = (authorization: string | undefined, projectId: ProjectId | undefined) => Outcome<Caller>
+/**
+ * Who is asking to use a model, from the `Authorization` header and the project of the URL (undefined on the short form).
+ * Where it comes from is looked at only for a rule with a condition, and for a key that is refused.
+ */
+export type Authenticate = (authorization: string | undefined, projectId: ProjectId | undefined, origin?: Origin) => Outcome<Caller>
 
 // RFC 9110 §11.1: the name of the scheme is the same in any case.
 const BEARER = /^bearer +([0-9a-f-]{36}) *$/i
 
+/** The secret key in the header, in lower case, if it has the form of one. */
+export const secretOf = (authorization: string): string | undefined => {
+  const secretKey = BEARER.exec(authorization)?.[1]?.toLowerCase()
+  return secretKey !== undefined && isUuid(secretKey) ? secretKey : undefined
+}
+
 /**
  * Statuses are those of data-plane.md 2.2: no header is 401, anything else that does not fit is 403, and says no more than that.
+ * An address that has sent too many unknown keys is told to wait instead; a good key is never held back by its neighbours.
  *
  * A look into a map does not take the same time for every key, and need not: what is looked up is an HMAC under a key that
  * only we have, so nobody can choose one that shares its beginning with a real one.
  */
-export const authenticator =
-  (known: () => Known, secrets: Secrets, clock: Clock): Authenticate =>
-  (authorization, projectId) => {
+export const authenticator = (known: () => Known, secrets: Secrets, clock: Clock, failures: Failures): Authenticate => {
+  const refuse = (origin: Origin | undefined): Outcome<never> => {
+    const waitMs = origin === undefined ? 0 : failures.count(origin.ip)
+    return no(waitMs > 0 ? { code: 'key_guessed', retryAfterMs: waitMs } : { code: 'key_refused' })
+  }
+  return (authorization, projectId, origin) => {
     if (authorization === undefined || authorization === '') return no({ code: 'key_missing' })
-    const secretKey = BEARER.exec(authorization)?.[1]?.toLowerCase()
-    if (secretKey === undefined || !isUuid(secretKey)) return no({ code: 'key_refused' })
+    const secretKey = secretOf(authorization)
+    if (secretKey === undefined) return refuse(origin)
     const { keys, projects } = known()
     const key = keys.get(hashToText(secrets.hashKey(secretKey)))
-    if (key === undefined || key.expiresAt <= clock.now()) return no({ code: 'key_refused' })
+    const now = clock.now()
+    if (key === undefined || key.expiresAt <= now) return refuse(origin)
+    // Without one it is the organization's default project, whose id is the organization's (serverless-platform.md 5.3).
+    const project = projectId ?? (key.organizationId as string as ProjectId)
     if (projectId !== undefined && projects.get(projectId) !== key.organizationId) return no({ code: 'key_refused' })
-    return yes({
-      organizationId: key.organizationId,
-      // Without one it is the organization's default project, whose id is the organization's (serverless-platform.md 5.3).
-      projectId: projectId ?? (key.organizationId as string as ProjectId),
-      principalId: key.principalId,
-      accessKey: key.accessKey,
-    })
+    if (!permits(key.rights, 'serverless:use', project, origin, now)) return no({ code: 'key_refused' })
+    return yes({ organizationId: key.organizationId, projectId: project, principalId: key.principalId, accessKey: key.accessKey })
   }
+}

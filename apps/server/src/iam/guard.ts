@@ -1,32 +1,49 @@
-import { isUuid } from '../kit/ids.ts'
+import { isUuid, type ProjectId } from '../kit/ids.ts'
+import type { Denial } from '../kit/denial.ts'
 import type { Guard } from '../kit/management.ts'
-import { no, yes } from '../kit/outcome.ts'
-import type { Authenticate } from './authenticate.ts'
+import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { secretOf } from './authenticate.ts'
+import type { Iam } from './iam.ts'
+import { permits } from './rights.ts'
 
 const MAX_USER_AGENT_CHARACTERS = 255 // serverless-platform.md 5.4
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header)
 
 /**
- * Who is calling the management API: `X-Auth-Token: <secret key>`, or the same as a bearer (control-plane.md 2.1).
- * Today every key belongs to the owner of its organization, who may do everything in it; what a project's route is about
- * is looked up by the room, in the caller's organization only.
+ * Who is calling the management API, and what they may: `X-Auth-Token: <secret key>`, or the same as a bearer
+ * (control-plane.md 2.1). A project that is not the caller's organization's is one in which nothing may be done.
  */
-export const openGuard =
-  (authenticate: Authenticate): Guard =>
-  async (headers, ip) => {
-    const token = first(headers['x-auth-token'])
-    const authorization = token === undefined ? first(headers.authorization) : `Bearer ${token}`
-    if (authorization === undefined || authorization === '')
-      return no({ type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument' })
-    if (token !== undefined && !isUuid(token.toLowerCase()))
-      return no({ type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument' })
-    const caller = authenticate(authorization, undefined)
-    if (!caller.ok) return no({ type: 'denied_authentication', method: 'api_key', reason: 'not_found' })
-    const { organizationId, principalId } = caller.value
+export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | 'failures'>): Guard => {
+  const denied = (ip: string, reason: 'invalid_argument' | 'not_found' | 'expired'): Outcome<never, Denial> => {
+    const retryAfterMs = iam.failures.count(ip)
+    return no(
+      retryAfterMs > 0
+        ? { type: 'too_many_requests', help_message: 'Too many wrong keys came from this address.', retryAfterMs }
+        : { type: 'denied_authentication', method: 'api_key', reason },
+    )
+  }
+
+  return async (headers, ip) => {
+    const token = first(headers['x-auth-token'])?.toLowerCase()
+    const authorization = first(headers.authorization)
+    // Not even a key: nobody can guess one by sending none.
+    if (!token && !authorization) return no({ type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument' })
+    const secretKey = token === undefined ? secretOf(authorization ?? '') : token
+    if (secretKey === undefined || !isUuid(secretKey)) return denied(ip, 'invalid_argument')
+    const key = iam.keyOf(secretKey)
+    if (key === undefined) return denied(ip, 'not_found')
+    const now = iam.clock.now()
+    if (key.expiresAt <= now) return denied(ip, 'expired')
+
+    const { organizationId, principalId, accessKey, kind, rights } = key
     const userAgent = (first(headers['user-agent']) ?? '').slice(0, MAX_USER_AGENT_CHARACTERS)
+    const origin = { ip, userAgent }
+    const isOurs = (projectId: ProjectId): boolean => iam.knownProjects().get(projectId) === organizationId
     return yes({
-      actor: { organizationId, principalId, name: principalId, ip, userAgent },
-      may: (_needs, projectId) => projectId === undefined || authenticate(authorization, projectId).ok,
+      actor: { organizationId, principalId, name: principalId, kind, accessKey, owner: rights === 'everything', ip, userAgent },
+      may: ({ resource, action }, projectId) =>
+        (projectId === undefined || isOurs(projectId)) && permits(rights, `${resource}:${action}`, projectId, origin, now),
     })
   }
+}

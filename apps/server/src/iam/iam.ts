@@ -6,19 +6,29 @@ import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '../kit/i
 import type { Logger } from '../kit/log.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { type Authenticate, authenticator, hashToText, type Known, type KnownKey } from './authenticate.ts'
+import { compileCondition } from './condition.ts'
+import { type Failures, openFailures } from './failures.ts'
 import { readInstallation } from './installation.ts'
+import { PERMISSION_SETS, type Right } from './permission-sets.ts'
+import type { Grant, Rights } from './rights.ts'
 
 // Between two pieces of the table the event loop serves requests: a piece costs about a millisecond of it, 100,000 keys half a second in all.
 const PIECE_ROWS = 250
+/** A key is said to be expired, and not unknown, for so long. */
+const EXPIRED_KEPT_DAYS = 90
+/** How long a change waits until this process knows of it. */
+const CATCH_UP_MS = 2_000
 
 type KeyRow = {
   access_key: AccessKey
   secret_hash: Buffer
   organization_id: OrganizationId
   principal_id: PrincipalId
+  kind: 'user' | 'application'
   expires_at: Date | null
 }
 type ProjectRow = { id: ProjectId; organization_id: OrganizationId }
+type RuleRow = { principal_id: PrincipalId; permission_set_names: string[]; project_ids: ProjectId[] | null; condition: string }
 
 /** Hands on a result piece by piece; a cursor sees the table as it was when it was opened. */
 const eachRow = async <Row extends pg.QueryResultRow>(client: pg.ClientBase, sql: string, take: (row: Row) => void): Promise<void> => {
@@ -31,44 +41,119 @@ const eachRow = async <Row extends pg.QueryResultRow>(client: pg.ClientBase, sql
   await client.query('close known')
 }
 
-/** All keys and projects as of one moment. Expired keys stay out; those that expire later are judged by the clock. */
-const readKnown = (db: Db): Promise<Known> =>
+/** Rules with the same sets share their rights: there are many rules and few kinds of them. */
+const rightsOfSets = (): ((names: readonly string[]) => ReadonlySet<Right>) => {
+  const known = new Map<string, ReadonlySet<Right>>()
+  return (names) => {
+    const text = names.join(' ')
+    const rights = known.get(text) ?? new Set(names.flatMap((name) => PERMISSION_SETS.get(name)?.rights ?? []))
+    known.set(text, rights)
+    return rights
+  }
+}
+
+const toGrant = (row: RuleRow, rightsOf: (names: readonly string[]) => ReadonlySet<Right>): Grant | undefined => {
+  const condition = compileCondition(row.condition)
+  // Nothing is stored that does not compile; should a later version of the language refuse it, the rule grants nothing.
+  if (!condition.ok) return undefined
+  return {
+    rights: rightsOf(row.permission_set_names),
+    projects: row.project_ids === null ? undefined : new Set(row.project_ids),
+    condition: condition.value,
+  }
+}
+
+// A policy helps its principal, the members of its group, or all of a kind where its group is one of the two managed ones.
+const RULES = `
+  select principal.id as principal_id, permission_set_names, project_ids, condition
+    from policy_rule
+    join policy on policy.id = policy_id
+    left join principal_group on principal_group.id = policy.group_id
+    join principal on principal.organization_id = policy.organization_id and (
+         principal.id = policy.principal_id
+      or principal.kind = principal_group.everybody
+      or exists (select 1 from group_member where group_member.group_id = policy.group_id and group_member.principal_id = principal.id))
+   where policy.principal_id is not null or policy.group_id is not null`
+
+type Everything = Known & { readonly version: bigint }
+
+/** All keys, rights and projects as of one moment. Keys that expire later are judged by the clock. */
+const readKnown = (db: Db): Promise<Everything> =>
   transaction(db, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
+    const { rows: versions } = await client.query<{ version: bigint }>(`select version from change where room = 'iam'`)
+    const { rows: owners } = await client.query<{ id: PrincipalId }>(`select id from principal where role = 'owner'`)
+    const rights = new Map<PrincipalId, Rights>(owners.map(({ id }) => [id, 'everything']))
+    const rightsOf = rightsOfSets()
+    await eachRow<RuleRow>(client, RULES, (row) => {
+      const grant = toGrant(row, rightsOf)
+      const before = rights.get(row.principal_id) ?? []
+      if (grant !== undefined && before !== 'everything') rights.set(row.principal_id, [...before, grant])
+    })
     const keys = new Map<string, KnownKey>()
     await eachRow<KeyRow>(
       client,
-      'select access_key, secret_hash, organization_id, principal_id, expires_at from api_key where expires_at is null or expires_at > now()',
+      `select access_key, secret_hash, api_key.organization_id, principal_id, kind, expires_at
+         from api_key join principal on principal.id = principal_id
+        where not locked and (expires_at is null or expires_at > now() - interval '${EXPIRED_KEPT_DAYS} days')`,
       (row) =>
         keys.set(hashToText(row.secret_hash), {
           accessKey: row.access_key,
           organizationId: row.organization_id,
           principalId: row.principal_id,
+          kind: row.kind,
+          rights: rights.get(row.principal_id) ?? [],
           expiresAt: row.expires_at?.getTime() ?? Number.POSITIVE_INFINITY,
         }),
     )
     const projects = new Map<ProjectId, OrganizationId>()
     await eachRow<ProjectRow>(client, 'select id, organization_id from project', (row) => projects.set(row.id, row.organization_id))
-    return { keys, projects }
+    return { keys, projects, version: versions[0]?.version ?? 0n }
   })
+
+export type Iam = {
+  readonly authenticate: Authenticate
+  /** By the secret key in lower case; one that has expired, too. */
+  keyOf(secretKey: string): KnownKey | undefined
+  knownProjects(): Known['projects']
+  /** Resolves when this process knows what the version of the room's rows says, or after a while all the same. */
+  knowing(version: bigint): Promise<void>
+  readonly clock: Clock
+  readonly failures: Failures
+}
 
 /**
  * Knows all keys in memory and follows the database. While the database is away, the keys that are known go on; one that
  * is revoked is gone everywhere within a second of its transaction.
  */
-export const openIam = async (options: {
-  db: Db
-  changes: Changes
-  secrets: Secrets
-  clock: Clock
-  log: Logger
-}): Promise<{ authenticate: Authenticate }> => {
+export const openIam = async (options: { db: Db; changes: Changes; secrets: Secrets; clock: Clock; log: Logger }): Promise<Iam> => {
   const { db, secrets, clock, log } = options
   if ((await readInstallation(db, secrets)) === undefined) throw new Error('The database is not set up: bootstrap comes before iam.')
-  let known: Known = { keys: new Map(), projects: new Map() }
+  let known: Everything = { keys: new Map(), projects: new Map(), version: 0n }
+  let told: (() => void)[] = []
   await options.changes.watch('iam', async () => {
     known = await readKnown(db)
     log.debug({ keys: known.keys.size, projects: known.projects.size }, 'read the keys')
+    const waiting = told
+    told = []
+    for (const tell of waiting) tell()
   })
-  return { authenticate: authenticator(() => known, secrets, clock) }
+  const failures = openFailures(clock)
+  return {
+    authenticate: authenticator(() => known, secrets, clock, failures),
+    keyOf: (secretKey) => known.keys.get(hashToText(secrets.hashKey(secretKey))),
+    knownProjects: () => known.projects,
+    knowing: async (version) => {
+      const late = new AbortController()
+      let over = false
+      const limit = clock.sleep(CATCH_UP_MS, late.signal).then(
+        () => void (over = true),
+        () => undefined,
+      )
+      while (known.version < version && !over) await Promise.race([limit, new Promise<void>((resolve) => void told.push(resolve))])
+      late.abort()
+    },
+    clock,
+    failures,
+  }
 }

@@ -46,6 +46,9 @@ export type Exchange = {
   /** The project in the URL; without one the key's default project is meant. */
   readonly projectId: ProjectId | undefined
   readonly authorization: string | undefined
+  /** From where it comes: the address of the connection, and what the client calls itself. */
+  readonly ip: string
+  readonly userAgent: string
   /** The header of that name (idempotency.ts). */
   readonly idempotencyKey: string | undefined
   /** Aborted when nobody waits for the answer any more. */
@@ -224,6 +227,8 @@ export const openExchange = (
     id,
     acceptedAt,
     projectId,
+    ip: request.socket.remoteAddress ?? '',
+    userAgent: request.headers['user-agent'] ?? '',
     authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
     idempotencyKey: request.headers['idempotency-key']?.toString(),
     signal: abort.signal,

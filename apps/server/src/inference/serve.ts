@@ -29,7 +29,7 @@ export type Rooms = {
 export const serve =
   (rooms: Rooms, call: Call, endpoint: Endpoint) =>
   async (exchange: Exchange): Promise<void> => {
-    const caller = rooms.authenticate(exchange.authorization, exchange.projectId)
+    const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
 
     const body = await exchange.readBody()

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Clock } from './clock.ts'
 import { type ArgumentFault, type Denial, speakDenial } from './denial.ts'
-import { newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
+import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
 import { no, type Outcome, yes } from './outcome.ts'
 
@@ -12,12 +12,21 @@ export type Actor = {
   readonly principalId: PrincipalId
   /** For the audit: the principal's id. */
   readonly name: string
+  readonly kind: 'user' | 'application'
+  /** The owner of the organization may everything in it. */
+  readonly owner: boolean
+  /** The public half of the key that is used. */
+  readonly accessKey: AccessKey
   readonly ip: string
   readonly userAgent: string
 }
 
-/** What a route asks of the caller: the kind of object in the singular, and whether it is changed (control-plane.md 3). */
-export type Needs = { readonly resource: string; readonly action: 'read' | 'write'; readonly scope: 'organization' | 'project' }
+/**
+ * What a route asks of the caller: the kind of object in the singular, and whether it is changed (control-plane.md 3). Scope
+ * `organization` is asked before the handler; with `project` the handler asks, since it knows of which project; with `self`
+ * too, since a principal may do some things with what is its own, whatever its policies say.
+ */
+export type Needs = { readonly resource: string; readonly action: 'read' | 'write'; readonly scope: 'organization' | 'project' | 'self' }
 
 export type May = (needs: Needs, projectId?: ProjectId) => boolean
 

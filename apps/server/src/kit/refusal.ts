@@ -12,6 +12,8 @@ export type Reached =
 export type Refusal =
   | { code: 'key_missing' }
   | { code: 'key_refused' }
+  /** Too many wrong keys came from the address. */
+  | { code: 'key_guessed'; retryAfterMs: number }
   | { code: 'route_unknown'; method: string; path: string }
   | { code: 'body_too_large'; maxBytes: number }
   | { code: 'body_late'; limitMs: number }
@@ -70,6 +72,7 @@ export const SPOKEN = {
   },
   // Unknown, malformed, expired, of another organization, no right on this project: one answer for all (data-plane.md 2.2).
   key_refused: { status: 403, type: 'PermissionDeniedError', say: () => 'Insufficient permissions to access the resource.' },
+  key_guessed: { status: 429, type: 'RateLimitError', say: () => 'Too many requests with a wrong API key came from this address.' },
   route_unknown: { status: 404, type: 'NotFoundError', say: (r) => `There is no route ${r.method} ${r.path}.` },
   body_too_large: { status: 400, type: 'BadRequestError', say: (r) => `The body is too large: at most ${r.maxBytes} bytes are accepted.` },
   body_late: { status: 408, type: 'RequestTimeoutError', say: (r) => `The body did not arrive within ${r.limitMs / 1000} s.` },

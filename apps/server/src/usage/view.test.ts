@@ -28,7 +28,17 @@ let app: FastifyInstance
 beforeAll(async () => {
   database = await freshDatabase()
   app = Fastify()
-  const actor = { organizationId, principalId, name: principalId, ip: '127.0.0.1', userAgent: 'test' }
+  const actor = {
+    ...({
+      organizationId,
+      principalId,
+      name: principalId,
+      kind: 'user',
+      owner: true,
+      accessKey: 'SCWTEST0000000000000' as AccessKey,
+    } as const),
+    ...{ ip: '127.0.0.1', userAgent: 'test' },
+  }
   // One caller who owns two projects; with `x-limited` one who may see only one of them.
   const { manage } = openManagement(app, {
     guard: async (headers) =>

@@ -11,7 +11,7 @@ export type ModelRooms = { authenticate: Authenticate; models(): readonly Model[
 export const listModels =
   (rooms: ModelRooms) =>
   (exchange: Exchange): void => {
-    const caller = rooms.authenticate(exchange.authorization, exchange.projectId)
+    const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
     exchange.answer(200, toBody({ object: 'list', data: listed(rooms).map(modelToWire) }))
   }
@@ -20,7 +20,7 @@ export const listModels =
 export const readModel =
   (rooms: ModelRooms, name: string) =>
   (exchange: Exchange): void => {
-    const caller = rooms.authenticate(exchange.authorization, exchange.projectId)
+    const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
     const model = listed(rooms).find((candidate) => candidate.name === name)
     if (model === undefined) return exchange.refuse({ code: 'model_not_listed', model: name })

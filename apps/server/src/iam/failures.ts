@@ -1,0 +1,38 @@
+import type { Clock } from '../kit/clock.ts'
+
+/** How many wrong keys an address may send in a minute before it is told to wait. */
+export const MAX_FAILURES = 100
+const WINDOW_MS = 60_000
+/** Addresses that are remembered at once: about a megabyte. */
+const MAX_ADDRESSES = 10_000
+
+export type Failures = {
+  /** Notes one more wrong key; says how long the address has to wait, 0 while it need not. */
+  count(ip: string): number
+}
+
+export const openFailures = (clock: Clock): Failures => {
+  // In the order in which they first failed, so the oldest is the first.
+  const seen = new Map<string, { since: number; failures: number }>()
+  return {
+    count: (ip) => {
+      const now = clock.now()
+      let entry = seen.get(ip)
+      if (entry !== undefined && now - entry.since >= WINDOW_MS) {
+        seen.delete(ip)
+        entry = undefined
+      }
+      if (entry === undefined) {
+        if (seen.size >= MAX_ADDRESSES)
+          for (const oldest of seen.keys()) {
+            seen.delete(oldest)
+            break
+          }
+        entry = { since: now, failures: 0 }
+        seen.set(ip, entry)
+      }
+      entry.failures += 1
+      return entry.failures <= MAX_FAILURES ? 0 : entry.since + WINDOW_MS - now
+    },
+  }
+}
