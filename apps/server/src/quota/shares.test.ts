@@ -1,0 +1,142 @@
+import { randomUUID } from 'node:crypto'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { until } from '@parvis/testkit/until'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { type Clock, type Instant, systemClock } from '../kit/clock.ts'
+import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
+import { openLog } from '../kit/log.ts'
+import { type Admission, openAdmission, type Ticket } from './admit.ts'
+import { readBudgets, watchBudgets } from './budgets.ts'
+import { setBudget } from './edit.ts'
+import { type Policy, readPolicy } from './policy.ts'
+import { openPostgresLedger } from './postgres-ledger.ts'
+
+let database: TestDatabase
+beforeAll(async () => {
+  database = await freshDatabase()
+})
+afterAll(() => database.drop())
+
+const log = openLog('silent')
+const MODEL = { name: 'any', price: { input: 1_000_000n, cachedInput: 100_000n, output: 2_000_000n } }
+const open: { admission: Admission; end(): Promise<void> }[] = []
+afterEach(async () => {
+  for (const gateway of open.splice(0)) {
+    await gateway.admission.close()
+    await gateway.end()
+  }
+})
+
+const anOrganization = async () => {
+  const organizationId = randomUUID() as OrganizationId
+  await database.db.query(`insert into organization (id, name) values ($1, 'test')`, [organizationId])
+  await database.db.query(`insert into project (id, organization_id, name) values ($1, $1, 'default')`, [organizationId])
+  return { organizationId, projectId: organizationId as string as ProjectId, principalId: organizationId as string as PrincipalId }
+}
+
+const limit = (organizationId: string, name: string, value: number) =>
+  database.db.query(`insert into quota_limit (scope, subject, model, name, value) values ('organization', $1, '*', $2, $3)`, [
+    organizationId,
+    name,
+    value,
+  ])
+
+const aGateway = async (clock: Clock = systemClock) => {
+  const policy = await readPolicy(database.db)
+  const admission = openAdmission({ policy: () => policy, ledger: openPostgresLedger(database.db), clock, log })
+  open.push({ admission, end: async () => undefined })
+  await admission.beat()
+  return admission
+}
+
+test('gateways share the places of an organization, and one that has none gets those that another has given back', async () => {
+  const holder = await anOrganization()
+  await limit(holder.organizationId, 'concurrent_requests', 20)
+  const [one, other] = [await aGateway(), await aGateway()]
+  await one.beat() // it has heard of the other
+  const ask = (gateway: Admission) => gateway.admit(holder, MODEL, { inputTokens: 1, outputTokens: 1 })
+  const tickets: Ticket[] = []
+  for (const gateway of [one, other]) {
+    for (let outcome = await ask(gateway); outcome.ok; outcome = await ask(gateway)) tickets.push(outcome.value)
+  }
+  expect(tickets).toHaveLength(20)
+  // All of the first one's come free; the other can have them, although nobody asks the first one for anything.
+  for (const ticket of tickets) ticket.settle()
+  const again: Ticket[] = []
+  await until('the other has all twenty', async () => {
+    const outcome = await ask(other)
+    if (outcome.ok) again.push(outcome.value)
+    return again.length === 20
+  })
+  expect((await ask(other)).ok).toBe(false)
+})
+
+test('a budget holds over gateways and survives a restart of all of them', async () => {
+  const holder = await anOrganization()
+  const edit = { db: database.db, clock: systemClock, actor: 'test' }
+  const scope = { organizationId: holder.organizationId, projectId: null, principalId: null }
+  await setBudget(edit, { ...scope, unit: 'tokens', period: 'day', amount: 1_000, hard: true })
+  const spend = async (gateway: Admission, tokens: number): Promise<boolean> => {
+    const ticket = await gateway.admit(holder, MODEL, { inputTokens: tokens, outputTokens: 0 })
+    if (ticket.ok) ticket.value.settle({ input: tokens, cachedInput: 0, output: 0 })
+    return ticket.ok
+  }
+  const [one, other] = [await aGateway(), await aGateway()]
+  expect(await spend(one, 400)).toBe(true)
+  expect(await spend(other, 400)).toBe(true)
+  expect([await spend(one, 201), await spend(other, 201)]).toEqual([false, false])
+  await one.close()
+  await other.close()
+  open.length = 0
+  expect(await readBudgets(database.db, systemClock, holder.organizationId)).toMatchObject([{ used: 800 }])
+  const next = await aGateway()
+  expect(await spend(next, 201)).toBe(false)
+  expect(await spend(next, 200)).toBe(true)
+  expect(await spend(next, 1)).toBe(false)
+})
+
+test('the state of a budget follows the books, in tokens and in money, and says once that it is used up', async () => {
+  const holder = await anOrganization()
+  const { rows } = await database.db.query<{ id: string }>(
+    `with model as (insert into model (id, name, owned_by, type, status, created_at, context_tokens, max_output_tokens)
+       values (gen_random_uuid(), $1, 'test', 'chat', 'active', now(), 4096, 256) returning id)
+     insert into model_price (id, model_id, starts_at, input, cached_input, output)
+       select gen_random_uuid(), id, now(), 1000000, 100000, 2000000 from model returning id`,
+    [`m-${randomUUID()}`],
+  )
+  const day = Date.UTC(2026, 10, 10)
+  const book = (at: number, charged: boolean, mode = 'realtime') =>
+    database.db.query(
+      `insert into usage_event (id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, replica, endpoint, mode,
+         status, ended, counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds, images,
+         pages, accepted_at, ended_at)
+       values (gen_random_uuid(), $1, $1, $1, '', 'm', 'm', $2, 'g', 'r', 'chat', $5, 200, 'complete', 'engine', $4, 100, 40, 50, 0, 0, 0, 0, 0, $3, $3)`,
+      [holder.organizationId, rows[0]?.id, new Date(at), charged, mode],
+    )
+  await database.db.query('select make_usage_partition($1)', [new Date(day)])
+  await book(day - 1, true) // the last millisecond of yesterday
+  await book(day, true)
+  await book(day + 1_000, true, 'batch')
+  await book(day + 2_000, false)
+  const clock: Clock = {
+    ...systemClock,
+    now: () => (day + 60_000) as Instant,
+    sleep: (_ms, signal) => systemClock.sleep(1_000_000, signal),
+  }
+  const scope = { organizationId: holder.organizationId, projectId: null, principalId: null }
+  const edit = { db: database.db, clock, actor: 'test' }
+  await setBudget(edit, { ...scope, unit: 'tokens', period: 'day', amount: 300, hard: true })
+  await setBudget(edit, { ...scope, unit: 'money', period: 'month', amount: 1_000_000, hard: false })
+  const policy: Policy = await readPolicy(database.db)
+  const watching = watchBudgets({ db: database.db, policy: () => policy, clock, log })
+  await watching.look()
+  await watching.look()
+  await watching.close()
+  // 60 of input, 40 cached, 50 of output: 60 + 4 + 100 micro-euros, and half of it for the batch.
+  expect(await readBudgets(database.db, clock, holder.organizationId)).toMatchObject([
+    { unit: 'tokens', used: 300 },
+    { unit: 'money', used: 164_000 + 164_000 + 82_000 },
+  ])
+  const { rows: alerts } = await database.db.query<{ period: string; used: bigint }>('select period, used from quota_alert')
+  expect(alerts).toEqual([{ period: '2026-11-10', used: 300n }])
+})

@@ -1,0 +1,98 @@
+import { spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { createRequire } from 'node:module'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+// Four gateways, each in a process of its own, on one database: what they let through together, against the limit.
+
+let database: TestDatabase
+beforeAll(async () => {
+  database = await freshDatabase()
+})
+afterAll(() => database.drop())
+
+const CHILD = fileURLToPath(new URL('./children/limited-gateway.ts', import.meta.url))
+const FROM_SOURCE = ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href, '--conditions=@parvis/source']
+const GATEWAYS = 4
+const SECONDS = 3
+
+type Said = { through: number; refused: number; wrong: number; ranMs: number }
+
+/** Starts all, lets them begin in the same moment, and adds up what they say. */
+const runGateways = async (organizationId: string, given: { rate: number; reserved: number; used: number }): Promise<Said> => {
+  const children = Array.from({ length: GATEWAYS }, () => {
+    const args = [CHILD, database.url, organizationId, given.rate, given.reserved, given.used, SECONDS].map(String)
+    const child = spawn(process.execPath, [...FROM_SOURCE, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const said = { out: '' }
+    const ready = new Promise<void>((resolve) => {
+      child.stdout.on('data', (chunk: Buffer) => {
+        said.out += chunk.toString()
+        if (said.out.startsWith('ready\n')) resolve()
+      })
+    })
+    return { child, said, ready, ended: once(child, 'close') }
+  })
+  await Promise.all(children.map(({ ready }) => ready))
+  for (const { child } of children) child.stdin.write('go\n')
+  await Promise.all(children.map(({ ended }) => ended))
+  const all = children.map(({ said }) => JSON.parse(said.out.slice('ready\n'.length)) as Said)
+  return {
+    through: all.reduce((sum, { through }) => sum + through, 0),
+    refused: all.reduce((sum, { refused }) => sum + refused, 0),
+    wrong: all.reduce((sum, { wrong }) => sum + wrong, 0),
+    ranMs: Math.max(...all.map(({ ranMs }) => ranMs)),
+  }
+}
+
+const organizationWith = async (limits: Record<string, number>): Promise<string> => {
+  const id = randomUUID()
+  const all = { requests_per_minute: null, tokens_per_minute: null, concurrent_requests: null, ...limits }
+  for (const [name, value] of Object.entries(all)) {
+    await database.db.query(`insert into quota_limit (scope, subject, model, name, value) values ('organization', $1, '*', $2, $3)`, [
+      id,
+      name,
+      value,
+    ])
+  }
+  return id
+}
+
+test.each([
+  ['600 requests a minute', 600, 300],
+  ['6,000 requests a minute', 6_000, 900],
+])(
+  '%s: four gateways at several times the limit let through the limit, and not one more',
+  async (what, limit, rate) => {
+    const { through, refused, wrong, ranMs } = await runGateways(await organizationWith({ requests_per_minute: limit }), {
+      rate,
+      reserved: 0,
+      used: 0,
+    })
+    const exact = limit + (ranMs * limit) / 60_000
+    process.stdout.write(
+      `${what}: ${through} let through of ${exact.toFixed(1)} (${((through / exact) * 100).toFixed(2)} %), ${refused} refused\n`,
+    )
+    expect(wrong).toBe(0)
+    expect(through).toBeLessThanOrEqual(Math.floor(exact))
+    expect(through).toBeGreaterThan(exact * 0.97)
+  },
+  60_000,
+)
+
+test('tokens estimated too low overshoot by what was in flight, and no more', async () => {
+  const limit = 60_000
+  const [reserved, used] = [50, 80]
+  const organization = await organizationWith({ tokens_per_minute: limit })
+  const { through, refused, wrong, ranMs } = await runGateways(organization, { rate: 400, reserved, used })
+  const tokens = through * used
+  const exact = limit + (ranMs * limit) / 60_000
+  // A request is held for 5 ms and they come every 20 ms in bursts: a burst of each gateway is in flight at most, and what it owes.
+  const inFlight = GATEWAYS * (400 / 50) * (used - reserved) + used
+  process.stdout.write(`tokens: ${tokens} used of ${exact.toFixed(0)}, bound ${(exact + inFlight).toFixed(0)}, ${refused} refused\n`)
+  expect(wrong).toBe(0)
+  expect(tokens).toBeLessThanOrEqual(exact + inFlight)
+  expect(tokens).toBeGreaterThan(exact * 0.95)
+}, 60_000)
