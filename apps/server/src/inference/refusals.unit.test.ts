@@ -43,7 +43,7 @@ describe('every row of the contract', () => {
   })
 
   test.each([
-    ['POST', '/v1/completions'],
+    ['POST', '/v1/images/generations'],
     ['POST', '/chat/completions'],
     ['POST', '/v2/chat/completions'],
     ['POST', `/${NIL.toUpperCase().replace('8000', 'A000')}/v1/chat/completions`],
