@@ -238,6 +238,7 @@ describe('an engine that fails in mid-stream', () => {
     expect(answer.status).toBe(500)
     await engine.until('aborted')
     expect(engine.sentBytes).toBeLessThan(16 << 20)
+    expect(plane.log.join('')).toContain('an event of more than')
     expect(plane.seats.left).toEqual(['broken'])
   })
 
@@ -246,6 +247,7 @@ describe('an engine that fails in mid-stream', () => {
     await using plane = await startDataPlane({ engine: engine.url, limits: { idleMs: 200 } })
     const text = await (await plane.ask(CHAT, ASK)).text()
     expect(words(text)).toBe('ab')
+    expect(plane.log.join('')).toContain('silent for 200 ms')
     expect(chunks(text).at(-1)?.error).toMatchObject({ type: 'GatewayTimeoutError', code: 504 })
     expect(plane.records).toMatchObject([{ ended: 'timed_out', counted: 'delivered', output: 2 }])
     await engine.until('aborted')
