@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { availableParallelism, homedir, totalmem } from 'node:os'
 import { isIPv4 } from 'node:net'
+import { availableParallelism, homedir, totalmem } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
@@ -41,11 +41,9 @@ const webAddress = text.refine((value) => URL.canParse(value) && /^https?:$/.tes
   error: 'must be an http:// or https:// address',
 })
 /** Text, since 19.6 has no exact double; a number of the file is written out as it stands there. */
-const percent = z
-  .union([z.number().transform(String), z.string()])
-  .refine((value) => /^\d{1,2}(\.\d{1,2})?$/.test(value), {
-    error: 'must be a percentage below 100 with at most two digits behind the point',
-  })
+const percent = z.union([z.number().transform(String), z.string()]).refine((value) => /^\d{1,2}(\.\d{1,2})?$/.test(value), {
+  error: 'must be a percentage below 100 with at most two digits behind the point',
+})
 const oneOf = <const T extends readonly string[]>(values: T) => z.enum(values, { error: `must be one of ${values.join(', ')}` })
 
 const ranges = z
@@ -177,6 +175,13 @@ export const SETTINGS = [
     default: '24',
     what: 'How long after its end a month waits for usage that is still on its way, before it is closed.',
   },
+  {
+    env: 'PARVIS_SMTP_URL',
+    yaml: 'smtpUrl',
+    default: 'none',
+    what: 'The mail server for budget alerts: smtp://user:password@host:587, or smtps://. Without one no e-mail is sent.',
+  },
+  { env: 'PARVIS_MAIL_FROM', yaml: 'mailFrom', default: 'parvis@localhost', what: 'Who e-mails come from.' },
   { env: 'PARVIS_INVOICE_DUE_DAYS', yaml: 'invoiceDueDays', default: '10', what: 'How long an invoice may take to be paid.' },
   {
     env: 'PARVIS_SHUTDOWN_SECONDS',
@@ -245,6 +250,12 @@ const SHAPE = {
   freeAudioSeconds: whole(0, 1e12),
   freePeriod: oneOf(['monthly', 'lifetime']),
   billGraceHours: whole(0, 27 * 24),
+  smtpUrl: text
+    .refine((value) => URL.canParse(value) && /^smtps?:$/.test(new URL(value).protocol), {
+      error: 'must be an address like smtp://user:password@host:587',
+    })
+    .optional(),
+  mailFrom: text.max(320, { error: 'must have at most 320 characters' }),
   invoiceDueDays: whole(0, 365),
   shutdownSeconds: whole(0, DAY_SECONDS),
   usageRetentionMonths: whole(1, 1_200),
@@ -291,6 +302,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   freeAudioSeconds: 3_600,
   freePeriod: 'monthly',
   billGraceHours: 24,
+  mailFrom: 'parvis@localhost',
   invoiceDueDays: 10,
   shutdownSeconds: 30,
   usageRetentionMonths: 13,

@@ -159,9 +159,11 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
     const terms = termsOf(config)
-    const billing = openBilling({ db, clock, log, terms })
+    const delivery = { secrets, smtpUrl: config.smtpUrl, mailFrom: config.mailFrom, fetchAllow: config.fetchAllow }
+    const billing = openBilling({ db, clock, log, terms, delivery })
     open('billing', () => billing.close())
     billingRoutes(manage, { db, clock, terms })
+    budgetRoutes(manage, { db, clock, secrets })
     priceListRoutes(manage, { models: catalog.list, region: terms.region })
 
     await app.listen({ host: config.host, port: config.port })

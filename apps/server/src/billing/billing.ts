@@ -1,8 +1,10 @@
 import type { Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
+import { alertRound } from './alerts.ts'
 import { closeNext, openMonths } from './close.ts'
 import { issueDrafts } from './invoice.ts'
+import { type Delivery, deliverRound } from './messages.ts'
 import type { Terms } from './terms.ts'
 
 const ROUND_MS = 60_000
@@ -19,25 +21,32 @@ export const billRound = async (parts: Parts, signal?: AbortSignal): Promise<voi
   await issueDrafts(db, terms, clock)
 }
 
-/** Closes months and issues their invoices, once a minute until closed. */
-export const openBilling = (parts: Parts): { close(): Promise<void> } => {
+/** Closes months, issues their invoices, and looks after budgets, once a minute until closed. */
+export const openBilling = (parts: Parts & { readonly delivery: Delivery }): { close(): Promise<void> } => {
   const closing = new AbortController()
+  const { signal } = closing
+  // Each by itself: a mail server that hangs must not keep a month open, nor a month that cannot be closed an alert from going out.
+  const work: readonly { name: string; round: () => Promise<void> }[] = [
+    { name: 'closing months', round: () => billRound(parts, signal) },
+    { name: 'looking at budgets', round: () => alertRound(parts) },
+    { name: 'delivering alerts', round: () => deliverRound(parts, signal) },
+  ]
 
-  const loop = async (): Promise<void> => {
+  const loop = async ({ name, round }: (typeof work)[number]): Promise<void> => {
     let failing = false
-    while (!closing.signal.aborted) {
+    while (!signal.aborted) {
       try {
-        await billRound(parts, closing.signal)
+        await round()
         failing = false
       } catch (error) {
         // Once per outage: rows wait, nothing is lost.
-        if (!failing) parts.log.error({ err: error }, 'billing cannot do its round; it is tried again')
+        if (!failing) parts.log.error({ err: error }, `${name} failed; it is tried again`)
         failing = true
       }
-      await parts.clock.sleep(ROUND_MS, closing.signal).catch(() => undefined)
+      await parts.clock.sleep(ROUND_MS, signal).catch(() => undefined)
     }
   }
-  const running = loop()
+  const running = Promise.all(work.map(loop))
 
   return {
     close: async () => {

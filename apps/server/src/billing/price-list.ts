@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import type { Model } from '../catalog/model.ts'
 import { listOf, type Manage, pageQuery, queryFlag } from '../kit/management.ts'
-import { picoToMoney, type PicoEuro } from '../kit/money.ts'
+import { type PicoEuro, picoToMoney } from '../kit/money.ts'
 import { yes } from '../kit/outcome.ts'
 import { MoneyJson, ONE_PAGE, pageOf } from './json.ts'
 import type { Meter, Mode } from './rate.ts'

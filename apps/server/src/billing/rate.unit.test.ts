@@ -4,7 +4,7 @@ import { parsePrice } from '../catalog/price.ts'
 import type { ProjectId } from '../kit/ids.ts'
 import { type Cents, formatCents, formatPico, splitCents, sumCents } from '../kit/money.ts'
 import type { Month } from './month.ts'
-import { type Bill, type FreePools, type Meter, METERS, type Mode, type Quantity, type QuotedPrice, rate } from './rate.ts'
+import { type Bill, type FreePools, METERS, type Meter, type Mode, type Quantity, type QuotedPrice, rate } from './rate.ts'
 
 const A = '0190a000-0000-7000-8000-00000000000a' as ProjectId
 const B = '0190b000-0000-7000-8000-00000000000b' as ProjectId
