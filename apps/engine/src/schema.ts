@@ -98,9 +98,19 @@ export const CompletionRequest = z.looseObject({
 export type CompletionRequest = z.infer<typeof CompletionRequest>
 
 const MAX_INPUTS = 2048 // data-plane.md 9 and 10
+/** Who reranks by vectors brings the query along with the documents. */
+const QUERY = 1
 
 export const EmbeddingRequest = z.looseObject({
-  input: z.union([z.string(), tokenList.min(1), z.array(z.string()).min(1).max(MAX_INPUTS), z.array(tokenList).min(1).max(MAX_INPUTS)]),
+  input: z.union([
+    z.string(),
+    tokenList.min(1),
+    z
+      .array(z.string())
+      .min(1)
+      .max(MAX_INPUTS + QUERY),
+    z.array(tokenList).min(1).max(MAX_INPUTS),
+  ]),
   dimensions: optional(z.int().min(1)),
   encoding_format: optional(z.enum(['float', 'base64'])),
 })

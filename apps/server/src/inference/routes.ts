@@ -10,13 +10,15 @@ import { completions } from './endpoints/completions.ts'
 import type { Endpoint } from './endpoints/endpoint.ts'
 import { listModels, readModel } from './endpoints/models.ts'
 import { messages } from './endpoints/messages.ts'
+import { ocr } from './endpoints/ocr.ts'
+import { rerank } from './endpoints/rerank.ts'
 import { responses } from './endpoints/responses.ts'
 import { DEFAULT_LIMITS, type Dialect, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
 import { type IdempotencyLimits, openIdempotency } from './idempotency.ts'
 import { openRelay } from './relay.ts'
 import { type Rooms, serve } from './serve.ts'
 
-const ENDPOINTS: readonly Endpoint[] = [chat, completions, embeddings, messages]
+const ENDPOINTS: readonly Endpoint[] = [chat, completions, embeddings, messages, ocr, rerank]
 
 /** With and without the project (data-plane.md 2.1). The slash that some clients double behind `v1` is the router's to ignore. */
 const BASES = ['/v1', '/:project/v1']

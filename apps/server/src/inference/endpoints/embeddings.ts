@@ -1,9 +1,10 @@
-import { EmbeddingsRequest, EmbeddingsSettings } from '@parvis/wire/openai/embeddings'
+import { EmbeddingsRequest, EmbeddingsSettings, MAX_INPUTS } from '@parvis/wire/openai/embeddings'
 import type { Model } from '../../catalog/model.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, bufferToBody, type Change, slice, splice } from '../body.ts'
-import { watch } from '../scan.ts'
+import { type Cursor, read, watch } from '../scan.ts'
+import { cutTo, lengthOf, toBase64, toFloats } from '../vectors.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
 
 const WATCHED = watch(['model', 'input', 'dimensions', 'encoding_format'])
@@ -37,7 +38,7 @@ export const embeddings: Endpoint = {
       estimate: { inputTokens, outputTokens: 0 },
       bytesFor: (remoteModel) => splice(reading.body, changes(reading, settings, model, remoteModel)),
       answerKey: 'data',
-      convert: (answer) => toEncoding(answer, encoding),
+      convert: (answer) => toAsked(answer, encoding, settings.dimensions ?? undefined),
     } satisfies Request)
   },
 }
@@ -47,12 +48,58 @@ const checkedFields = (reading: Reading): Outcome<{ settings: EmbeddingsSettings
   const fields = fieldsOf(reading)
   if (!fields.ok) return fields
   if (fields.value['input'] === undefined && reading.spans.has('input')) {
-    // Too large to be parsed here: the engine counts and checks the texts.
+    // Too large to be parsed here: walked over instead. The engine counts the texts.
     const settings = checkFields(EmbeddingsSettings, fields.value)
-    return settings.ok ? yes({ settings: settings.value, tokens: [] }) : settings
+    if (!settings.ok) return settings
+    const tokens = walkInputs(reading)
+    return tokens.ok ? yes({ settings: settings.value, tokens: tokens.value }) : tokens
   }
   const request = checkFields(EmbeddingsRequest, fields.value)
   return request.ok ? yes({ settings: request.value, tokens: tokenCounts(request.value.input) }) : request
+}
+
+const QUOTE = 0x22
+const OPEN_BRACKET = 0x5b
+const EMPTY_BYTES = 2
+
+/** What the schema checks of a small body: how many inputs there are, that none is empty, how many tokens each has. */
+const walkInputs = (reading: Reading): Outcome<readonly number[]> => {
+  let wrong: Refusal | undefined
+  const invalid = (field: string, reason: string): void => {
+    wrong ??= { code: 'field_invalid', field, reason }
+  }
+  const list = reading.spans.get('input')
+  const counts: number[] = []
+  const countTokens = (cursor: Cursor): number => {
+    let count = 0
+    cursor.array(() => {
+      count += 1
+      cursor.skip()
+    })
+    return count
+  }
+  const walked = read(reading.body, list?.start ?? 0, (cursor) => {
+    if (cursor.peek() === QUOTE) return void cursor.skip()
+    if (cursor.peek() !== OPEN_BRACKET) return invalid('input', 'expected a string or an array')
+    let places = 0
+    let numbers = false
+    cursor.array((place) => {
+      places += 1
+      const first = cursor.peek()
+      if (first === OPEN_BRACKET) {
+        const count = countTokens(cursor)
+        if (count === 0) invalid(`input[${place}]`, 'expected at least one token')
+        return void counts.push(count)
+      }
+      const span = cursor.skip()
+      numbers ||= first !== QUOTE
+      if (first === QUOTE && span.end - span.start <= EMPTY_BYTES) invalid(`input[${place}]`, 'expected a string that is not empty')
+    })
+    if (numbers) counts.push(places)
+    else if (places > MAX_INPUTS) invalid('input', `expected at most ${MAX_INPUTS} inputs`)
+  })
+  if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
+  return wrong === undefined ? yes(counts) : no(wrong)
 }
 
 const tokenCounts = (input: EmbeddingsRequest['input']): readonly number[] => {
@@ -63,10 +110,14 @@ const tokenCounts = (input: EmbeddingsRequest['input']): readonly number[] => {
 
 const wrongDimensions = (dimensions: number | null | undefined, model: Model): Refusal | undefined => {
   if (typeof dimensions !== 'number' || dimensions === model.dimensions || model.matryoshka.includes(dimensions)) return undefined
+  const least = model.rules.minDimensions
+  if (least !== null && model.dimensions !== null && dimensions >= least && dimensions <= model.dimensions) return undefined
   const reason =
-    model.matryoshka.length === 0
-      ? `the model ${model.name} has ${model.dimensions ?? 'a fixed number of'} dimensions and no others`
-      : `the model ${model.name} can be cut to ${model.matryoshka.join(', ')} dimensions`
+    least !== null
+      ? `the model ${model.name} can be cut to between ${least} and ${model.dimensions} dimensions`
+      : model.matryoshka.length === 0
+        ? `the model ${model.name} has ${model.dimensions ?? 'a fixed number of'} dimensions and no others`
+        : `the model ${model.name} can be cut to ${model.matryoshka.join(', ')} dimensions`
   return { code: 'field_invalid', field: 'dimensions', reason }
 }
 
@@ -81,48 +132,44 @@ const changes = (reading: Reading, settings: EmbeddingsSettings, model: Model, r
 }
 
 const EMBEDDING_KEY = Buffer.from('"embedding"')
+/** 4,096 numbers as text, and some room. */
+const LOOK_BYTES = 256 * 1024
 
 /**
- * Gives the encoding that was asked for where the engine gave the other. The official Node SDK asks for base64 and decodes whatever
- * it gets: floats would become zeros without any error (data-plane.md 9). Looks at the first vector; parses only when it must.
+ * Gives the encoding and the length that were asked for where the engine gave another. The official Node SDK asks for base64 and decodes
+ * whatever it gets: floats would become zeros without any error (data-plane.md 9). Looks at the first vector; parses only when it must.
  */
-const toEncoding = (answer: Body, encoding: 'float' | 'base64'): Body | undefined => {
-  const found = firstEncoding(answer)
-  if (found === undefined || found === encoding) return answer
+const toAsked = (answer: Body, encoding: 'float' | 'base64', dimensions: number | undefined): Body | undefined => {
+  const found = firstVector(answer)
+  if (found === undefined) return answer
+  const cut = dimensions !== undefined && found.length() > dimensions
+  if (found.encoding === encoding && !cut) return answer
   try {
     const parsed = JSON.parse(slice(answer, { start: 0, end: answer.bytes }).toString()) as { data: { embedding: unknown }[] }
-    const data = parsed.data.map((row) => ({
-      ...row,
-      embedding: encoding === 'base64' ? toBase64(row.embedding) : toFloats(row.embedding),
-    }))
+    const data = parsed.data.map((row) => {
+      const vector = typeof row.embedding === 'string' ? toFloats(row.embedding) : (row.embedding as number[])
+      const asked = cut ? cutTo(vector, dimensions) : vector
+      return { ...row, embedding: encoding === 'base64' ? toBase64(asked) : asked }
+    })
     return bufferToBody(Buffer.from(JSON.stringify({ ...parsed, data })))
   } catch {
     return undefined
   }
 }
 
-const firstEncoding = (answer: Body): 'float' | 'base64' | undefined => {
-  for (const piece of answer.pieces) {
-    for (let at = piece.indexOf(EMBEDDING_KEY); at >= 0; at = piece.indexOf(EMBEDDING_KEY, at + 1)) {
-      // The same word is also the value of "object"; only as a key a colon follows.
-      const behind = /^\s*:\s*(["[])/.exec(piece.toString('latin1', at + EMBEDDING_KEY.length, at + EMBEDDING_KEY.length + 32))
-      if (behind !== null) return behind[1] === '[' ? 'float' : 'base64'
+const firstVector = (answer: Body): { encoding: 'float' | 'base64'; length(): number } | undefined => {
+  const head = slice(answer, { start: 0, end: Math.min(LOOK_BYTES, answer.bytes) })
+  for (let at = head.indexOf(EMBEDDING_KEY); at >= 0; at = head.indexOf(EMBEDDING_KEY, at + 1)) {
+    // The same word is also the value of "object"; only as a key a colon follows.
+    const behind = /^\s*:\s*(["[])/.exec(head.toString('latin1', at + EMBEDDING_KEY.length, at + EMBEDDING_KEY.length + 32))
+    if (behind === null) continue
+    const start = at + EMBEDDING_KEY.length + behind[0].length
+    const encoding = behind[1] === '[' ? 'float' : 'base64'
+    const text = (): string => {
+      const end = head.indexOf(encoding === 'float' ? ']' : '"', start)
+      return head.toString('latin1', start, end < 0 ? head.length : end)
     }
+    return { encoding, length: () => (encoding === 'float' ? text().split(',').length : lengthOf(text().replaceAll('\\', ''))) }
   }
   return undefined
-}
-
-const FLOAT_BYTES = 4
-
-const toBase64 = (vector: unknown): string => {
-  if (!Array.isArray(vector)) throw new TypeError('a vector that is not an array')
-  const bytes = Buffer.allocUnsafe(vector.length * FLOAT_BYTES)
-  vector.forEach((component, index) => bytes.writeFloatLE(Number(component), index * FLOAT_BYTES))
-  return bytes.toString('base64')
-}
-
-const toFloats = (text: unknown): number[] => {
-  if (typeof text !== 'string') throw new TypeError('a vector that is not a string')
-  const bytes = Buffer.from(text, 'base64')
-  return Array.from({ length: bytes.length / FLOAT_BYTES }, (_, index) => bytes.readFloatLE(index * FLOAT_BYTES))
 }

@@ -1,0 +1,132 @@
+import { OcrUsage } from '@parvis/wire/mistral/ocr'
+import { no, type Outcome, yes } from '../../kit/outcome.ts'
+import type { Refusal } from '../../kit/refusal.ts'
+import type { Counts } from '../../usage/event.ts'
+import { type Body, type Change, type Span, slice, splice } from '../body.ts'
+import type { Pointer } from '../conversation.ts'
+import type { Exchange } from '../exchange.ts'
+import { bufferToPacked, toDataUrl, whereOf } from '../media/data-url.ts'
+import { MAX_DOCUMENT_BYTES, readDocument } from '../media/documents.ts'
+import { read, scan, watch } from '../scan.ts'
+import { type Endpoint, mismatch, parse, type Reading, type Request, readBody } from './endpoint.ts'
+
+const WATCHED = watch(['model', 'document'])
+const FETCH_MS = 30_000
+
+/**
+ * `POST /v1/ocr`, in Mistral's shape (data-plane.md 12): passed through to an engine that speaks it. The document is fetched by us and
+ * reaches the engine as data, so that an engine never fetches.
+ */
+export const ocr: Endpoint = {
+  name: 'ocr',
+  path: '/ocr',
+  enginePath: '/v1/ocr',
+
+  read: (body) => readBody(body, WATCHED),
+
+  check(reading, model) {
+    if (model.type !== 'ocr') return no(mismatch(ocr, model))
+    const pointer = documentOf(reading)
+    if (!pointer.ok) return pointer
+    const { field, span } = pointer.value
+    const where = whereOf(reading.body, span)
+    if (where.kind === 'other') return no(invalid(field, 'expected a URL of http or https, or a data URL in base64'))
+
+    const request = (brought: readonly Change[]): Request => ({
+      enginePath: ocr.enginePath,
+      stream: false,
+      wantsUsage: false,
+      estimate: { inputTokens: 0, outputTokens: 0 },
+      bytesFor: (remoteModel) => splice(reading.body, [...nameFor(reading, remoteModel), ...brought]),
+      answerKey: 'pages',
+      countsOf: pagesOf,
+    })
+    if (where.kind === 'data') {
+      const document = readDocument(where.packed)
+      return document.ok ? yes(request([])) : no(invalid(field, document.refusal))
+    }
+    return yes({
+      ...request([]),
+      async complete(exchange) {
+        const brought = await bring(where.url, exchange)
+        return brought.ok ? yes(request([{ ...span, bytes: brought.value }])) : no(invalid(field, brought.refusal))
+      },
+    })
+  },
+}
+
+const invalid = (field: string, reason: string): Refusal => ({ code: 'field_invalid', field, reason })
+
+const nameFor = (reading: Reading, remoteModel: string): Change[] => {
+  const span = reading.spans.get('model')
+  return span === undefined || remoteModel === reading.model ? [] : [{ ...span, bytes: Buffer.from(JSON.stringify(remoteModel)) }]
+}
+
+const QUOTE = 0x22
+const OPEN_BRACE = 0x7b
+
+/** Where the URL of the document stands. */
+const documentOf = (reading: Reading): Outcome<Pointer> => {
+  const document = reading.spans.get('document')
+  if (document === undefined) return no(invalid('document', 'expected an object with a document_url or an image_url'))
+  const found: Pointer[] = []
+  let wrong: Refusal | undefined
+  const walked = read(reading.body, document.start, (cursor) => {
+    const take = (field: string): void => {
+      const isText = cursor.peek() === QUOTE
+      const span: Span = cursor.skip()
+      if (isText) found.push({ field, span })
+      else wrong ??= invalid(field, 'expected a string')
+    }
+    if (cursor.peek() !== OPEN_BRACE) {
+      wrong = invalid('document', 'expected an object')
+      return
+    }
+    cursor.object((key) => {
+      if (key === 'document_url') take('document.document_url')
+      else if (key === 'image_url' && cursor.peek() !== OPEN_BRACE) take('document.image_url')
+      else if (key === 'image_url') cursor.object((inner) => void (inner === 'url' ? take('document.image_url.url') : cursor.skip()))
+      else if (key === 'type') {
+        const type = cursor.word().text
+        if (type !== 'document_url' && type !== 'image_url') wrong ??= invalid('document.type', 'expected "document_url" or "image_url"')
+      } else cursor.skip()
+    })
+  })
+  if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
+  if (wrong !== undefined) return no(wrong)
+  const [only] = found
+  // Two, of one name or of both, would leave it to the engine which of them it fetches.
+  if (only === undefined || found.length > 1) return no(invalid('document', 'expected one document_url or one image_url'))
+  return yes(only)
+}
+
+const bring = async (url: string, exchange: Pick<Exchange, 'fetch'>): Promise<Outcome<Buffer, string>> => {
+  const accept = 'application/pdf, image/png, image/jpeg, image/webp, image/gif'
+  const fetched = await exchange.fetch(url, { maxBytes: MAX_DOCUMENT_BYTES, timeMs: FETCH_MS, accept })
+  if (!fetched.ok) return no(`the document could not be fetched: ${fetched.reason}`)
+  if (fetched.status !== 200) return no(`the document could not be fetched: its server answered ${fetched.status}`)
+  const document = readDocument(bufferToPacked(fetched.body))
+  return document.ok ? yes(toDataUrl(document.value.type, fetched.body)) : document
+}
+
+const USAGE = watch([], ['usage_info', 'pages'])
+
+/** Pages are what is charged: as the engine says, and else as many as it gave. */
+const pagesOf = (answer: Body): Partial<Counts> | undefined => {
+  const scanned = scan(answer, USAGE)
+  if (!scanned.ok) return undefined
+  const usage = scanned.value.spans.get('usage_info')
+  const told = usage && parse(slice(answer, usage))
+  const counted = OcrUsage.safeParse(told?.ok === true ? told.value : undefined)
+  if (counted.success) return { pages: counted.data.pages_processed }
+  const pages = scanned.value.spans.get('pages')
+  if (pages === undefined) return undefined
+  let count = 0
+  const walked = read(answer, pages.start, (cursor) =>
+    cursor.array(() => {
+      count += 1
+      cursor.skip()
+    }),
+  )
+  return walked.ok ? { pages: count } : undefined
+}
