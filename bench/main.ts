@@ -1,18 +1,31 @@
 import { benchEngine } from './engine/engine.ts'
 import { machine, type Row } from './measure.ts'
+import { benchAdmit } from './micro/admit/admit.ts'
 import { benchPath } from './path/path.ts'
+import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [engine] [--quick]
+const HELP = `npm run bench -- [path] [engine] [admit] [work] [--quick] [--millions 10]
 
   path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
+  admit    what it costs to decide whether a request may begin
+  work     usage events a second through journal, shipping and totals, and what the end of a stream waits for
   --quick  fewer rounds; what CI runs. Fails on the cliffs only
+  --millions  events that \`work\` adds up; one million unless said otherwise
 
-Without a name both run. The figures are this machine's: compare rows of one run, not runs.`
-
-const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = { path: benchPath, engine: benchEngine }
+Without a name all run. The figures are this machine's: compare rows of one run, not runs.`
 
 const given = process.argv.slice(2)
+const millionsAt = given.indexOf('--millions')
+const millions = millionsAt < 0 ? undefined : Number(given.splice(millionsAt, 2)[1])
+
+const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
+  path: benchPath,
+  engine: benchEngine,
+  admit: benchAdmit,
+  work: (quick) => benchWork(quick, millions),
+}
+
 if (given.includes('--help')) {
   console.log(HELP)
   process.exit(0)

@@ -53,6 +53,10 @@ type Kept = Share & {
   creditAt: number | undefined
   /** More than this in hand is kept from others. */
   keep: number
+  /** Used since the last beat: cheaper to note than the time. */
+  touched: boolean
+  /** Not used between the last two beats. */
+  idle: boolean
   touchedAt: number
   readonly waiting: number[]
   asking: Promise<boolean> | undefined
@@ -79,6 +83,8 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
       known: undefined,
       creditAt: undefined,
       keep: 0,
+      touched: true,
+      idle: false,
       touchedAt: clock.now(),
       waiting: [],
       asking: undefined,
@@ -88,7 +94,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
         return share.stock >= units
       },
       take(units) {
-        share.touchedAt = clock.now()
+        share.touched = true
         share.stock -= units
         // The next ones need not wait, if somebody asks in time.
         if (share.stock * 2 < share.keep) void ask(share)
@@ -99,7 +105,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
         return taken
       },
       settle(taken, used) {
-        share.touchedAt = clock.now()
+        share.touched = true
         share.stock += taken - used
         if (share.limited.kind !== 'minute') {
           share.used += used
@@ -162,7 +168,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
 
   const toAsk = (share: Kept, how: 'ask' | 'tell'): Ask => {
     const { limited, stock, waiting } = share
-    const idle = clock.now() - share.touchedAt >= BEAT_MS
+    const idle = share.idle && !share.touched
     let back = -share.owed
     // What nobody used, what is too much beside other gateways, and what we owe goes back.
     const surplus = gateways > 1 && stock > 2 * share.keep ? stock - share.keep : 0
@@ -283,6 +289,9 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
   const beat = async (): Promise<void> => {
     const now = clock.now()
     for (const [key, share] of all) {
+      share.idle = !share.touched
+      if (share.touched) share.touchedAt = now
+      share.touched = false
       const forgetMs = share.limited.kind === 'budget' ? FORGET_BUDGET_MS : FORGET_MS
       const empty = share.stock === 0 && share.held === 0 && share.owed === 0 && !share.untold && share.asking === undefined
       if (empty && now - share.touchedAt > forgetMs) all.delete(key)
@@ -295,8 +304,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     const due = [...all.values()].filter((share) => {
       if (share.asking !== undefined) return false
       if (share.owed !== 0 || share.untold || share.stock < 0) return true
-      const idle = now - share.touchedAt >= BEAT_MS
-      return share.limited.kind === 'minute' ? idle && share.stock > 0 : share.held > 0
+      return share.limited.kind === 'minute' ? share.idle && !share.touched && share.stock > 0 : share.held > 0
     })
     await tell(due)
     if (due.length === 0) back()
@@ -318,7 +326,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
         all.set(limited.key, share)
       }
       share.limited = limited // the operator may have changed it
-      share.touchedAt = clock.now()
+      share.touched = true
       return share
     },
     bring,
@@ -326,7 +334,10 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     close: async () => {
       closing.abort()
       await running
-      for (const share of all.values()) share.touchedAt = Number.NEGATIVE_INFINITY
+      for (const share of all.values()) {
+        share.idle = true
+        share.touched = false
+      }
       await tell([...all.values()].filter((share) => share.stock !== 0 || share.held !== 0 || share.untold))
     },
   }
