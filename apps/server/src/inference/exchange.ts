@@ -49,6 +49,8 @@ export type Exchange = {
   /** From where it comes: the address of the connection, and what the client calls itself. */
   readonly ip: string
   readonly userAgent: string
+  /** Of the body. */
+  readonly contentType: string | undefined
   /** The header of that name (idempotency.ts). */
   readonly idempotencyKey: string | undefined
   /** Aborted when nobody waits for the answer any more. */
@@ -66,8 +68,8 @@ export type Exchange = {
   whenOver(listener: ((over: Over) => void) | undefined): void
   /** Names and values in turn; they stand on whatever answer is sent from here on. */
   setHeaders(headers: readonly string[]): void
-  /** A whole answer. */
-  answer(status: number, body: Body): void
+  /** A whole answer; JSON where nothing else is said. */
+  answer(status: number, body: Body, contentType?: string): void
   /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
   /** May be said again. `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
   begin(failing?: (refusal: Refusal) => Buffer): void
@@ -98,6 +100,17 @@ const FLUSH_MS = 300_000
 const BUSY_RETRY_MS = 1_000
 const JSON_TYPE = /^application\/json(?:\s*;\s*charset\s*=\s*"?utf-?8"?)?\s*$/i
 
+/** What a route takes as a body. */
+export type Accepts = {
+  matches(contentType: string | undefined): boolean
+  /** In words, for who sends something else. */
+  readonly expected: string
+  /** Where it is less than the limit for all. */
+  readonly maxBytes?: number
+}
+
+const JSON_BODY: Accepts = { matches: (contentType) => JSON_TYPE.test(contentType ?? ''), expected: 'application/json' }
+
 const errorEvent = (refusal: Refusal): Buffer => Buffer.from(`data: ${JSON.stringify(speak(refusal).body)}\n\n`)
 export const DONE_EVENT: Buffer = Buffer.from('data: [DONE]\n\n')
 
@@ -115,9 +128,10 @@ export const openExchange = (
   request: IncomingMessage,
   response: ServerResponse,
   projectId: ProjectId | undefined,
-  dialect?: Dialect,
+  { dialect, accepts = JSON_BODY }: { dialect?: Dialect | undefined; accepts?: Accepts | undefined } = {},
 ): Exchange => {
   const { clock, log, limits, deadlines, inflight } = rooms
+  const maxBodyBytes = Math.min(limits.bodyBytes, accepts.maxBytes ?? limits.bodyBytes)
   const acceptedAt = clock.now()
   const id = newId<'request'>(acceptedAt)
   const abort = new AbortController()
@@ -230,11 +244,12 @@ export const openExchange = (
     ip: request.socket.remoteAddress ?? '',
     userAgent: request.headers['user-agent'] ?? '',
     authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
+    contentType: request.headers['content-type'],
     idempotencyKey: request.headers['idempotency-key']?.toString(),
     signal: abort.signal,
     readBody: () =>
       new Promise((resolve) => {
-        const wrong = wrongHeader(request, limits)
+        const wrong = wrongHeader(request, accepts, maxBodyBytes)
         if (wrong !== undefined) return resolve(no(wrong))
         if (!continued) response.writeContinue()
         continued = true
@@ -251,7 +266,7 @@ export const openExchange = (
         }
         const take = (piece: Buffer): void => {
           bytes += piece.length
-          if (bytes > limits.bodyBytes) return settle(no({ code: 'body_too_large', maxBytes: limits.bodyBytes }))
+          if (bytes > maxBodyBytes) return settle(no({ code: 'body_too_large', maxBytes: maxBodyBytes }))
           if (!hold(piece.length)) return settle(no(BUSY))
           // A sender of single bytes must not make us walk a list of a million pieces.
           small.push(piece)
@@ -285,10 +300,10 @@ export const openExchange = (
     setHeaders(given) {
       extra = given
     },
-    answer(status, body) {
+    answer(status, body, contentType = 'application/json') {
       if (answered) return
       answeredNow()
-      response.writeHead(status, headers('application/json', 'content-length', String(body.bytes)))
+      response.writeHead(status, headers(contentType, 'content-length', String(body.bytes)))
       for (const piece of body.pieces.slice(0, -1)) response.write(piece)
       response.end(body.pieces.at(-1))
     },
@@ -336,12 +351,12 @@ export const holdWithin = (inflight: { bytes: number }, mostBytes: number) => {
 
 const BUSY: Refusal = { code: 'busy', reason: 'too many large requests are in flight', retryAfterMs: BUSY_RETRY_MS }
 
-const wrongHeader = (request: IncomingMessage, limits: InferenceLimits): Refusal | undefined => {
+const wrongHeader = (request: IncomingMessage, accepts: Accepts, maxBytes: number): Refusal | undefined => {
   const encoding = request.headers['content-encoding']
   if (encoding !== undefined && encoding.toLowerCase() !== 'identity') {
-    return { code: 'content_type_wrong', expected: 'application/json, not compressed' }
+    return { code: 'content_type_wrong', expected: `${accepts.expected}, not compressed` }
   }
-  if (!JSON_TYPE.test(request.headers['content-type'] ?? '')) return { code: 'content_type_wrong', expected: 'application/json' }
+  if (!accepts.matches(request.headers['content-type'])) return { code: 'content_type_wrong', expected: accepts.expected }
   const declared = Number(request.headers['content-length'] ?? 0)
-  return declared > limits.bodyBytes ? { code: 'body_too_large', maxBytes: limits.bodyBytes } : undefined
+  return declared > maxBytes ? { code: 'body_too_large', maxBytes } : undefined
 }

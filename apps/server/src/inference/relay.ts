@@ -56,7 +56,9 @@ export const openRelay =
       const { replica } = seat
       const { translate } = request
       const told = request.stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
-      const answer: Answer = (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel, spending.spend)
+      const answer: Answer =
+        request.openAnswer?.(exchange) ??
+        (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel, spending.spend)
       let controller: Dispatcher.DispatchController | undefined
       let failing: EngineFailure | undefined // the engine's own error answer, while it is being read
       let firstByteAt: Instant | null = null
@@ -130,7 +132,7 @@ export const openRelay =
       const body = request.bytesFor(replica.remoteModel)
       const headers = [
         'content-type',
-        'application/json',
+        request.contentType ?? 'application/json',
         'accept',
         request.stream ? 'text/event-stream' : 'application/json',
         'content-length',

@@ -5,15 +5,16 @@ import { speak } from '../kit/refusal.ts'
 import { openCall } from './call.ts'
 import { openDeadlines } from './deadlines.ts'
 import { chat } from './endpoints/chat.ts'
-import { embeddings } from './endpoints/embeddings.ts'
 import { completions } from './endpoints/completions.ts'
-import type { Endpoint } from './endpoints/endpoint.ts'
-import { listModels, readModel } from './endpoints/models.ts'
+import { embeddings } from './endpoints/embeddings.ts'
+import type { Endpoint, FormEndpoint, Reading } from './endpoints/endpoint.ts'
 import { messages } from './endpoints/messages.ts'
+import { listModels, readModel } from './endpoints/models.ts'
 import { ocr } from './endpoints/ocr.ts'
 import { rerank } from './endpoints/rerank.ts'
 import { responses } from './endpoints/responses.ts'
-import { DEFAULT_LIMITS, type Dialect, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
+import { transcriptions } from './endpoints/transcriptions.ts'
+import { DEFAULT_LIMITS, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
 import { type IdempotencyLimits, openIdempotency } from './idempotency.ts'
 import { openRelay } from './relay.ts'
 import { type Rooms, serve } from './serve.ts'
@@ -24,6 +25,8 @@ const ENDPOINTS: readonly Endpoint[] = [chat, completions, embeddings, messages,
 const BASES = ['/v1', '/:project/v1']
 
 type Params = { readonly project?: string; readonly '*'?: string }
+/** How a route speaks, and what it takes. */
+type Manner = Pick<Endpoint, 'dialect' | 'accepts'>
 type Handle = (exchange: Exchange, params: Params) => void | Promise<void>
 
 /**
@@ -46,38 +49,38 @@ export const inferenceRoutes = (
   const idempotency = openIdempotency({ ...parts, authenticate: rooms.authenticate }, asked)
   app.addHook('preClose', async () => idempotency.stop())
 
-  const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId, dialect?: Dialect): Exchange => {
+  const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId, manner?: Manner): Exchange => {
     reply.hijack()
-    return openExchange(parts, request.raw, reply.raw, projectId, dialect)
+    return openExchange(parts, request.raw, reply.raw, projectId, manner)
   }
 
   const refuseUnknownRoute = (request: FastifyRequest, reply: FastifyReply): void =>
     open(request, reply).refuse({ code: 'route_unknown', method: request.method, path: pathOf(request.url) })
 
-  const handle = (request: FastifyRequest<{ Params: Params }>, reply: FastifyReply, work: Handle, dialect?: Dialect): void => {
+  const handle = (request: FastifyRequest<{ Params: Params }>, reply: FastifyReply, work: Handle, manner?: Manner): void => {
     const { project } = request.params
     // Whatever else stands in front of /v1, a UUID in capitals too, is no route (data-plane.md 2.1).
     if (project !== undefined && !isUuid(project)) return refuseUnknownRoute(request, reply)
-    const exchange = open(request, reply, project as ProjectId | undefined, dialect)
+    const exchange = open(request, reply, project as ProjectId | undefined, manner)
     run(exchange, work, request.params)
   }
 
-  const route = (method: 'GET' | 'POST', path: string, work: Handle, dialect?: Dialect): void => {
+  const route = (method: 'GET' | 'POST', path: string, work: Handle, manner?: Manner): void => {
     for (const base of BASES) {
       app.route<{ Params: Params }>({
         method,
         url: `${base}${path}`,
-        onRequest: (request, reply) => handle(request, reply, work, dialect),
+        onRequest: (request, reply) => handle(request, reply, work, manner),
         handler: () => {}, // never reached: the hook does not go on
       })
     }
   }
 
+  const mount = <R extends Reading>(endpoint: Endpoint<R> | FormEndpoint<R>): void =>
+    route('POST', endpoint.path, idempotency.once(endpoint.path, serve(rooms, call, endpoint)), endpoint)
   const endpoints = [...ENDPOINTS, responses(rooms.clock)]
-  for (const endpoint of endpoints) {
-    const served = idempotency.once(endpoint.path, serve(rooms, call, endpoint))
-    route('POST', endpoint.path, served, endpoint.dialect)
-  }
+  for (const endpoint of endpoints) mount(endpoint)
+  mount(transcriptions)
   route('GET', '/models', listModels(rooms))
   // A wildcard, since a model's name may have a slash in it.
   route('GET', '/models/*', (exchange, params) => readModel(rooms, params['*'] ?? '')(exchange))
@@ -87,7 +90,7 @@ export const inferenceRoutes = (
   app.addHook('onRequest', (request, reply, done) => (request.is404 ? refuseUnknownRoute(request, reply) : done()))
 
   // A client that waits to be told to go on is told by whoever reads the body: only then is its key known to be good.
-  const ours = new Set(endpoints.map((endpoint) => `/v1${endpoint.path}`))
+  const ours = new Set([...endpoints, transcriptions].map((endpoint) => `/v1${endpoint.path}`))
   app.server.on('checkContinue', (request, response) => {
     const path = pathOf(request.url ?? '').replaceAll(/\/{2,}/g, '/')
     if (!ours.has(path) && !ours.has(path.slice(path.indexOf('/', 1)))) response.writeContinue()

@@ -6,7 +6,7 @@ import type { Logger } from '../kit/log.ts'
 import type { Admit, Used } from '../quota/admit.ts'
 import type { Usage } from '../usage/usage.ts'
 import type { Call } from './call.ts'
-import type { Endpoint } from './endpoints/endpoint.ts'
+import type { Endpoint, FormEndpoint, Reading } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import { lostEvent, usageEvent } from './usage-event.ts'
 
@@ -27,7 +27,7 @@ export type Rooms = {
  * The order of checks is data-plane.md 3.2.
  */
 export const serve =
-  (rooms: Rooms, call: Call, endpoint: Endpoint) =>
+  <R extends Reading>(rooms: Rooms, call: Call, endpoint: Endpoint<R> | FormEndpoint<R>) =>
   async (exchange: Exchange): Promise<void> => {
     const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
@@ -35,7 +35,7 @@ export const serve =
     const body = await exchange.readBody()
     if (!body.ok) return exchange.refuse(body.refusal)
 
-    const reading = endpoint.read(body.value)
+    const reading = await endpoint.read(body.value, exchange.contentType)
     if (!reading.ok) return exchange.refuse(reading.refusal)
 
     const model = rooms.resolve(reading.value.model)

@@ -2,7 +2,7 @@ import type { Model } from '../catalog/model.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { UsageEvent } from '../usage/event.ts'
 import { NO_COUNTS } from './answer.ts'
-import type { Endpoint, Reading, Request } from './endpoints/endpoint.ts'
+import type { Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Relayed } from './relay.ts'
 
@@ -10,7 +10,13 @@ import type { Relayed } from './relay.ts'
  * What is written down of a request before an engine has it, in case that this process dies and nobody can ever say how it ended.
  * Nothing of it is charged.
  */
-export const lostEvent = (exchange: Exchange, caller: Caller, endpoint: Endpoint, reading: Reading, model: Model): UsageEvent => ({
+export const lostEvent = (
+  exchange: Exchange,
+  caller: Caller,
+  endpoint: { readonly name: string },
+  reading: Reading,
+  model: Model,
+): UsageEvent => ({
   id: exchange.id,
   organizationId: caller.organizationId,
   projectId: caller.projectId,

@@ -19,6 +19,7 @@ export type Refusal =
   | { code: 'body_late'; limitMs: number }
   | { code: 'content_type_wrong'; expected: string }
   | { code: 'body_not_json'; reason: string }
+  | { code: 'form_broken'; reason: string }
   | { code: 'header_invalid'; header: string; reason: string }
   /** The same Idempotency-Key with another body; and with the same body, when the answer is no longer kept. */
   | { code: 'idempotency_mismatch' }
@@ -78,6 +79,7 @@ export const SPOKEN = {
   body_late: { status: 408, type: 'RequestTimeoutError', say: (r) => `The body did not arrive within ${r.limitMs / 1000} s.` },
   content_type_wrong: { status: 400, type: 'BadRequestError', say: (r) => `The content type must be ${r.expected}.` },
   body_not_json: { status: 400, type: 'BadRequestError', say: (r) => `Invalid JSON body: ${r.reason}.` },
+  form_broken: { status: 400, type: 'BadRequestError', say: (r) => `The form cannot be read: ${r.reason}.` },
   header_invalid: { status: 400, type: 'BadRequestError', say: (r) => `The header "${r.header}" is not valid: ${r.reason}.` },
   idempotency_mismatch: {
     status: 409,

@@ -3,13 +3,14 @@ import type { Model } from '../../catalog/model.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import type { Counts } from '../../usage/event.ts'
+import type { Answer } from '../answer.ts'
 import { type Body, JOIN_BYTES, type Span, slice } from '../body.ts'
 import type { Translator } from '../dialects/translator.ts'
-import type { Dialect, Exchange } from '../exchange.ts'
+import type { Accepts, Dialect, Exchange } from '../exchange.ts'
 import { scan, type Watch } from '../scan.ts'
 
 /** One endpoint of the data plane that an engine answers. */
-export type Endpoint = {
+export type Endpoint<R extends Reading = Reading> = {
   /** Stands in usage events. */
   readonly name: string
   /** What a client calls, and what we call at the engine: the path behind the base, without `/v1`. */
@@ -17,10 +18,17 @@ export type Endpoint = {
   readonly enginePath: string
   /** How refusals are worded and the key is sent, where that is not OpenAI's way. */
   readonly dialect?: Dialect
+  /** The bodies it takes; JSON where nothing else is said. */
+  readonly accepts?: Accepts
   /** From bytes to the model that is meant: broken JSON is 400, no model 422 (data-plane.md 3.2). */
-  read(body: Body): Outcome<Reading>
+  read(body: Body, contentType?: string): Outcome<R>
   /** What the model makes of the request: the wrong endpoint, a wrong field, more output than there is. */
-  check(reading: Reading, model: Model): Outcome<Request>
+  check(reading: R, model: Model): Outcome<Request>
+}
+
+/** One whose body takes longer to read than a look at its bytes. */
+export type FormEndpoint<R extends Reading> = Omit<Endpoint<R>, 'read'> & {
+  read(body: Body, contentType?: string): Promise<Outcome<R>>
 }
 
 /** A body of which we know the model and where the fields stand that we act on. */
@@ -41,9 +49,13 @@ export type Request = {
   /** The client asked for usage in the stream; otherwise the event that carries nothing else is kept from it. */
   readonly wantsUsage: boolean
   /** `outputTokens` is the most that can come; 0 where nothing is generated. */
-  readonly estimate: { readonly inputTokens: number; readonly outputTokens: number }
+  readonly estimate: { readonly inputTokens: number; readonly outputTokens: number; readonly audioSeconds?: number }
   /** The bytes for an engine that knows the model by this name. */
   bytesFor(remoteModel: string): Body
+  /** What these bytes are; JSON where nothing else is said. */
+  readonly contentType?: string
+  /** What becomes of the answer, where that is neither chat's stream nor an object with an array in it. */
+  openAnswer?(exchange: Exchange): Answer
   /** What a whole answer must have at its top level, as an array. */
   readonly answerKey: string
   /** Turns a whole answer into what was asked for, where the engine could not. Undefined: it is no such answer. */
@@ -118,7 +130,7 @@ export const checkFields = <T>(schema: z.ZodType<T>, fields: unknown): Outcome<T
 const pathToField = (path: readonly PropertyKey[]): string =>
   path.map((step, index) => (typeof step === 'number' ? `[${step}]` : `${index === 0 ? '' : '.'}${String(step)}`)).join('')
 
-export const mismatch = (endpoint: Endpoint, model: Model): Refusal => ({
+export const mismatch = (endpoint: { readonly path: string }, model: Model): Refusal => ({
   code: 'endpoint_mismatch',
   model: model.name,
   endpoint: `/v1${endpoint.path}`,
