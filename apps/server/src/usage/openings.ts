@@ -117,6 +117,8 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
       if (closed) return
       closed = true
       await writing
+      // Whatever could not be noted while the disk was full can be now, perhaps.
+      if (running.size > 0) await renew().catch(() => undefined)
       await handle.close()
       if (running.size === 0) await rm(path, { force: true })
     },

@@ -1,0 +1,207 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { chmod, mkdir } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type Instant, systemClock } from '@parvis/server/kit/clock'
+import { openDb } from '@parvis/server/kit/db'
+import { type AccessKey, newId, type OrganizationId, type PriceId, type PrincipalId, type ProjectId } from '@parvis/server/kit/ids'
+import { openLog } from '@parvis/server/kit/log'
+import { migrate } from '@parvis/server/kit/migrate'
+import { openEmbeddedPostgres } from '@parvis/server/kit/postgres'
+import type { UsageEvent } from '@parvis/server/usage/event'
+import { openJournal } from '@parvis/server/usage/journal'
+import { openOpenings } from '@parvis/server/usage/openings'
+import { openShipper } from '@parvis/server/usage/ship'
+import { computeTotals, readSums } from '@parvis/server/usage/totals'
+import { monthOf, viewUsage } from '@parvis/server/usage/view'
+import { median, percentile, type Row, residentMb } from '../measure.ts'
+
+const MILLION = 1_000_000
+
+const someEvent = (now: Instant, organizationId: OrganizationId, projectId: ProjectId): UsageEvent => ({
+  id: newId(now),
+  organizationId,
+  projectId,
+  principalId: newId(now) as PrincipalId,
+  accessKey: 'SCWAAAAAAAAAAAAAAAAA' as AccessKey,
+  modelAsked: 'some-model',
+  model: 'some-model',
+  priceId: newId(now) as PriceId,
+  replica: 'engine-1',
+  endpoint: 'chat/completions',
+  mode: 'realtime',
+  status: 200,
+  ended: 'complete',
+  counted: 'engine',
+  input: 731,
+  cachedInput: 512,
+  output: 180,
+  reasoning: 0,
+  audioInput: 0,
+  audioMs: 0,
+  images: 0,
+  pages: 0,
+  acceptedAt: now,
+  firstByteAt: now,
+  endedAt: now,
+})
+
+/** What the promise costs at the end of a stream: from "the engine is done" to "the event is on disk", at this many a second. */
+const journalRows = async (directory: string, quick: boolean): Promise<Row[]> => {
+  const journal = await openJournal({ directory, log: openLog('silent') })
+  const openings = await openOpenings({ directory, log: openLog('silent') })
+  const organizationId = newId(systemClock.now()) as OrganizationId
+  const recorded = () => ({
+    ...someEvent(systemClock.now(), organizationId, organizationId as unknown as ProjectId),
+    gateway: organizationId,
+    charged: true,
+  })
+  const rows: Row[] = []
+  try {
+    for (const noted of [false, true]) {
+      const waitsMs: number[] = []
+      const once = async (): Promise<void> => {
+        const event = recorded()
+        if (noted) openings.begin(event)
+        const startedAt = performance.now()
+        await journal.record(event)
+        waitsMs.push(performance.now() - startedAt)
+        if (noted) openings.end(event.id)
+      }
+      const count = quick ? 300 : 2_000
+      for (let index = 0; index < count; index += 1) await once()
+      const what = noted ? 'noted at its beginning, too' : 'alone'
+      const alone = `p99 ${percentile(waitsMs, 99).toFixed(2)} ms; one after the other, ${what}`
+      rows.push({ what: `end of a stream waits, ${noted ? 'with a note' : 'idle'}`, value: median(waitsMs), unit: 'ms', beside: alone })
+    }
+    const startedAt = performance.now()
+    const total = quick ? 20_000 : 200_000
+    let left = total
+    const waitsMs: number[] = []
+    const caller = async (): Promise<void> => {
+      while (left > 0) {
+        left -= 1
+        const event = recorded()
+        openings.begin(event)
+        const at = performance.now()
+        await journal.record(event)
+        waitsMs.push(performance.now() - at)
+        openings.end(event.id)
+      }
+    }
+    await Promise.all(Array.from({ length: 256 }, caller))
+    const seconds = (performance.now() - startedAt) / 1000
+    rows.push({
+      what: 'journal, 256 streams ending at once',
+      value: total / seconds,
+      unit: 'ev/s',
+      beside: `each waits ${median(waitsMs).toFixed(2)} ms, p99 ${percentile(waitsMs, 99).toFixed(2)} ms`,
+    })
+  } finally {
+    await journal.close()
+    await openings.close()
+  }
+  return rows
+}
+
+/** A month of events, made in the database itself: 5 projects, 20 keys, 10 models, 2 prices each, in every hour of 30 days. */
+const FILL = `
+  insert into usage_event (
+    id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, replica, endpoint, mode, status, ended,
+    counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds, images, pages,
+    accepted_at, first_byte_at, ended_at)
+  select gen_random_uuid(), $1, md5('project' || n % 5)::uuid, md5('person' || n % 20)::uuid, 'SCWKEY' || n % 20, 'm', 'model-' || n % 10,
+         md5('price' || n % 10 || (n / 7) % 2)::uuid, 'gateway', 'replica', 'chat/completions', 'realtime', 200, 'complete', 'engine', true,
+         100 + n % 900, n % 100, 10 + n % 500, 0, 0, 0, 0, 0, at, at, at
+    from (select n, $2::timestamptz + (n * 7919 % 2592000) * interval '1 second' as at from generate_series($3::bigint, $4::bigint) as n) as made`
+
+const totalRows = async (directory: string, millions: number, quick: boolean): Promise<Row[]> => {
+  const log = openLog('silent')
+  const postgres = await openEmbeddedPostgres({ dataDir: join(directory, 'database'), log, clock: systemClock })
+  const db = openDb(postgres.url, { log })
+  const rows: Row[] = []
+  try {
+    await migrate(db)
+    const organizationId = newId(systemClock.now()) as OrganizationId
+
+    // Shipping: what lies in a journal goes into the ledger.
+    const usage = join(directory, 'usage')
+    await mkdir(usage)
+    const journal = await openJournal({ directory: usage, log })
+    const openings = await openOpenings({ directory: usage, log })
+    const count = quick ? 10_000 : 100_000
+    const now = systemClock.now()
+    const events = Array.from({ length: count }, () => ({ ...someEvent(now, organizationId, newId(now)), gateway: 'g', charged: true }))
+    await Promise.all(events.map(journal.record))
+    const shipper = openShipper({ journal, openings, db, log })
+    await journal.close()
+    let startedAt = performance.now()
+    await shipper.ship()
+    let seconds = (performance.now() - startedAt) / 1000
+    rows.push({
+      what: 'shipping into the ledger',
+      value: count / seconds,
+      unit: 'ev/s',
+      beside: `${count} events in ${seconds.toFixed(1)} s`,
+    })
+    await openings.close()
+
+    // Totals of a whole month at once: what a new table, or a restored one, costs. Every day they are a part of it.
+    await db.query('truncate usage_event')
+    const month = new Date(Date.UTC(2026, 0))
+    await db.query('select make_usage_partition($1)', [month])
+    const per = 250_000
+    const total = Math.round(millions * MILLION)
+    for (let first = 0; first < total; first += per) {
+      await db.query(FILL, [organizationId, month, first, Math.min(total, first + per) - 1])
+    }
+    await db.query('analyze usage_event')
+    startedAt = performance.now()
+    const done = await computeTotals(db)
+    seconds = (performance.now() - startedAt) / 1000
+    const { rows: made } = await db.query<{ rows: bigint }>('select count(*) as rows from usage_total')
+    rows.push({
+      what: `totals of ${millions} million events`,
+      value: seconds,
+      unit: 's',
+      beside: `${done?.hours} hours, ${made[0]?.rows} rows; this process holds ${residentMb(process.pid).toFixed(0)} MiB`,
+    })
+
+    await db.query('update usage_total_state set settled_before = clock_timestamp()')
+    const from = month.getTime() as Instant
+    const to = Date.UTC(2026, 1) as Instant
+    const timed = async (what: string, work: () => Promise<unknown>): Promise<void> => {
+      const takenMs: number[] = []
+      for (let round = 0; round < 5; round += 1) {
+        const at = performance.now()
+        await work()
+        takenMs.push(performance.now() - at)
+      }
+      rows.push({ what, value: median(takenMs), unit: 'ms', beside: `from the totals, ${millions} million events` })
+    }
+    await timed("a month's sums for its bill", () => readSums(db, { organizationId, from, to }))
+    await timed("a month's usage by day and model", () =>
+      viewUsage(db, { organizationId, from, to: (to - 1) as Instant, step: 'day', by: ['model'], projectIds: [], only: {} }),
+    )
+    const running = monthOf(systemClock.now())
+    await timed('the running month, nothing in it', () =>
+      readSums(db, { organizationId, from: running, to: (running + 86_400_000) as Instant }),
+    )
+  } finally {
+    await db.end()
+    await postgres.close()
+  }
+  return rows
+}
+
+/** Events through journal, shipping and totals. `millions` is how many events the totals are computed of. */
+export const benchWork = async (quick: boolean, millions: number = quick ? 0.1 : 1): Promise<Row[]> => {
+  const directory = mkdtempSync(join(tmpdir(), 'parvis-bench-'))
+  try {
+    // As root, the database runs as another user.
+    await chmod(directory, 0o711)
+    return [...(await journalRows(join(directory, 'journal'), quick)), ...(await totalRows(directory, millions, quick))]
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
