@@ -239,10 +239,10 @@ test('a webhook that fails is tried again after growing pauses, with the same de
   expect(await messages()).toMatchObject([{ attempt: 3, sent_at: new Date('2026-05-10T12:03:00Z'), last_error: null }])
   expect(new Set(hook.calls.map(({ headers }) => headers['x-parvis-delivery'])).size).toBe(1)
 
-  await database.db.query('update budget_message set sent_at = null, attempt = 11')
+  await database.db.query('update budget_message set sent_at = null, attempt = 13')
   hook.answers.push(500)
   await deliver(clock)
-  expect(await messages()).toMatchObject([{ attempt: 12, gave_up_at: new Date('2026-05-10T12:03:00Z') }])
+  expect(await messages()).toMatchObject([{ attempt: 14, gave_up_at: new Date('2026-05-10T12:03:00Z') }])
   clock.set('2026-06-10T12:03:00Z')
   await deliver(clock)
   expect(hook.calls).toHaveLength(4)

@@ -21,10 +21,10 @@ export type Delivery = {
 const SEND_LIMIT_MS = 15_000
 const WEBHOOK_MAX_BYTES = 64 * 1024
 const LEASE_SECONDS = 120
-/** A minute, then doubled: the last of twelve tries comes more than a day after the first. */
+/** A minute, then doubled up to six hours: the last of fourteen tries comes a day and a half after the first. */
 const FIRST_PAUSE_MS = 60_000
 const LONGEST_PAUSE_MS = 6 * 3_600_000
-const MAX_ATTEMPTS = 12
+const MAX_ATTEMPTS = 14
 
 type Message = {
   readonly id: string
