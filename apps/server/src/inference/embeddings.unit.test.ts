@@ -1,8 +1,9 @@
-import { startDataPlane } from '@parvis/testkit/data-plane'
+import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
 import { scriptedVector, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { EmbeddingsAnswer } from '@parvis/wire/openai/embeddings'
 import { ErrorBody } from '@parvis/wire/openai/error'
 import { describe, expect, test } from 'vitest'
+import { NO_RULES } from '../catalog/model.ts'
 
 const PATH = '/v1/embeddings'
 
@@ -70,9 +71,14 @@ describe('embeddings', () => {
   ])('refuses %s', async (_name, ask, status, param) => {
     await using engine = await startScriptedEngine()
     await using plane = await startDataPlane({ engine: engine.url })
-    const answer = await plane.ask(PATH, { model: 'tiny-embed', ...ask })
-    expect(answer.status).toBe(status)
-    expect(ErrorBody.parse(await answer.json()).error.param).toBe(param)
+    for (const text of [
+      JSON.stringify({ model: 'tiny-embed', ...ask }),
+      `${JSON.stringify({ model: 'tiny-embed', ...ask })}${' '.repeat(70_000)}`,
+    ]) {
+      const answer = await plane.ask(PATH, text)
+      expect(answer.status).toBe(status)
+      expect(ErrorBody.parse(await answer.json()).error.param).toBe(param)
+    }
     expect(engine.requests).toEqual([])
   })
 
@@ -82,6 +88,40 @@ describe('embeddings', () => {
     const input = Array.from({ length: 2048 }, (_, index) => `${index} ${'word '.repeat(20)}`)
     const answer = await plane.ask(PATH, { model: 'tiny-embed', input, encoding_format: 'base64' })
     expect(EmbeddingsAnswer.parse(await answer.json()).data).toHaveLength(2048)
+  })
+
+  test('of an engine that gives them whole are cut to the length that was asked for, and are of length 1 again', async () => {
+    const whole = [3, 4, 0, 12, 1, 2, 3, 4]
+    const base64 = Buffer.from(Float32Array.from(whole).buffer).toString('base64')
+    for (const embedding of [whole, base64]) {
+      const body = { object: 'list', model: 'x', data: [{ object: 'embedding', index: 0, embedding }], usage: { prompt_tokens: 1 } }
+      await using engine = await startScriptedEngine({ body })
+      await using plane = await startDataPlane({ engine: engine.url })
+      const cut = async (ask: object) => {
+        const answer = EmbeddingsAnswer.parse(await (await plane.ask(PATH, { model: 'tiny-embed', input: 'a', ...ask })).json())
+        const [row] = answer.data
+        return typeof row?.embedding === 'string' ? floatsOf(row.embedding) : row?.embedding
+      }
+      for (const encoding_format of ['float', 'base64']) {
+        expect((await cut({ encoding_format, dimensions: 2 }))?.map((component) => Math.round(component * 1e6) / 1e6)).toEqual([0.6, 0.8])
+        expect(await cut({ encoding_format, dimensions: 8 })).toEqual(whole)
+        expect(await cut({ encoding_format })).toEqual(whole)
+      }
+    }
+  })
+
+  test('of a model that may be cut anywhere have any length from its shortest on', async () => {
+    const model = aModel({
+      name: 'any',
+      type: 'embedding',
+      maxOutputTokens: null,
+      dimensions: 4096,
+      rules: { ...NO_RULES, minDimensions: 32 },
+    })
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, models: [model] })
+    const statusFor = async (dimensions: number) => (await plane.ask(PATH, { model: 'any', input: 'a', dimensions })).status
+    expect(await Promise.all([31, 32, 2000, 4096, 4097].map(statusFor))).toEqual([400, 200, 200, 200, 400])
   })
 
   test('a chat model has none', async () => {

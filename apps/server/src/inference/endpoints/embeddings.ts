@@ -61,6 +61,7 @@ const checkedFields = (reading: Reading): Outcome<{ settings: EmbeddingsSettings
 const QUOTE = 0x22
 const OPEN_BRACKET = 0x5b
 const EMPTY_BYTES = 2
+type Kind = 'text' | 'tokens' | 'number'
 
 /** What the schema checks of a small body: how many inputs there are, that none is empty, how many tokens each has. */
 const walkInputs = (reading: Reading): Outcome<readonly number[]> => {
@@ -79,23 +80,30 @@ const walkInputs = (reading: Reading): Outcome<readonly number[]> => {
     return count
   }
   const walked = read(reading.body, list?.start ?? 0, (cursor) => {
-    if (cursor.peek() === QUOTE) return void cursor.skip()
+    if (cursor.peek() === QUOTE) {
+      const span = cursor.skip()
+      if (span.end - span.start <= EMPTY_BYTES) invalid('input', 'expected a string that is not empty')
+      return
+    }
     if (cursor.peek() !== OPEN_BRACKET) return invalid('input', 'expected a string or an array')
     let places = 0
-    let numbers = false
+    let kind: Kind | undefined
     cursor.array((place) => {
       places += 1
       const first = cursor.peek()
-      if (first === OPEN_BRACKET) {
+      const found = first === QUOTE ? 'text' : first === OPEN_BRACKET ? 'tokens' : 'number'
+      kind ??= found
+      if (found !== kind) invalid(`input[${place}]`, 'expected all inputs to be of one kind')
+      if (found === 'tokens') {
         const count = countTokens(cursor)
         if (count === 0) invalid(`input[${place}]`, 'expected at least one token')
         return void counts.push(count)
       }
       const span = cursor.skip()
-      numbers ||= first !== QUOTE
-      if (first === QUOTE && span.end - span.start <= EMPTY_BYTES) invalid(`input[${place}]`, 'expected a string that is not empty')
+      if (found === 'text' && span.end - span.start <= EMPTY_BYTES) invalid(`input[${place}]`, 'expected a string that is not empty')
     })
-    if (numbers) counts.push(places)
+    if (kind === undefined) invalid('input', 'expected at least one input')
+    else if (kind === 'number') counts.push(places)
     else if (places > MAX_INPUTS) invalid('input', `expected at most ${MAX_INPUTS} inputs`)
   })
   if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
