@@ -361,7 +361,7 @@ const errorEvent = (): string =>
 const completion = async (answering: Answering): Promise<unknown> => {
   const { script } = answering
   let content = ''
-  let said = 0
+  let said = script.reasoning?.length ?? 0
   for (const token of tokensOf(script)) {
     if (answering.gone) return undefined
     if (script.tokenDelayMs !== undefined) await after(script.tokenDelayMs)

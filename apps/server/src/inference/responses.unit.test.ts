@@ -1,3 +1,4 @@
+import { ChatOpenAI } from '@langchain/openai'
 import { startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { ResponseObject } from '@parvis/wire/openai/responses'
@@ -189,7 +190,7 @@ describe('the answer', () => {
   test('has every field of the contract', async () => {
     await using house = await open({ reasoning: ['Let me', ' think.'], usage: { prompt: 20, completion: 90, cached: 5, reasoning: 60 } })
     const given = { ...ASK, instructions: 'Be brief.', max_output_tokens: 100, metadata: { a: 'b' }, reasoning: { effort: 'low' } }
-    const answer = await house.plane.ask(PATH, { ...given, tools: [TOOL], store: true })
+    const answer = await house.plane.ask(PATH, { ...given, tools: [TOOL], store: true, user: 'u' })
     const body = ResponseObject.parse(await answer.json())
     const hex = (answer.headers.get('x-request-id') ?? '').replaceAll('-', '')
     expect(body).toEqual({
@@ -228,7 +229,9 @@ describe('the answer', () => {
       text: { format: { type: 'text' } },
       tool_choice: 'auto',
       tools: [TOOL],
+      top_logprobs: 0,
       top_p: null,
+      user: 'u',
       truncation: 'disabled',
       metadata: { a: 'b' },
       usage: {
@@ -424,5 +427,40 @@ describe('the official SDK', () => {
       for await (const _ of await client.responses.create({ ...ASK, stream: true }));
     }
     await expect(reading()).rejects.toBeInstanceOf(OpenAI.APIError)
+  })
+})
+
+describe('LangChain on the Responses API', () => {
+  const langchain = (house: { plane: { url: string; key: string } }): ChatOpenAI =>
+    new ChatOpenAI({
+      model: 'tiny-chat',
+      apiKey: house.plane.key,
+      configuration: { baseURL: `${house.plane.url}/v1` },
+      useResponsesApi: true,
+      maxRetries: 0,
+    })
+
+  test('reads words and usage, whole and streamed', async () => {
+    await using house = await open({ reasoning: ['Hm.'] })
+    const whole = await langchain(house).invoke('Hi')
+    expect(whole.text).toBe('Hello world.')
+    expect(whole.usage_metadata).toMatchObject({ input_tokens: 7, output_tokens: 4 })
+    let text = ''
+    for await (const chunk of await langchain(house).stream('Hi')) text += chunk.text
+    expect(text).toBe('Hello world.')
+    expect(house.engine.requests.map((request) => request.path)).toEqual(['/v1/chat/completions', '/v1/chat/completions'])
+    expect(house.plane.records.map((record) => record.endpoint)).toEqual(['responses', 'responses'])
+  })
+
+  test('reads calls', async () => {
+    await using house = await open({ toolCalls: CALLS })
+    const { type, name, parameters } = TOOL
+    const asked = await langchain(house)
+      .bindTools([{ type, function: { name, parameters } }])
+      .invoke('Hi')
+    expect(asked.tool_calls).toMatchObject([
+      { name: 'get_x', args: { a: 1 } },
+      { name: 'get_x', args: { a: 22 } },
+    ])
   })
 })

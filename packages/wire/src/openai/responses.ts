@@ -92,6 +92,8 @@ export const ResponsesRequest = z.looseObject({
   tool_choice: ToolChoice.nullish(),
   parallel_tool_calls: z.boolean().nullish(),
   metadata: z.record(z.string(), z.string()).nullish(),
+  top_logprobs: z.int().min(0).max(20).nullish(),
+  user: z.string().nullish(),
   previous_response_id: stateless('there are no earlier responses to go on from'),
   conversation: stateless('there are no stored conversations'),
   prompt: stateless('there are no stored prompts'),
@@ -156,7 +158,9 @@ export const ResponseObject = z.looseObject({
   text: z.looseObject({ format: TextFormat }),
   tool_choice: ToolChoice,
   tools: z.array(Tool),
+  top_logprobs: z.int(),
   top_p: z.number().nullable(),
+  user: z.string().nullable(),
   truncation: z.literal('disabled'),
   metadata: z.record(z.string(), z.string()),
   usage: z
