@@ -13,10 +13,12 @@ create table bill (
   -- Why it is not closed although it is due, for the operator.
   waits_for text,
   closed_at timestamptz,
+  -- The same moment by the database's clock, which also dates the arrival of events: what was recorded after it is late.
+  frozen_at timestamptz,
   -- The whole bill as it was computed, amounts as decimal strings. It is never computed again.
   content jsonb,
   primary key (organization_id, month),
-  check ((closed_at is null) = (content is null))
+  check (num_nulls(closed_at, frozen_at, content) in (0, 3))
 );
 create index bill_open on bill (due_at) where closed_at is null;
 

@@ -6,7 +6,7 @@ import { dateToInstant, type Instant } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import type { Cents, PicoEuro } from '../kit/money.ts'
-import { readSums, type Sum } from '../usage/totals.ts'
+import { lateEvents, readSums, type Sum } from '../usage/totals.ts'
 import { isMonth, type Month, monthEnd, monthStart, nextMonth, stepMonth } from './month.ts'
 import { type Bill, type FreePools, type LineKey, METERS, type Meter, type Quantity, type QuotedPrice, rate } from './rate.ts'
 import type { Terms } from './terms.ts'
@@ -82,18 +82,47 @@ const readQuantities = async (
 const quantityKey = (line: LineKey & { projectId: ProjectId }): string =>
   [line.projectId, line.product, line.mode, line.meter, line.price].join('\n')
 
+/** Transactions that began before a month was frozen and ended after it; no statement may run that long. */
+const SETTLING_MS = 3_600_000
+
 /**
- * What a closed month has become since, less all that has been billed of it, then or later: the events that came late. It is a
+ * The closed months that events may have come to since they were frozen. It only spares us the sums of all the others: what is owed is a
+ * difference of sums, so one month too many costs time and nothing else.
+ */
+const readLateMonths = async (client: Client, organizationId: OrganizationId, before: Month): Promise<readonly Month[]> => {
+  const { rows } = await client.query<{ month: Month; frozen_at: Date }>(
+    `select month, frozen_at from bill
+      where organization_id = $1 and month >= $2 and month < $3 and closed_at is not null
+      order by month`,
+    [organizationId, stepMonth(before, -LATE_MONTHS), before],
+  )
+  // Late events go to the first month that is still open, and to no other.
+  const last = rows.at(-1)
+  if (last === undefined || nextMonth(last.month) !== before) return []
+  const late: Month[] = []
+  for (const { month: closed, frozen_at: frozenAt } of rows) {
+    const recordedFrom = (dateToInstant(frozenAt) - SETTLING_MS) as Instant
+    const events = await lateEvents(client, { organizationId, from: monthStart(closed), to: monthEnd(closed), recordedFrom })
+    if (events.length > 0) late.push(closed)
+  }
+  return late
+}
+
+/**
+ * What closed months have become since, less all that has been billed of them, then or later: the events that came late. It is a
  * difference of absolute sums, so it is the same however often it is asked for.
  */
 const readLate = async (
   client: Client,
   organizationId: OrganizationId,
-  closed: readonly MonthBill[],
+  before: Month,
 ): Promise<{ quantities: Quantity[]; unpriced: Sum[] }> => {
   const quantities: Quantity[] = []
   const unpriced: Sum[] = []
-  for (const { month } of closed) {
+  const months = await readLateMonths(client, organizationId, before)
+  const [first] = months
+  const closed = first === undefined ? [] : await readClosed(client, organizationId, first)
+  for (const month of months) {
     const billed = new Map<string, bigint>()
     for (const { bill, month: billedIn } of closed) {
       for (const line of bill.projects.flatMap((project) => project.lines)) {
@@ -173,10 +202,12 @@ const rowToBill = (organizationId: OrganizationId, row: BillRow): MonthBill => (
   unpriced: [],
 })
 
-const readClosed = async (client: Client, organizationId: OrganizationId, from: Month): Promise<MonthBill[]> => {
+const readClosed = async (client: Client, organizationId: OrganizationId, from: Month, to?: Month): Promise<MonthBill[]> => {
   const { rows } = await client.query<BillRow>(
-    'select month, closed_at, content from bill where organization_id = $1 and month >= $2 and closed_at is not null order by month',
-    [organizationId, from],
+    `select month, closed_at, content from bill
+      where organization_id = $1 and month >= $2 and ($3::text is null or month <= $3) and closed_at is not null
+      order by month`,
+    [organizationId, from, to ?? null],
   )
   return rows.map((row) => rowToBill(organizationId, row))
 }
@@ -218,17 +249,11 @@ const readLifetimePools = async (client: Client, terms: Terms, organizationId: O
 
 /** The bill of a month as it stands: the frozen one, or what closing it now would make of it. */
 export const readBill = async (client: Client, terms: Terms, organizationId: OrganizationId, asked: Month): Promise<MonthBill> => {
-  const recent = await readClosed(client, organizationId, stepMonth(asked, -LATE_MONTHS))
-  const frozen = recent.find(({ month: closedMonth }) => closedMonth === asked)
+  const [frozen] = await readClosed(client, organizationId, asked, asked)
   if (frozen !== undefined) return frozen
 
   const own = await readQuantities(client, organizationId, asked)
-  // Late events go to the first month that is still open, and to no other.
-  const last = recent.at(-1)
-  const late =
-    last !== undefined && nextMonth(last.month) === asked
-      ? await readLate(client, organizationId, recent)
-      : { quantities: [], unpriced: [] }
+  const late = await readLate(client, organizationId, asked)
   const given = terms.freePeriod === 'monthly' ? terms.freePools : await readLifetimePools(client, terms, organizationId, asked)
   return {
     organizationId,

@@ -48,7 +48,7 @@ const POSTPONE = `
    where organization_id = $1 and month = $2 and leased_by = $3 and closed_at is null`
 
 const FREEZE = `
-  update bill set closed_at = $4, content = $5::text::jsonb, leased_by = null, leased_until = null, waits_for = null
+  update bill set closed_at = $4, frozen_at = now(), content = $5::text::jsonb, leased_by = null, leased_until = null, waits_for = null
    where organization_id = $1 and month = $2 and leased_by = $3 and closed_at is null`
 
 type Claimed = { readonly organization_id: OrganizationId; readonly month: Month }

@@ -346,3 +346,11 @@ export const readInvoices = async (db: Db, organizationId: OrganizationId, id?: 
   )
   return rows.map(rowToInvoice)
 }
+
+export const readInvoiceOfMonth = async (db: Db, organizationId: OrganizationId, month: Month): Promise<Invoice | undefined> => {
+  const { rows } = await db.query<InvoiceRow>(
+    `select ${COLUMNS} from invoice where organization_id = $1 and month = $2 and type = 'periodic'`,
+    [organizationId, month],
+  )
+  return rows.map(rowToInvoice)[0]
+}

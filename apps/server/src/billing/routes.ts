@@ -10,7 +10,7 @@ import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type MonthBill, readBill, readClosedBills } from './bill.ts'
 import { toConsumptions } from './consumption.ts'
 import { invoicesToCsv, invoiceToCsv, invoiceToPdf } from './document.ts'
-import { type Invoice, type InvoiceId, readInvoices, taxOf } from './invoice.ts'
+import { type Invoice, type InvoiceId, readInvoiceOfMonth, readInvoices, taxOf } from './invoice.ts'
 import { MoneyJson, ONE_PAGE, pageOf } from './json.ts'
 import { type Month, monthEnd, monthOf, monthStart } from './month.ts'
 import type { Terms } from './terms.ts'
@@ -246,30 +246,29 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     },
   })
 
+  const tax = reading('tax')
   manage({
     method: 'GET',
     path: '/billing/v2beta1/taxes',
     summary: 'The tax on a month.',
-    needs: consumption,
+    needs: tax,
     query: pageQuery({ max: ONE_PAGE, fallback: ONE_PAGE, orders: BY_UPDATE, clamp: true }).extend({
       organization_id: z.uuid().optional(),
       billing_period: BillingPeriod,
     }),
     answer: z.object({ taxes: z.array(TaxJson), total_count: z.int(), updated_at: z.string() }),
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(consumption)
+      if (!isOwn(actor, query.organization_id)) return refused(tax)
       const bill = await readBill(db, terms, actor.organizationId, monthAsked(query.billing_period))
+      // A month that is invoiced keeps the tax of its day.
+      const invoiced = bill.closedAt === null ? undefined : await readInvoiceOfMonth(db, actor.organizationId, bill.month)
+      const { name, basisPoints } =
+        invoiced === undefined
+          ? { name: terms.taxName, basisPoints: terms.taxBasisPoints }
+          : { name: invoiced.taxName, basisPoints: invoiced.taxBasisPoints }
+      const total = invoiced?.taxCents ?? taxOf(bill.bill.cents, basisPoints)
       const taxes =
-        terms.taxBasisPoints === 0
-          ? []
-          : [
-              {
-                description: terms.taxName,
-                currency: 'EUR',
-                rate: terms.taxBasisPoints / 10_000,
-                total_tax_value: centsToEuros(taxOf(bill.bill.cents, terms.taxBasisPoints)),
-              },
-            ]
+        basisPoints === 0 ? [] : [{ description: name, currency: 'EUR', rate: basisPoints / 10_000, total_tax_value: centsToEuros(total) }]
       return yes({ taxes: pageOf(taxes, query), total_count: taxes.length, updated_at: updatedAt(bill) })
     },
   })
