@@ -4,6 +4,7 @@ import type { EngineId, ModelId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Directory, Engine } from './directory.ts'
 import type { Replica, Seat } from './replica.ts'
+import { NOBODY, openTurns, type Party, type Turns } from './turns.ts'
 
 /**
  * Waits for a ready replica with a free place, within a limit. The signal ends the wait; what was waited for goes to the next.
@@ -13,6 +14,7 @@ export type TakeSeat = (
   model: { readonly id: ModelId; readonly name: string },
   signal: AbortSignal,
   avoid?: ReadonlySet<EngineId>,
+  party?: Party,
 ) => Promise<Outcome<Seat>>
 
 export type SeatLimits = {
@@ -70,11 +72,17 @@ const connect = (origin: string): Client =>
 
 const discard = (client: Client): void => void client.destroy().catch(() => undefined)
 
-type Waiter = { readonly order: number; readonly model: string; settle(outcome: Outcome<Seat>): void }
+type Waiter = {
+  readonly order: number
+  readonly model: string
+  /** When its turn begins, beside those of other projects. */
+  readonly start: number
+  settle(outcome: Outcome<Seat>): void
+}
 
 /**
- * Seats of all engines, and the queues of those who wait for one. Whoever waits is served in the order of asking, also where
- * one engine's seats are shared by several models. A wait ends with a seat, with a refusal after its limit, when the caller leaves,
+ * Seats of all engines, and the queues of those who wait for one. Projects take turns, weighed by tokens; within one, and between
+ * the models that share an engine's seats, the order is that of asking. A wait ends with a seat, with a refusal after its limit, when the caller leaves,
  * or when there is nothing left to hope for.
  */
 export const openSeats = (options: {
@@ -85,6 +93,7 @@ export const openSeats = (options: {
   const { directory, clock } = options
   const limits = { ...LIMITS, ...options.limits }
   const queues = new Map<ModelId, Waiter[]>()
+  const turnsOf = new Map<ModelId, Turns>()
   const clients = new Set<Client>()
   let orders = 0
   let taken = 0
@@ -134,22 +143,25 @@ export const openSeats = (options: {
     }
   }
 
-  /** The one who has waited longest among those that this engine can serve. */
-  const longest = (engine: Engine): { modelId: ModelId; waiter: Waiter } | undefined => {
-    let best: { modelId: ModelId; waiter: Waiter } | undefined
+  /** In the queue with the one who has waited longest, the one whose turn it is. */
+  const next = (engine: Engine): { modelId: ModelId; waiter: Waiter } | undefined => {
+    let oldest: { modelId: ModelId; order: number } | undefined
     for (const { modelId } of engine.serves) {
       const waiter = queues.get(modelId)?.[0]
-      if (waiter !== undefined && (best === undefined || waiter.order < best.waiter.order)) best = { modelId, waiter }
+      if (waiter !== undefined && (oldest === undefined || waiter.order < oldest.order)) oldest = { modelId, order: waiter.order }
     }
-    return best
+    const [first, ...others] = oldest === undefined ? [] : (queues.get(oldest.modelId) ?? [])
+    if (oldest === undefined || first === undefined) return undefined
+    return { modelId: oldest.modelId, waiter: others.reduce((best, other) => (other.start < best.start ? other : best), first) }
   }
 
   const serve = (engine: Engine): void => {
     while (!engine.gone && hasPlace(engine)) {
-      const next = longest(engine)
-      const replica = next && engine.replicas.get(next.modelId)
-      if (next === undefined || replica === undefined) return
-      next.waiter.settle(yes(occupy(engine, replica)))
+      const turn = next(engine)
+      const replica = turn && engine.replicas.get(turn.modelId)
+      if (turn === undefined || replica === undefined) return
+      turnsOf.get(turn.modelId)?.served(turn.waiter.start)
+      turn.waiter.settle(yes(occupy(engine, replica)))
     }
   }
 
@@ -172,22 +184,38 @@ export const openSeats = (options: {
     },
   })
 
-  const wait = (model: { id: ModelId; name: string }, signal: AbortSignal): Promise<Outcome<Seat>> => {
+  const wait = (model: { id: ModelId; name: string }, signal: AbortSignal, party: Party): Promise<Outcome<Seat>> => {
     const queue = queues.get(model.id) ?? []
+    const turns = turnsOf.get(model.id) ?? openTurns()
+    const start = turns.startOf(party)
     if (queue.length >= limits.waitingPerModel) {
-      return Promise.resolve(unavailable(model.name, `${limits.waitingPerModel} requests already wait for it`, RETRY_BUSY_MS))
+      const full = unavailable(model.name, `${limits.waitingPerModel} requests already wait for it`, RETRY_BUSY_MS)
+      // A project must not keep the others out by filling the queue: whoever would come last gives way.
+      const last = queue.reduce<Waiter | undefined>(
+        (best, other) => (best === undefined || other.start >= best.start ? other : best),
+        undefined,
+      )
+      if (last === undefined || last.start <= start) return Promise.resolve(full)
+      last.settle(full)
     }
+    turns.enter(party, start)
     queues.set(model.id, queue)
+    turnsOf.set(model.id, turns)
     return new Promise((resolve) => {
       const ended = new AbortController()
       const waiter: Waiter = {
         order: (orders += 1),
         model: model.name,
+        start,
         settle: (outcome) => {
           const at = queue.indexOf(waiter)
           if (at < 0) return
           queue.splice(at, 1)
-          if (queue.length === 0 && queues.get(model.id) === queue) queues.delete(model.id)
+          if (!outcome.ok) turns.left(party)
+          if (queue.length === 0 && queues.get(model.id) === queue) {
+            queues.delete(model.id)
+            turnsOf.delete(model.id)
+          }
           signal.removeEventListener('abort', leave)
           ended.abort()
           resolve(outcome)
@@ -209,7 +237,7 @@ export const openSeats = (options: {
     })
   }
 
-  const takeSeat: TakeSeat = (model, signal, avoid) => {
+  const takeSeat: TakeSeat = (model, signal, avoid, party = NOBODY) => {
     if (closed) return Promise.resolve(stopping(model.name))
     if (signal.aborted) return Promise.resolve(gaveUp(model.name))
     const engines = directory.forModel(model.id)
@@ -217,7 +245,7 @@ export const openSeats = (options: {
     const replica = engine?.replicas.get(model.id)
     if (engine !== undefined && replica !== undefined) return Promise.resolve(yes(occupy(engine, replica)))
     if (avoid !== undefined) return Promise.resolve(unavailable(model.name, 'no other engine has a place', RETRY_BUSY_MS))
-    return Promise.resolve(hopeless(model) ?? wait(model, signal))
+    return Promise.resolve(hopeless(model) ?? wait(model, signal, party))
   }
 
   return {

@@ -1,4 +1,4 @@
-import { startScriptedEngine, type ScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import fc from 'fast-check'
 import { afterEach, expect, test, vi } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
@@ -358,6 +358,26 @@ test('after a burst only a bounded number of idle connections is kept', async ()
   await turn()
   expect(engine.idle).toHaveLength(64)
   expect(seats.filter((seat) => seat.client.destroyed)).toHaveLength(136)
+})
+
+test('a project that fills the queue neither starves another nor keeps it out', async () => {
+  const { takeSeat, addEngine } = open({ waitingPerModel: 4 })
+  addEngine({ seatLimit: 1 })
+  const first = seatOf(await takeSeat(model, never))
+  const order: string[] = []
+  const ask = async (projectId: string, at: number): Promise<void> => {
+    const outcome = await takeSeat(model, never, undefined, { projectId, tokens: 100 })
+    order.push(`${projectId}${at}${outcome.ok ? '' : ' refused'}`)
+    if (outcome.ok) outcome.value.leave('clean')
+  }
+  const asked = [0, 1, 2, 3].map((at) => ask('crowd', at))
+  asked.push(ask('one', 0))
+  await turn()
+  // The last of the crowd has given way to the one.
+  expect(order).toEqual(['crowd3 refused'])
+  first.leave('clean')
+  await Promise.all(asked)
+  expect(order).toEqual(['crowd3 refused', 'crowd0', 'one0', 'crowd1', 'crowd2'])
 })
 
 test('in whatever order seats are asked for, left, broken off and engines turn, every place is given back and nobody waits for a free one', async () => {

@@ -21,9 +21,11 @@ export const openCall =
   (takeSeat: TakeSeat, relay: Relay): Call =>
   async (exchange, caller, request, model, spending) => {
     const tried = new Set<EngineId>()
+    const { inputTokens, outputTokens } = request.estimate
+    const party = { projectId: caller.projectId, tokens: inputTokens + outputTokens }
     let refused: Outcome<Relayed> | undefined
     for (;;) {
-      const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried)
+      const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried, party)
       // What the engine said is worth more than that there is no other.
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)
