@@ -150,7 +150,7 @@ const totalRows = async (directory: string, millions: number, quick: boolean): P
     await db.query('truncate usage_event')
     const month = new Date(Date.UTC(2026, 0))
     await db.query('select make_usage_partition($1)', [month])
-    const per = 250_000
+    const per = 50_000
     const total = Math.round(millions * MILLION)
     for (let first = 0; first < total; first += per) {
       await db.query(FILL, [organizationId, month, first, Math.min(total, first + per) - 1])

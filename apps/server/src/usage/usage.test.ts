@@ -7,7 +7,8 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
+import { until } from '@parvis/testkit/until'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
 import { systemClock } from '../kit/clock.ts'
 import { type Db, openDb } from '../kit/db.ts'
@@ -67,7 +68,7 @@ test('an event reaches the database with every field it was made of', async () =
     firstByteAt: null,
   })
   await usage.record(event)
-  await vi.waitUntil(async () => (await rowsOf([event])).length === 1)
+  await until('the rows and the files are as they should be', async () => (await rowsOf([event])).length === 1)
   await usage.close()
   const [row] = await rowsOf([event])
   expect(row).toEqual({
@@ -129,9 +130,9 @@ test('what an earlier process left is brought to its end, oldest first', async (
   for (const event of events) await journal.record(event)
   await journal.close()
   const usage = await openHere()
-  await vi.waitUntil(async () => (await rowsOf(events)).length === 30)
+  await until('the rows and the files are as they should be', async () => (await rowsOf(events)).length === 30)
   // All that remains is the segment of the present process.
-  await vi.waitUntil(async () => (await files()).length === 1)
+  await until('the rows and the files are as they should be', async () => (await files()).length === 1)
   expect(await rowsOf(events)).toHaveLength(30)
   await usage.close()
 })
@@ -143,13 +144,13 @@ test('with the database away events wait on disk, and reach it when it is back',
   try {
     const before = usageEventOf()
     await usage.record(before)
-    await vi.waitUntil(async () => (await rowsOf([before])).length === 1)
+    await until('the rows and the files are as they should be', async () => (await rowsOf([before])).length === 1)
     way.shut()
     const during = Array.from({ length: 20 }, () => usageEventOf())
     await Promise.all(during.map((event) => usage.record(event)))
     expect(usage.fault()).toBeUndefined()
     way.open()
-    await vi.waitUntil(async () => (await rowsOf(during)).length === 20, { timeout: 10_000 })
+    await until('the rows and the files are as they should be', async () => (await rowsOf(during)).length === 20)
   } finally {
     await usage.close()
     await db.end()

@@ -37,7 +37,8 @@ beforeAll(async () => {
       owner: true,
       accessKey: 'SCWTEST0000000000000' as AccessKey,
     } as const),
-    ...{ ip: '127.0.0.1', userAgent: 'test' },
+    ip: '127.0.0.1',
+    userAgent: 'test',
   }
   // One caller who owns two projects; with `x-limited` one who may see only one of them.
   const { manage } = openManagement(app, {
