@@ -128,7 +128,7 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
       async (exchange) => {
         const { idempotencyKey: key } = exchange
         if (key === undefined) return served(exchange)
-        const caller = authenticate(exchange.authorization, exchange.projectId)
+        const caller = authenticate(exchange.authorization, exchange.projectId, exchange)
         if (!caller.ok) return exchange.refuse(caller.refusal)
         if (!KEY.test(key)) {
           return exchange.refuse({ code: 'header_invalid', header: 'Idempotency-Key', reason: 'expected 1 to 255 printable characters' })
