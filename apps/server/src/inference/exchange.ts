@@ -182,7 +182,11 @@ export const openExchange = (
   let extra: readonly string[] = []
   const named = dialect === undefined ? [] : [dialect.idHeader, id]
   const headers = (contentType: string, ...more: string[]): string[] => [
-    ...['content-type', contentType, 'x-request-id', id, ...named],
+    'content-type',
+    contentType,
+    'x-request-id',
+    id,
+    ...named,
     ...extra,
     ...more,
   ]
