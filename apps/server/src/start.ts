@@ -7,9 +7,9 @@ import { billingRoutes } from './billing/routes.ts'
 import { termsOf } from './billing/terms.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Model } from './catalog/model.ts'
-import type { Resolve } from './catalog/resolve.ts'
 import { seedTinyModels } from './catalog/seed.ts'
 import { pulledDir } from './catalog/weights-path.ts'
+import { withoutSpeech } from './catalog/without-speech.ts'
 import type { Config } from './config.ts'
 import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
@@ -107,8 +107,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     })
     const engines = await openEngines({ db, changes, secrets, clock, log, local: { ...config.engine, ...parts.local } })
     open('engines', () => engines.close())
-    engines.want(localModels(catalog.list()))
-    const unwatch = catalog.onChange(() => engines.want(localModels(catalog.list())))
+    const served = isSpeechInstalled() ? catalog : withoutSpeech(catalog)
+    engines.want(localModels(served.list()))
+    const unwatch = catalog.onChange(() => engines.want(localModels(served.list())))
     open('catalogue watch', async () => unwatch())
 
     // A pool of its own: a grant must not wait behind a report.
@@ -135,13 +136,13 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       app,
       {
         authenticate: iam.authenticate,
-        resolve: resolveHere(catalog.resolve),
+        resolve: served.resolve,
         admit,
         takeSeat: engines.takeSeat,
         begin: usage.begin,
         withdraw: usage.withdraw,
         record: usage.record,
-        models: () => catalog.list().filter((model) => !lacksSpeech(model)),
+        models: served.list,
         clock,
         log,
       },
@@ -206,25 +207,9 @@ const reasonOf = (error: unknown): string => (error instanceof Error ? error.mes
 
 const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)
 
-/** A model that would be run here, had its part of the engine been installed. */
-const lacksSpeech = (model: Model): boolean => model.type === 'audio' && model.weights !== null && !SPEECH_INSTALLED
-
-const SPEECH_INSTALLED = isSpeechInstalled()
-const SPEECH_RETRY_MS = 60_000
-
-/** Such a model is not listed; who asks for it by name is told what is missing. */
-const resolveHere =
-  (resolve: Resolve): Resolve =>
-  (name) => {
-    const model = resolve(name)
-    if (!model.ok || !lacksSpeech(model.value)) return model
-    const reason = 'speech is not installed on this machine; npm install without --omit=optional brings it'
-    return no({ code: 'engine_unavailable', model: name, reason, retryAfterMs: SPEECH_RETRY_MS })
-  }
-
 const localModels = (models: readonly Model[]) =>
   models.flatMap((model) =>
-    model.weights !== null && model.type !== 'ocr' && !lacksSpeech(model)
+    model.weights !== null && model.type !== 'ocr'
       ? [
           {
             id: model.id,
