@@ -1,14 +1,16 @@
 import { benchEngine } from './engine/engine.ts'
 import { machine, type Row } from './measure.ts'
 import { benchAdmit } from './micro/admit/admit.ts'
+import { benchLook } from './micro/look/look.ts'
 import { benchPath } from './path/path.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [engine] [admit] [work] [--quick] [--millions 10]
+const HELP = `npm run bench -- [path] [engine] [admit] [look] [work] [--quick] [--millions 10]
 
   path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
   admit    what it costs to decide whether a request may begin
+  look     what it costs to look at a request before an engine gets it: its fields, its messages, its images
   work     usage events a second through journal, shipping and totals, and what the end of a stream waits for
   --quick  fewer rounds; what CI runs. Fails on the cliffs only
   --millions  events that \`work\` adds up; one million unless said otherwise
@@ -23,6 +25,7 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   path: benchPath,
   engine: benchEngine,
   admit: benchAdmit,
+  look: benchLook,
   work: (quick) => benchWork(quick, millions),
 }
 

@@ -46,6 +46,38 @@ const SCALAR = /^(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)
 
 const closers = new Uint8Array(MAX_DEPTH) // scanning never waits, so one stack serves all
 
+/** What stands in nearly every conversation, by its length: making a string out of bytes costs more than comparing them. */
+const COMMON: readonly (readonly string[])[] = [
+  'user',
+  'assistant',
+  'role',
+  'content',
+  'type',
+  'text',
+  'tool',
+  'system',
+  'name',
+  'url',
+  'image_url',
+].reduce<string[][]>(
+  (table, word) => {
+    table[word.length]?.push(word)
+    return table
+  },
+  Array.from({ length: 16 }, () => []),
+)
+
+const commonWord = (piece: Buffer, start: number, end: number): string | undefined => {
+  const words = COMMON[end - start]
+  if (words === undefined) return undefined
+  for (const word of words) {
+    let place = 0
+    while (place < word.length && piece[start + place] === word.charCodeAt(place)) place += 1
+    if (place === word.length && place > 0) return word
+  }
+  return undefined
+}
+
 class Broken extends Error {}
 
 /**
@@ -237,6 +269,8 @@ const openCursor = (body: Body, from: number): Cursor => {
     const start = base + at
     skipString()
     if (base + at - 1 - start > MAX_KEY_BYTES) return ''
+    const common = start >= base ? commonWord(piece, start - base, at - 1) : undefined
+    if (common !== undefined) return common
     const text = textSince(start, 'utf8', 1)
     if (!text.includes('\\')) return text
     try {

@@ -8,8 +8,8 @@ type ImageType = 'image/png' | 'image/jpeg' | 'image/webp' | 'image/gif'
 
 export const MAX_IMAGE_BYTES = 20 * 1024 * 1024
 const MAX_PIXELS = 32_000_000
-/** The size of nearly every image stands this early; that of a photograph with a long preface, a little later. */
-const HEADS_BYTES = [32 * 1024, 512 * 1024]
+/** The size of nearly every image stands this early; that of a photograph with a long preface, later. */
+const HEADS_BYTES = [32 * 1024, 128 * 1024, 512 * 1024]
 
 /** What it is, or why it is not taken: four formats, no animation, bounded in bytes and in pixels. */
 export const readImage = (bytes: Packed): Outcome<Image, string> => {
