@@ -22,13 +22,14 @@ const END =
 
 const CHUNKS = Number(process.argv[2] ?? 200)
 const CHUNK_EVERY_MS = Number(process.argv[3] ?? 5)
+const NAME = process.argv[4] ?? 'mock'
 
 const server = createServer((request, response) => {
   if (request.url === '/health') return void response.end('{}')
   if (request.url === '/v1/models') {
     response.setHeader('content-type', 'application/json')
     return void response.end(
-      '{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"bench","max_model_len":131072}]}',
+      JSON.stringify({ object: 'list', data: [{ id: NAME, object: 'model', created: 1, owned_by: 'bench', max_model_len: 131_072 }] }),
     )
   }
   let streams = false
