@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import PDFDocument from 'pdfkit'
 import { type Instant, instantToDate } from '../kit/clock.ts'
 import { type Cents, formatCents, formatPico, sumCents } from '../kit/money.ts'
@@ -158,6 +159,10 @@ const WIDTH = 595.28 - 2 * MARGIN // A4 in points
 const BOTTOM = 841.89 - MARGIN
 const SMALL = 8
 const ROW_GAP = 5
+/** A printed invoice of more would be no use to anybody; the CSV has them all. */
+const MAX_PRINTED_LINES = 2_000
+/** Setting text takes a millisecond a row: streams that run in this process get their turn between. */
+const ROWS_AT_ONCE = 20
 
 // The fonts that every reader has know the characters of Windows-1252. A letter with a mark that they lack loses the mark, any other
 // becomes a question mark: a gap would hide that something is missing.
@@ -224,7 +229,9 @@ export const invoiceToPdf = async (invoice: Invoice, month: MonthBill): Promise<
     heading('Lines')
     const shares = [0.2, 0.14, 0.12, 0.1, 0.1, 0.16, 0.09, 0.09]
     row(['Product', 'Kind', 'Quantity', 'Free', 'Billed', 'Price', 'Exact', 'Rounded up'], shares, 2, true)
-    for (const line of month.bill.lines) {
+    const { lines } = month.bill
+    for (const [index, line] of lines.slice(0, MAX_PRINTED_LINES).entries()) {
+      if (index % ROWS_AT_ONCE === 0) await turn()
       const unit = unitWordsOf(line.meter)
       row(
         [
@@ -241,12 +248,19 @@ export const invoiceToPdf = async (invoice: Invoice, month: MonthBill): Promise<
         2,
       )
     }
+    if (lines.length > MAX_PRINTED_LINES) {
+      sum(
+        `${lines.length - MAX_PRINTED_LINES} more lines, as in the CSV`,
+        sumCents(lines.slice(MAX_PRINTED_LINES).map(({ cents }) => cents)),
+      )
+    }
     const rounding = roundingOverProjects(month)
     if (rounding !== 0n) sum("Each project's lines are rounded up by themselves", rounding)
 
     heading('Projects')
     row(['Project', 'Consumption', FREE_TIER_DEDUCTION, 'Amount'], [0.4, 0.15, 0.3, 0.15], 1, true)
-    for (const project of month.bill.projects) {
+    for (const [index, project] of month.bill.projects.entries()) {
+      if (index % ROWS_AT_ONCE === 0) await turn()
       row(
         [
           month.projectNames[project.projectId] ?? project.projectId,

@@ -177,11 +177,15 @@ const rateLines = (quantities: readonly Quantity[], pools: FreePools): RatedLine
  */
 export const rate = (quantities: readonly Quantity[], pools: FreePools): Bill => {
   const lines = rateLines(quantities, pools)
-  const projectIds = [...new Set(quantities.map(({ projectId }) => projectId))].toSorted(compareText)
+  const byProject = new Map<ProjectId, Quantity[]>()
+  for (const quantity of quantities) {
+    const own = byProject.get(quantity.projectId)
+    if (own === undefined) byProject.set(quantity.projectId, [quantity])
+    else own.push(quantity)
+  }
+  const projectIds = [...byProject.keys()].toSorted(compareText)
   const projectLines = projectIds.map((projectId) =>
-    gather(quantities.filter((quantity) => quantity.projectId === projectId)).map((line): ProjectLine => {
-      return { ...line, ...amount(line, line.units) }
-    }),
+    gather(byProject.get(projectId) ?? []).map((line): ProjectLine => ({ ...line, ...amount(line, line.units) })),
   )
 
   const freeUnits: Record<Pool, bigint> = { tokens: 0n, audio: 0n }
