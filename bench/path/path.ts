@@ -207,7 +207,7 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
         value: pictureRatio,
         unit: '×',
         beside: 'which joins the pieces; performance.md holds ≤ 3 × nginx',
-        cliff: { above: 4, why: 'a large body is scanned and passed on in its pieces, never parsed or joined' },
+        cliff: { above: 5, why: 'a large body is scanned and passed on in its pieces, never parsed or joined' },
       },
       {
         what: 'added to the first byte of a stream, p50',
