@@ -63,31 +63,47 @@ export const wavFile = (
   return chunk('RIFF', body)
 }
 
+const flacHead = (samples: number, sampleRate: number): Buffer => {
+  const info = Buffer.alloc(34)
+  info.writeUInt16BE(FLAC_BLOCK, 0)
+  info.writeUInt16BE(FLAC_BLOCK, 2)
+  // 20 bits of rate, 3 of channels less one, 5 of bits less one, 36 of samples.
+  info.writeBigUInt64BE((BigInt(sampleRate) << 44n) | (0n << 41n) | (15n << 36n) | BigInt(samples), 10)
+  return Buffer.concat([Buffer.from('fLaC'), Buffer.from([0x80, 0, 0, 34]), info])
+}
+
+const flacFrame = (number: number, samples: number, sampleRate: number, subframe: Buffer): Buffer => {
+  // The block's length and the rate in 16 bits each at the end of the header, one channel, 16 bits a sample.
+  const head = Buffer.from([0xff, 0xf8, 0x7d, 0x08, ...utf8Number(number), 0, 0, 0, 0])
+  head.writeUInt16BE(samples - 1, head.length - 4)
+  head.writeUInt16BE(sampleRate, head.length - 2)
+  const frame = Buffer.concat([head, Buffer.from([crc(head, 0x07, 8)]), subframe])
+  const check = Buffer.alloc(2)
+  check.writeUInt16BE(crc(frame, 0x8005, 16))
+  return Buffer.concat([frame, check])
+}
+
+const FLAC_BLOCK = 4096
+
 /** The shortest FLAC that is one: frames of 4,096 samples, nothing compressed (RFC 9639, "verbatim" subframes). */
 export const flacFile = (samples: Int16Array, sampleRate: number): Buffer => {
-  const blockSize = 4096
-  const info = Buffer.alloc(34)
-  info.writeUInt16BE(blockSize, 0)
-  info.writeUInt16BE(blockSize, 2)
-  // 20 bits of rate, 3 of channels less one, 5 of bits less one, 36 of samples.
-  info.writeBigUInt64BE((BigInt(sampleRate) << 44n) | (0n << 41n) | (15n << 36n) | BigInt(samples.length), 10)
-  const parts = [Buffer.from('fLaC'), Buffer.from([0x80, 0, 0, 34]), info]
-  for (let at = 0, frame = 0; at < samples.length; at += blockSize, frame += 1) {
-    const block = samples.subarray(at, at + blockSize)
-    // The block's length and the rate in 16 bits each at the end of the header, one channel, 16 bits a sample.
-    const head = Buffer.from([0xff, 0xf8, 0x7d, 0x08, ...utf8Number(frame), 0, 0, 0, 0])
-    head.writeUInt16BE(block.length - 1, head.length - 4)
-    head.writeUInt16BE(sampleRate, head.length - 2)
+  const parts = [flacHead(samples.length, sampleRate)]
+  for (let at = 0; at < samples.length; at += FLAC_BLOCK) {
+    const block = samples.subarray(at, at + FLAC_BLOCK)
     const body = Buffer.alloc(1 + block.length * 2)
     body[0] = 0b0000_0010
     block.forEach((sample, index) => body.writeInt16BE(sample, 1 + index * 2))
-    const frameBytes = Buffer.concat([head, Buffer.from([crc(head, 0x07, 8)]), body])
-    const check = Buffer.alloc(2)
-    check.writeUInt16BE(crc(frameBytes, 0x8005, 16))
-    parts.push(frameBytes, check)
+    parts.push(flacFrame(at / FLAC_BLOCK, block.length, sampleRate, body))
   }
   return Buffer.concat(parts)
 }
+
+/** Much silence in few bytes: sixteen for each 65,535 samples ("constant" subframes). */
+export const flacSilence = (frames: number, sampleRate: number): Buffer =>
+  Buffer.concat([
+    flacHead(0, sampleRate),
+    ...Array.from({ length: frames }, (_, frame) => flacFrame(frame % 128, 65_535, sampleRate, Buffer.from([0, 0, 0]))),
+  ])
 
 const utf8Number = (value: number): number[] => [...Buffer.from(String.fromCodePoint(value))]
 

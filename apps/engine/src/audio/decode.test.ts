@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { clipBytes, clips } from '../../test/clips.ts'
-import { flacFile, programStream, sine, WAV_KINDS, wavFile } from '../../test/sound-files.ts'
+import { flacFile, flacSilence, programStream, sine, WAV_KINDS, wavFile } from '../../test/sound-files.ts'
 import { BLOCK_SAMPLES, decodeSound, type Sound } from './decode.ts'
 import { SPEECH_RATE } from './pcm.ts'
 
@@ -125,6 +125,27 @@ describe('what is no sound', () => {
     expect(await reasonFor(clipBytes('11-long.mp3'), 60)).toMatch(/longer than 1 minutes.*Split/)
     // A header that promises a day: only what is there counts.
     expect((await hear(wavFile([sine(440, 1, 8000)], 8000, { dataLength: 0x7fff_ffff }), 60)).durationMs).toBe(1000)
+  })
+})
+
+describe('what is small and would be large', () => {
+  test('a day of silence in 400 kB is refused at the limit, and never in memory', async () => {
+    const bomb = flacSilence(25_000, SPEECH_RATE)
+    expect(bomb.length).toBeLessThan(500_000)
+    const before = process.memoryUsage().arrayBuffers
+    expect(await reasonFor(bomb, 600)).toContain('longer than 10 minutes')
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(400e6)
+  })
+  test('a last page that lies about the length changes nothing', async () => {
+    const ogg = clipBytes('10-opus.ogg')
+    const { durationMs } = await hear(ogg)
+    const last = ogg.lastIndexOf('OggS')
+    for (const granule of [2n ** 62n, 48_000n * 86_400n, -1n]) {
+      const liar = Buffer.from(ogg)
+      liar.writeBigInt64LE(granule, last + 6)
+      const heard = await hear(liar)
+      expect(Math.abs(heard.durationMs - durationMs)).toBeLessThan(100)
+    }
   })
 })
 
