@@ -1,6 +1,5 @@
-import { fileURLToPath } from 'node:url'
 import { createRequire } from 'node:module'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { request } from 'undici'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { systemClock } from '../kit/clock.ts'

@@ -3,7 +3,7 @@ import type { Authenticate } from '../iam/authenticate.ts'
 import type { Instant } from '../kit/clock.ts'
 import type { Body } from './body.ts'
 import type { Exchange, ExchangeRooms } from './exchange.ts'
-import { record, type Recording } from './recording.ts'
+import { type Recording, record } from './recording.ts'
 
 export type IdempotencyLimits = {
   /** How long a key means the same answer, from its first request on. */
