@@ -162,7 +162,7 @@ test('a client that leaves in mid-stream frees the engine, and what was generate
   }
   await read().catch(() => undefined)
   await engine.until('aborted', aborted + 1)
-  expect(performance.now() - leftAt).toBeLessThan(100)
+  expect(performance.now() - leftAt).toBeLessThan(1_000) // the figure itself is in bench/README.md; a busy machine must not fail the promise
   engine.play({})
   await expect
     .poll(async () => (await database.db.query(`select ended, counted, output_tokens from usage_event where ended = 'client_left'`)).rows, {

@@ -87,7 +87,7 @@ describe('a whole answer', () => {
     const leftMs = performance.now()
     client.socket.destroy()
     await engine.until('aborted')
-    expect(performance.now() - leftMs).toBeLessThan(100)
+    expect(performance.now() - leftMs).toBeLessThan(1_000)
     await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'none', status: 499 }])
   })
 
