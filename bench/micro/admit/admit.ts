@@ -11,7 +11,7 @@ import type { Row } from '../../measure.ts'
 const BATCH = 200
 const MUCH = 9_000_000_000_000n
 const HOLDER = { organizationId: 'o' as OrganizationId, projectId: 'p' as ProjectId, principalId: 'u' as PrincipalId }
-const MODEL = { name: 'm', price: { input: 150_000n, cachedInput: 150_000n, output: 350_000n } }
+const MODEL = { name: 'm', type: 'chat', price: { input: 150_000n, cachedInput: 150_000n, output: 350_000n } }
 const ESTIMATE = { inputTokens: 100, outputTokens: 200, endable: true }
 const USED = { input: 90, cachedInput: 0, output: 120 }
 

@@ -89,7 +89,12 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     if (gate.unit === 'audio') return Math.ceil(estimate.audioSeconds ?? 0)
     const ahead =
       gate.budget !== undefined && estimate.endable === true ? Math.min(AHEAD_TOKENS, estimate.outputTokens) : estimate.outputTokens
-    return priceOf(gate.unit, model, { input: estimate.inputTokens, cachedInput: 0, output: ahead })
+    return priceOf(gate.unit, model, {
+      input: estimate.inputTokens,
+      cachedInput: 0,
+      output: ahead,
+      audioMs: (estimate.audioSeconds ?? 0) * 1000,
+    })
   }
 
   /** The gates in the order of data-plane.md 4.3; the first that is closed answers, and nothing was taken at the others. */

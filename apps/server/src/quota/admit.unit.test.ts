@@ -12,7 +12,7 @@ import { type Budget, type LimitName, toPolicy } from './policy.ts'
 const ALICE = { organizationId: 'a' as OrganizationId, projectId: 'pa' as ProjectId, principalId: 'ua' as PrincipalId }
 const BOB = { organizationId: 'b' as OrganizationId, projectId: 'pb' as ProjectId, principalId: 'ub' as PrincipalId }
 /** A euro buys 20,000 tokens of it, in or out. */
-const MODEL = { name: 'tiny-chat', price: { input: 50_000_000n, cachedInput: 10_000_000n, output: 50_000_000n } }
+const MODEL = { name: 'tiny-chat', type: 'chat', price: { input: 50_000_000n, cachedInput: 10_000_000n, output: 50_000_000n } }
 const EURO = 1_000_000_000
 
 const START = Date.UTC(2026, 0, 15, 12) as Instant
@@ -245,6 +245,14 @@ describe('budgets', () => {
     ticket.settle({ input: 2_000, cachedInput: 2_000, output: 0 })
     await house.taken(ALICE, 1_600)
     expect(await house.refused(ALICE, 1)).toMatchObject({ limit: 'budget_money_day' })
+  })
+
+  test('sound is paid by the minute', async () => {
+    const house = open({ budgets: [{ amount: EURO }] })
+    // Three cents a minute: a euro is 2,000 seconds.
+    const sound = { name: 'whisper', type: 'audio', price: { input: 30_000n, cachedInput: 0n, output: 0n } }
+    const listen = async (audioSeconds: number) => (await house.admit(ALICE, sound, { inputTokens: 0, outputTokens: 0, audioSeconds })).ok
+    expect([await listen(1_500), await listen(501), await listen(500), await listen(1)]).toEqual([true, false, true, false])
   })
 
   test('a budget that only tells refuses nobody', async () => {

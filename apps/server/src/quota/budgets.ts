@@ -36,6 +36,7 @@ export const readBudgets = async (
 /** Events younger than this may be on their way to the ledger of limits, and must not count twice. */
 const SETTLED_MS = 10_000
 const EVERY_MS = 60_000
+const LEAVE_LIMIT_MS = 2_000
 /** Longer than any period, so that no row that still counts is lost. */
 const KEEP_DAYS = 40
 /** In place of a gateway's id: what the books know of and no gateway has told. */
@@ -51,16 +52,33 @@ const reconcile = async (db: Pick<Db, 'query'>, now: Instant, account: Account):
   const { rows } = await db.query<{ used: string }>({
     name: 'quota-reconcile',
     text: `
-      with booked as (
-        select case when $5 = 'tokens' then coalesce(sum(event.input_tokens + event.output_tokens), 0)
+      with state as (select settled_before from usage_total_state),
+      -- Hours that have moved since the totals were computed, and the one that runs, are added up from their events; the others are in the totals.
+      open_hour as (
+        select distinct date_trunc('hour', event.accepted_at, 'UTC') as hour from usage_event event, state
+          where event.organization_id = $2 and event.accepted_at >= $6 and event.accepted_at < $7 and event.recorded_at >= state.settled_before
+        union select date_trunc('hour', $8::timestamptz, 'UTC')),
+      piece as (
+        select case kind when 'audio_milliseconds' then 'sound' when 'output_tokens' then 'output' when 'cached_input_tokens' then 'cached' else 'input' end as what,
+          units, mode, price_id
+          from usage_total
+          where organization_id = $2 and hour >= $6 and hour < $7 and hour not in (select hour from open_hour)
+            and ($3::uuid is null or project_id = $3) and ($4::uuid is null or principal_id = $4)
+        union all
+        select part.what, part.units, event.mode, event.price_id
+          from open_hour join usage_event event on event.accepted_at >= open_hour.hour and event.accepted_at < open_hour.hour + interval '1 hour',
+            lateral (values ('input', event.input_tokens - event.cached_input_tokens), ('cached', event.cached_input_tokens),
+              ('output', event.output_tokens), ('sound', event.audio_milliseconds)) as part (what, units)
+          where event.organization_id = $2 and event.accepted_at >= $6 and event.accepted_at < $7 and event.ended_at < $8
+            and ($3::uuid is null or event.project_id = $3) and ($4::uuid is null or event.principal_id = $4) and event.charged),
+      booked as (
+        select case when $5 = 'tokens' then coalesce(sum(units) filter (where what <> 'sound'), 0)
           else coalesce(ceil(sum(
-            ((event.input_tokens - event.cached_input_tokens) * price.input + event.cached_input_tokens * price.cached_input
-              + event.output_tokens * price.output) * case when event.mode = 'batch' then 0.5 else 1 end
+            units * case what when 'input' then price.input when 'cached' then price.cached_input when 'output' then price.output else price.input end
+              * case when what = 'sound' and model.type = 'audio' then 1000.0 / 60 when what = 'sound' or model.type = 'audio' then 0 else 1 end
+              * case when mode = 'batch' then 0.5 else 1 end
           ) / 1000), 0) end as used
-        from usage_event event left join model_price price on price.id = event.price_id
-        where event.accepted_at >= $6 and event.accepted_at < $7 and event.ended_at < $8
-          and event.organization_id = $2 and ($3::uuid is null or event.project_id = $3) and ($4::uuid is null or event.principal_id = $4)
-          and event.charged),
+        from piece left join model_price price on price.id = piece.price_id left join model on model.id = price.model_id),
       told as (select coalesce(sum(used), 0) as used from quota_part where key = $1 and gateway <> '${BOOKS}'),
       corrected as (
         insert into quota_part (key, gateway, used, held, until)
@@ -142,7 +160,10 @@ export const watchBudgets = (parts: {
     look,
     close: async () => {
       closing.abort()
-      await running
+      // A database that does not answer must not keep a stop waiting; what is under way only reads, or says again what it said before.
+      const late = new AbortController()
+      await Promise.race([running, clock.sleep(LEAVE_LIMIT_MS, late.signal).catch(() => undefined)])
+      late.abort()
     },
   }
 }

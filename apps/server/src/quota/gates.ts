@@ -8,9 +8,10 @@ import type { Share, Shares } from './shares.ts'
 /** Whose limits hold for a request. */
 export type Holder = { readonly organizationId: OrganizationId; readonly projectId: ProjectId; readonly principalId: PrincipalId }
 
-/** Micro-euros per million tokens, as in the catalogue. */
+/** Micro-euros per million tokens, as in the catalogue; for a model of type `audio`, `input` is per minute of sound. */
 export type PricedModel = {
   readonly name: string
+  readonly type: string
   readonly price: { readonly input: bigint; readonly cachedInput: bigint; readonly output: bigint }
 }
 
@@ -29,21 +30,23 @@ export type Gate = {
 }
 
 const PICO_PER_NANO = 1_000
+/** Micro-euros a minute, times milliseconds, in billionths: a thousand in a micro-euro, sixty thousand milliseconds in a minute. */
+const SOUND_PER_NANO = 60
 const MINUTE_MS = 60_000
 const MAX_KNOWN = 10_000
 /** Well below the time after which a share that nobody uses is forgotten. */
 const KEEP_MS = 60_000
 
+/** What is used, in tokens and in milliseconds of sound. */
+export type Amounts = { readonly input: number; readonly cachedInput: number; readonly output: number; readonly audioMs?: number }
+
 /** Tokens, or their price in billionths, up to the next whole one: a micro-euro per million is a pico-euro for one. */
-export const priceOf = (
-  unit: 'tokens' | 'money',
-  model: PricedModel,
-  counts: { input: number; cachedInput: number; output: number },
-): number => {
-  if (unit === 'tokens') return counts.input + counts.output
+export const priceOf = (unit: 'tokens' | 'money', model: PricedModel, amounts: Amounts): number => {
+  if (unit === 'tokens') return amounts.input + amounts.output
   const { input, cachedInput, output } = model.price
+  if (model.type === 'audio') return Math.ceil((Number(input) * (amounts.audioMs ?? 0)) / SOUND_PER_NANO)
   const pico =
-    (counts.input - counts.cachedInput) * Number(input) + counts.cachedInput * Number(cachedInput) + counts.output * Number(output)
+    (amounts.input - amounts.cachedInput) * Number(input) + amounts.cachedInput * Number(cachedInput) + amounts.output * Number(output)
   return Math.ceil(pico / PICO_PER_NANO)
 }
 

@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => database.drop())
 
 const log = openLog('silent')
-const MODEL = { name: 'any', price: { input: 1_000_000n, cachedInput: 100_000n, output: 2_000_000n } }
+const MODEL = { name: 'any', type: 'chat', price: { input: 1_000_000n, cachedInput: 100_000n, output: 2_000_000n } }
 const open: { admission: Admission; end(): Promise<void> }[] = []
 afterEach(async () => {
   for (const gateway of open.splice(0)) {
@@ -118,6 +118,17 @@ test('the state of a budget follows the books, in tokens and in money, and says 
   await book(day, true)
   await book(day + 1_000, true, 'batch')
   await book(day + 2_000, false)
+  // Hours of which nothing has moved are in the totals; sound costs nothing with a model that is paid by the token.
+  for (const [kind, units] of [
+    ['input_tokens', 100],
+    ['audio_milliseconds', 5_000],
+  ]) {
+    await database.db.query(
+      `insert into usage_total (hour, organization_id, project_id, principal_id, access_key, model, kind, mode, price_id, units, events)
+       values ($1, $2, $2, $2, '', 'm', $3, 'realtime', $4, $5, 1)`,
+      [new Date(day - 20 * 3_600_000), holder.organizationId, kind, rows[0]?.id, units],
+    )
+  }
   const clock: Clock = {
     ...systemClock,
     now: () => (day + 60_000) as Instant,
@@ -135,7 +146,7 @@ test('the state of a budget follows the books, in tokens and in money, and says 
   // 60 of input, 40 cached, 50 of output: 60 + 4 + 100 micro-euros, and half of it for the batch.
   expect(await readBudgets(database.db, clock, holder.organizationId)).toMatchObject([
     { unit: 'tokens', used: 300 },
-    { unit: 'money', used: 164_000 + 164_000 + 82_000 },
+    { unit: 'money', used: 164_000 + 164_000 + 82_000 + 100_000 },
   ])
   const { rows: alerts } = await database.db.query<{ period: string; used: bigint }>('select period, used from quota_alert')
   expect(alerts).toEqual([{ period: '2026-11-10', used: 300n }])

@@ -23,7 +23,7 @@ const holder = {
   projectId: organizationId as ProjectId,
   principalId: organizationId as PrincipalId,
 }
-const model = { name: 'any', price: { input: 0n, cachedInput: 0n, output: 0n } }
+const model = { name: 'any', type: 'chat', price: { input: 0n, cachedInput: 0n, output: 0n } }
 
 process.stdout.write('ready\n')
 await new Promise<void>((resolve) => process.stdin.once('data', () => resolve()))
