@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addOrganization, addPriced, addProject, handClock, use } from '../../test/billing-usage.ts'
@@ -289,4 +290,62 @@ test('a paid invoice can no longer be voided, but credited', async () => {
     refusal: { code: 'move_refused' },
   })
   expect(await creditInvoice(database.db, terms, clock, { ...ask, cents: 213n as Cents, reason: 'goodwill' })).toMatchObject({ ok: true })
+})
+
+test('whatever comes when, each unit is on exactly one bill in the end', async () => {
+  const seed = randomInt(1_000_000)
+  let state = seed
+  // A small generator with a printed seed (Numerical Recipes' constants), so that a failure can be played again.
+  const random = (below: number): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+  const organizationId = await addOrganization(database.db, 'random', '2026-07-01T00:00:00Z')
+  const second = await addProject(database.db, organizationId, 'second')
+  const months = ['2026-07', '2026-08', '2026-09', '2026-10', '2026-11', '2026-12']
+  const served = new Map<string, bigint>()
+  for (const [now, month] of months.entries()) {
+    for (let count = 0; count < 12; count += 1) {
+      const used = months[random(now + 1)] ?? month
+      const [model, priceId] = random(2) === 0 ? ['llama', llama] : ['small', small]
+      const projectId = random(2) === 0 ? organizationId : second
+      const output = random(400_000)
+      const day = String(1 + random(28)).padStart(2, '0')
+      await use(database.db, {
+        organizationId,
+        projectId: projectId as typeof second,
+        model,
+        priceId,
+        at: `${used}-${day}T00:00:00Z`,
+        output,
+      })
+      const key = `${projectId} ${model}`
+      served.set(key, (served.get(key) ?? 0n) + BigInt(output))
+    }
+    const [year = 0, number = 0] = month.split('-').map(Number)
+    const clock = handClock(new Date(Date.UTC(year, number, 2)).toISOString())
+    await Promise.all([roundAt(clock), roundAt(clock)])
+  }
+  const billed = new Map<string, bigint>()
+  for (const month of months) {
+    const frozen = await bill(organizationId, month)
+    expect(frozen.closedAt, `seed ${seed}`).not.toBeNull()
+    for (const line of frozen.bill.projects.flatMap((project) => project.lines)) {
+      const key = `${line.projectId} ${line.product}`
+      billed.set(key, (billed.get(key) ?? 0n) + line.units)
+    }
+  }
+  expect(billed, `seed ${seed}`).toEqual(served)
+  const invoices = await readInvoices(database.db, organizationId)
+  const owedNow = await Promise.all(months.map(async (month) => (await bill(organizationId, month)).bill.cents))
+  expect(invoices.map((invoice) => invoice.untaxedCents).toReversed()).toEqual(owedNow)
+  // A number begins with the year in which it was taken.
+  expect(invoices.map((invoice) => String(invoice.number).slice(0, 4)).toReversed()).toEqual([
+    '2026',
+    '2026',
+    '2026',
+    '2026',
+    '2026',
+    '2027',
+  ])
 })
