@@ -14,10 +14,10 @@ import type { Config } from './config.ts'
 import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
-import { accountRoutes } from './iam/account-routes.ts'
 import { bootstrap } from './iam/bootstrap.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
+import { iamRoutes } from './iam/routes.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { openChanges } from './kit/changes.ts'
 import { type Clock, systemClock } from './kit/clock.ts'
@@ -156,7 +156,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       },
     )
     const { manage } = openManagement(app, { guard: openGuard(iam), clock, log })
-    accountRoutes(manage, { db })
+    iamRoutes(manage, { db, secrets, iam })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
     const terms = termsOf(config)

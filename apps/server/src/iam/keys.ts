@@ -3,7 +3,7 @@ import type pg from 'pg'
 import { recordChange } from '../audit/record.ts'
 import { dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
-import { type AccessKey, isUuid, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
+import { type AccessKey, isUuid, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { readInstallation } from './installation.ts'
 
@@ -63,6 +63,9 @@ export type KeyRequest = {
   /** Who asks, for the audit. */
   readonly actor: string
   readonly creationIp?: string
+  readonly userAgent?: string
+  /** The organization's default project, unless told otherwise; it says nothing about what the key may (serverless-platform.md 5.5). */
+  readonly defaultProjectId?: ProjectId
   /** A UUID in lower case that somebody else has chosen; a random one otherwise. */
   readonly secretKey?: string
 }
@@ -75,7 +78,7 @@ export const insertKey = async (client: pg.ClientBase, secrets: Secrets, request
   if (!isUuid(secretKey)) throw new Error('A secret key must be a UUID in lower case.')
   const { rows } = await client.query<Row>(
     `insert into api_key (access_key, secret_hash, organization_id, principal_id, description, default_project_id, expires_at, creation_ip)
-     select $1, $2, $3, $4, $5, $3, $6, $7
+     select $1, $2, $3::uuid, $4, $5, coalesce($8::uuid, $3::uuid), $6, $7
       where $6::timestamptz is null or $6::timestamptz > now()
      returning ${COLUMNS}`,
     [
@@ -86,6 +89,7 @@ export const insertKey = async (client: pg.ClientBase, secrets: Secrets, request
       request.description,
       request.expiresAt === null ? null : instantToDate(request.expiresAt),
       request.creationIp ?? null,
+      request.defaultProjectId ?? null,
     ],
   )
   const [row] = rows
@@ -97,6 +101,8 @@ export const insertKey = async (client: pg.ClientBase, secrets: Secrets, request
     action: 'created',
     resourceType: 'api_key',
     resourceId: key.accessKey,
+    ip: request.creationIp,
+    userAgent: request.userAgent,
     before: null,
     after: keyToAudit(key),
   })

@@ -1,0 +1,24 @@
+import type { Db } from '../kit/db.ts'
+import type { Manage } from '../kit/management.ts'
+import type { Secrets } from '../kit/secrets.ts'
+import { accountRoutes } from './account-routes.ts'
+import { apiKeyRoutes } from './api-keys.ts'
+import { applicationRoutes } from './applications.ts'
+import { openChange } from './change.ts'
+import { groupRoutes } from './groups.ts'
+import type { Iam } from './iam.ts'
+import { organizationRoutes } from './organization-routes.ts'
+import { policyRoutes } from './policies.ts'
+import { userRoutes } from './users.ts'
+
+/** IAM v1alpha1 and account v3 (control-plane.md 5 and 6); quotas are the quota room's. */
+export const iamRoutes = (manage: Manage, { db, secrets, iam }: { db: Db; secrets: Secrets; iam: Iam }): void => {
+  const room = { db, secrets, iam, change: openChange(db, iam) }
+  accountRoutes(manage, room)
+  applicationRoutes(manage, room)
+  userRoutes(manage, room)
+  groupRoutes(manage, room)
+  policyRoutes(manage, room)
+  apiKeyRoutes(manage, room)
+  organizationRoutes(manage, room)
+}
