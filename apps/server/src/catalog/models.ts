@@ -38,6 +38,8 @@ const Rules = z.strictObject({
   minDimensions: z.int().positive().nullable().default(NO_RULES.minDimensions),
 })
 
+const Features = z.strictObject({ tools: z.boolean(), structuredOutput: z.boolean(), reasoning: z.boolean(), vision: z.boolean() })
+
 const NewModel = z
   .strictObject({
     name: z.string().regex(MODEL_NAME, 'a model name is lower-case letters, digits, ".", "_" and "-", without a vendor in front'),
@@ -49,9 +51,7 @@ const NewModel = z
     maxOutputTokens: Tokens.nullable().default(null),
     dimensions: z.int().positive().max(65_536).nullable().default(null),
     matryoshka: z.array(z.int().positive()).max(64).default([]),
-    features: z
-      .strictObject({ tools: z.boolean(), structuredOutput: z.boolean(), reasoning: z.boolean(), vision: z.boolean() })
-      .default({ tools: false, structuredOutput: false, reasoning: false, vision: false }),
+    features: Features.default({ tools: false, structuredOutput: false, reasoning: false, vision: false }),
     rules: Rules.default({ ...NO_RULES, reasoningEfforts: [] }),
     licence: z.string().max(200).nullable().default(null),
     source: z.string().max(1000).nullable().default(null),
@@ -79,7 +79,6 @@ const NewModel = z
       matryoshka.every((length, index) => length > (matryoshka[index - 1] ?? 0) && dimensions !== null && length < dimensions),
     { path: ['matryoshka'], message: 'shorter lengths rise, and stay below the dimensions' },
   )
-
   .refine(({ rules, dimensions }) => rules.minDimensions === null || (dimensions !== null && rules.minDimensions <= dimensions), {
     path: ['rules', 'minDimensions'],
     message: 'the shortest length stays below the dimensions',
@@ -376,6 +375,51 @@ export const removeModel = (db: Db, clock: Clock, actor: string, name: string, o
     await noteChange(client)
     const sharing = await client.query('select 1 from model where weights_path = $1 and removed_at is null limit 1', [model.weights_path])
     return { id: model.id, name, unusedWeights: sharing.rows.length > 0 ? null : model.weights_path }
+  })
+
+const SELECT_FOR_CHANGE = 'select * from model where name = $1 and removed_at is null for update'
+
+const UPDATE_RULES = `
+  update model set tools = $2, structured_output = $3, reasoning = $4, vision = $5, audio_in_chat = $6, max_images = $7, image_token_px = $8,
+                   image_max_px = $9, alternating_roles = $10, tool_system_prompt = $11, reasoning_efforts = $12, min_dimensions = $13
+   where id = $1`
+
+export type RulesChange = { readonly features?: Partial<Model['features']>; readonly rules?: Partial<Model['rules']> }
+
+/** Changes what a model can do and what it insists on, from the next request on; an empty change only shows it. */
+export const changeRules = (db: Db, actor: string, name: string, change: RulesChange): Promise<Pick<Model, 'features' | 'rules'>> =>
+  transaction(db, async (client) => {
+    const { rows } = await client.query<ModelRow>(SELECT_FOR_CHANGE, [name])
+    const [row] = rows
+    if (row === undefined) throw new Error(`There is no model ${JSON.stringify(name)}. See: parvis models list`)
+    const { id, features, rules, dimensions } = rowToModel(row, [])
+    const before = { features, rules }
+    const after = {
+      features: parse(Features, { ...features, ...change.features }, 'The change'),
+      rules: parse(Rules, { ...rules, ...change.rules }, 'The change'),
+    }
+    if (after.rules.minDimensions !== null && after.rules.minDimensions > (dimensions ?? 0)) {
+      throw new Error(`${name} has ${dimensions ?? 'no'} dimensions: the shortest length stays below them.`)
+    }
+    if (change.features === undefined && change.rules === undefined) return before
+    await client.query(UPDATE_RULES, [
+      id,
+      after.features.tools,
+      after.features.structuredOutput,
+      after.features.reasoning,
+      after.features.vision,
+      after.rules.audioInChat,
+      after.rules.maxImages,
+      after.rules.imageTokenPx,
+      after.rules.imageMaxPx,
+      after.rules.alternatingRoles,
+      after.rules.toolSystemPrompt,
+      after.rules.reasoningEfforts,
+      after.rules.minDimensions,
+    ])
+    await recordChange(client, { organizationId: null, actor, action: 'updated', resourceType: 'model', resourceId: id, before, after })
+    await noteChange(client)
+    return after
   })
 
 /** A new price from an instant on, or from now on: what has been charged stays as it was. */

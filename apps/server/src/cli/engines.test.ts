@@ -119,7 +119,7 @@ test.each([
   ['a model the engine does not have', ['--model', 'm=other'], /has no model other\. It has: m/],
   ['a type for a model that is not added', ['--type', 'x=chat'], /no model x among/],
   ['images for a model that is not added', ['--vision', 'x'], /no model x among/],
-  ['a type that is none', ['--type', 'm=poem'], /chat, embedding or rerank/],
+  ['a type that is none', ['--type', 'm=poem'], /chat, embedding, rerank or ocr/],
   ['a context that is no number', ['--context', 'm=many'], /whole number/],
 ])('%s is refused and nothing is added', async (_, flags, says) => {
   const engine = await startEngine({}, { models: ['m'] })

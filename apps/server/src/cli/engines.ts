@@ -47,6 +47,7 @@ export type Wanted = {
 
 const guessType = (id: string): ServedType | 'other' => {
   if (/rerank|cross-encoder/i.test(id)) return 'rerank'
+  if (/\bocr\b/i.test(id)) return 'ocr'
   if (/embed|\bbge-|\bgte-|\be5-|minilm/i.test(id)) return 'embedding'
   if (/whisper|\btts\b|speech|dall-e|moderation|stable-diffusion|flux/i.test(id)) return 'other'
   return 'chat'
@@ -291,7 +292,8 @@ const readModel = (text: string): { name: string; remote: string } => {
 
 const readType = (text: string): [string, ServedType] => {
   const [name, type] = splitPair(text)
-  if (type !== 'chat' && type !== 'embedding' && type !== 'rerank') throw new InvalidArgumentError('The type is chat, embedding or rerank.')
+  if (type !== 'chat' && type !== 'embedding' && type !== 'rerank' && type !== 'ocr')
+    throw new InvalidArgumentError('The type is chat, embedding, rerank or ocr.')
   return [name, type]
 }
 
@@ -327,7 +329,7 @@ export const registerEngines = (
       'serve this one, under this name; may be repeated. Without it: all that are discovered',
       collect(readModel),
     )
-    .option('--type <name=type>', 'chat, embedding or rerank; otherwise guessed from the name', collect(readType))
+    .option('--type <name=type>', 'chat, embedding, rerank or ocr; otherwise guessed from the name', collect(readType))
     .option('--context <name=tokens>', `context window; otherwise what the server says, else ${DEFAULT_CONTEXT}`, collect(readContext))
     .option('--vision <name>', 'the model takes images', collect(String))
     .option('--force', 'also when the server does not answer, or does not list the model')

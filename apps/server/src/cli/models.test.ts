@@ -177,3 +177,50 @@ describe('price', () => {
     await expect(run('price', 'none', '1', '2')).rejects.toThrow('There is no model "none"')
   })
 })
+
+describe('rules', () => {
+  const add = () =>
+    addModel(database.db, systemClock, 'test', {
+      name: 'm',
+      ownedBy: 'acme',
+      type: 'chat',
+      contextTokens: 4096,
+      maxOutputTokens: 512,
+      price: { input: 0n, output: 0n },
+    })
+
+  test('are shown, and set as they are written', async () => {
+    await add()
+    expect(await run('rules', 'm')).toMatch(/^vision +no$/m)
+    const said = await run(
+      'rules',
+      'm',
+      'vision=yes',
+      'max-images=12',
+      'alternating-roles=yes',
+      'reasoning-efforts=high,none',
+      'tool-system-prompt=a=b c',
+    )
+    expect(said).toMatch(/^vision +yes$/m)
+    expect(said).toMatch(/^max-images +12$/m)
+    expect(said).toMatch(/^reasoning-efforts +none,high$/m)
+    expect(said).toMatch(/^tool-system-prompt +a=b c$/m)
+    expect(await run('rules', 'm', 'max-images=none', 'reasoning-efforts=unknown')).toMatch(/^max-images +none$/m)
+    expect(await run('rules', 'm')).toMatch(/^alternating-roles +yes$/m)
+    const { rows } = await database.db.query<{ count: bigint }>(`select count(*) from audit_entry where action = 'updated'`)
+    expect(rows[0]?.count).toBe(2n)
+  })
+
+  test.each([
+    [['nobody'], 'There is no model "nobody"'],
+    [['m', 'politeness=yes'], 'There is no rule "politeness"'],
+    [['m', 'vision'], 'Write it as vision=value'],
+    [['m', 'vision=maybe'], 'vision: "maybe" is neither yes nor no.'],
+    [['m', 'max-images=0'], 'max-images: "0" is neither'],
+    [['m', 'reasoning-efforts=huge'], 'The change is not valid: reasoningEfforts.0'],
+    [['m', 'min-dimensions=8'], 'm has no dimensions'],
+  ])('are refused where they are wrong: %j', async (words, sentence) => {
+    await add()
+    await expect(run('rules', ...words)).rejects.toThrow(sentence)
+  })
+})

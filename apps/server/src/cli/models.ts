@@ -2,7 +2,7 @@ import { userInfo } from 'node:os'
 import { createInterface } from 'node:readline/promises'
 import { type Command, InvalidArgumentError } from 'commander'
 import { importModel } from '../catalog/import.ts'
-import { addPrice, type ListedModel, listModels, removeModel } from '../catalog/models.ts'
+import { addPrice, changeRules, type ListedModel, listModels, removeModel } from '../catalog/models.ts'
 import { formatPrice, parsePrice } from '../catalog/price.ts'
 import { deletePulled, type Found } from '../catalog/weights/pull.ts'
 import { formatBytes } from '../catalog/weights/size.ts'
@@ -12,6 +12,7 @@ import { listEngines } from '../engines/registry.ts'
 import { type Instant, systemClock } from '../kit/clock.ts'
 import { BUILTIN_MODELS_DIR } from '../start.ts'
 import { parseInstant } from './keys.ts'
+import { parseRules, RULES, sayRule } from './model-rules.ts'
 import { openProgress } from './transfer-progress.ts'
 import { withDatabase } from './with-database.ts'
 
@@ -203,6 +204,12 @@ const setPrice = async (
   print(`${name}: ${formatPrice(price.input)} / ${formatPrice(price.output)} € per million from ${from} on.`)
 }
 
+const setRules = async (config: Config, name: string, words: readonly string[]): Promise<void> => {
+  const change = parseRules(words)
+  const model = await withDatabase(config, ({ db }) => changeRules(db, actor(), name, change))
+  print(table(RULES.map((rule) => [rule.name, sayRule(rule.show(model))])))
+}
+
 const wholeNumber = (text: string): number => {
   const value = Number(text)
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value === 0)
@@ -254,6 +261,14 @@ export const registerModels = (program: Command, readSettings: () => Config): vo
     .action((name: string, input: string, output: string, flags: { cachedInput?: string; from?: Instant }) =>
       setPrice(readSettings(), name, input, output, flags),
     )
+
+  models
+    .command('rules')
+    .description('show or set what a model takes and what it insists on; it holds from the next request on')
+    .argument('<name>', 'the model')
+    .argument('[rules...]', 'name=value, for example vision=yes max-images=12')
+    .addHelpText('after', `\n${RULES.map((rule) => `  ${rule.name.padEnd(20)} ${rule.what}`).join('\n')}`)
+    .action((name: string, words: string[]) => setRules(readSettings(), name, words))
 
   models
     .command('remove')
