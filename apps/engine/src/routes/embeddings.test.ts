@@ -89,7 +89,7 @@ test.each([
   ['an empty list', { input: [] }, 'input'],
   ['a number', { input: 3 }, 'input'],
   ['a token that does not exist', { input: [[999_999]] }, 'input.0'],
-  ['more than 2,048 inputs', { input: Array(2049).fill('a') }, 'input'],
+  ['more than 2,048 inputs and a query', { input: Array(2050).fill('a') }, 'input'],
   ['a length the model was not trained for', { input: 'a', dimensions: 100 }, 'dimensions'],
   ['a length of no number', { input: 'a', dimensions: '32' }, 'dimensions'],
   ['a format nobody knows', { input: 'a', encoding_format: 'hex' }, 'encoding_format'],
