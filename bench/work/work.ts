@@ -17,6 +17,8 @@ import { monthOf, viewUsage } from '@parvis/server/usage/view'
 import { median, percentile, type Row, residentMb } from '../measure.ts'
 
 const MILLION = 1_000_000
+const END_CLIFF = { above: 100, why: 'the end of a stream waits for more than one write to the disk' }
+const TOTALS_CLIFF_SECONDS_PER_MILLION = 120
 
 const someEvent = (now: Instant, organizationId: OrganizationId, projectId: ProjectId): UsageEvent => ({
   id: newId(now),
@@ -72,7 +74,13 @@ const journalRows = async (directory: string, quick: boolean): Promise<Row[]> =>
       for (let index = 0; index < count; index += 1) await once()
       const what = noted ? 'noted at its beginning, too' : 'alone'
       const alone = `p99 ${percentile(waitsMs, 99).toFixed(2)} ms; one after the other, ${what}`
-      rows.push({ what: `end of a stream waits, ${noted ? 'with a note' : 'idle'}`, value: median(waitsMs), unit: 'ms', beside: alone })
+      rows.push({
+        what: `end of a stream waits, ${noted ? 'with a note' : 'idle'}`,
+        value: median(waitsMs),
+        unit: 'ms',
+        beside: alone,
+        cliff: END_CLIFF,
+      })
     }
     const startedAt = performance.now()
     const total = quick ? 20_000 : 200_000
@@ -165,6 +173,10 @@ const totalRows = async (directory: string, millions: number, quick: boolean): P
       value: seconds,
       unit: 's',
       beside: `${done?.hours} hours, ${made[0]?.rows} rows; this process holds ${residentMb(process.pid).toFixed(0)} MiB`,
+      cliff: {
+        above: Math.max(30, millions * TOTALS_CLIFF_SECONDS_PER_MILLION),
+        why: 'an hour is no longer found by its index, or computed more than once',
+      },
     })
 
     await db.query('update usage_total_state set settled_before = clock_timestamp()')
