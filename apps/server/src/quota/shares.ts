@@ -172,7 +172,8 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     let back = -share.owed
     // What nobody used, what is too much beside other gateways, and what we owe goes back.
     const surplus = gateways > 1 && stock > 2 * share.keep ? stock - share.keep : 0
-    const returned = waiting.length > 0 ? 0 : how === 'tell' && (idle || stock < 0) ? stock : surplus
+    const unused = waiting.length > 0 ? 0 : how === 'tell' && idle ? stock : surplus
+    const returned = stock < 0 ? stock : unused
     if (returned !== 0) {
       share.stock -= returned
       if (limited.kind === 'minute') back += returned
@@ -180,7 +181,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     }
     share.owed = 0
     share.untold = false
-    const nothing = how === 'tell' || (waiting.length === 0 && returned !== 0)
+    const nothing = how === 'tell' || (waiting.length === 0 && returned > 0)
     const least = waiting.length === 0 ? 0 : Math.max(0, Math.min(...waiting) - share.stock)
     const need = Math.max(least, waiting.reduce((sum, units) => sum + units, 0) - share.stock, 0)
     return { ...limited, need: nothing ? 0 : need, least: nothing ? null : least, back, used: share.used, held: Math.max(0, share.held) }

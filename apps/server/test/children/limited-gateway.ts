@@ -31,6 +31,7 @@ await new Promise<void>((resolve) => process.stdin.once('data', () => resolve())
 let through = 0
 let refused = 0
 let wrong = 0
+let mostOpen = 0
 const ask = async (): Promise<void> => {
   const ticket = await admission.admit(holder, model, { inputTokens: Number(reserved), outputTokens: 0 })
   if (!ticket.ok) {
@@ -39,10 +40,12 @@ const ask = async (): Promise<void> => {
     return
   }
   through += 1
+  mostOpen = Math.max(mostOpen, admission.open())
   await after(HELD_MS)
   ticket.value.settle({ input: Number(used), cachedInput: 0, output: 0 })
 }
 
+const beganAt = systemClock.now()
 const startedAt = performance.now()
 const asked: Promise<void>[] = []
 let sent = 0
@@ -50,9 +53,9 @@ while (performance.now() - startedAt < Number(seconds) * 1000) {
   for (const due = ((performance.now() - startedAt) / 1000) * Number(rate); sent < due; sent += 1) asked.push(ask())
   await after(BURST_MS)
 }
-const ranMs = performance.now() - startedAt
 await Promise.all(asked)
+const endedAt = systemClock.now()
 await admission.close()
 await db.end()
-process.stdout.write(`${JSON.stringify({ through, refused, wrong, ranMs })}\n`)
+process.stdout.write(`${JSON.stringify({ through, refused, wrong, mostOpen, beganAt, endedAt })}\n`)
 process.stdin.destroy()
