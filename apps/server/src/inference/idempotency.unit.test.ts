@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { type Instant, systemClock } from '@parvis/server/kit/clock'
 import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '@parvis/server/kit/ids'
 import { yes } from '@parvis/server/kit/outcome'
-import { startDataPlane } from '@parvis/testkit/data-plane'
+import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { until } from '@parvis/testkit/until'
 import { describe, expect, test } from 'vitest'
@@ -48,6 +48,26 @@ describe('the same key and body', () => {
     expect(all.engine.requests).toHaveLength(1)
     expect(all.plane.records).toMatchObject([{ id: first.headers.get('x-request-id'), ended: 'complete' }])
     expect(all.plane.settled).toHaveLength(1)
+  })
+
+  test('are the same also for a form, which has another border each time it is sent', async () => {
+    const transcript = { task: 'transcribe', language: 'english', text: 'Eighteen.', duration: 1.5, segments: [] }
+    const models = [aModel({ name: 'tiny-whisper', type: 'audio', maxOutputTokens: null, contextTokens: 448 })]
+    await using all = await open({ body: transcript }, { models })
+    const send = async (sound: string) => {
+      const form = new FormData()
+      form.append('file', new Blob([sound]), 'sound.mp3')
+      form.append('model', 'tiny-whisper')
+      form.append('response_format', 'text')
+      const init = { method: 'POST', body: form, headers: { 'idempotency-key': 'k' } }
+      const answer = await all.plane.ask('/v1/audio/transcriptions', undefined, init)
+      return { status: answer.status, type: answer.headers.get('content-type'), text: await answer.text() }
+    }
+    const first = await send('sound')
+    expect(first).toMatchObject({ status: 200, text: expect.stringContaining('Eighteen.') as string })
+    expect(await send('sound')).toEqual(first)
+    expect((await send('another sound')).status).toBe(409)
+    expect(all.plane.records).toHaveLength(1)
   })
 
   test('attach to the answer that is on its way, and get it from its beginning', async () => {
