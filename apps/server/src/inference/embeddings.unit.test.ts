@@ -124,6 +124,14 @@ describe('embeddings', () => {
     expect(await Promise.all([31, 32, 2000, 4096, 4097].map(statusFor))).toEqual([400, 200, 200, 200, 400])
   })
 
+  test('are made of the input and of nothing else that an engine might read or fetch', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const messages = [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'http://10.0.0.1/' } }] }]
+    expect((await plane.ask(PATH, { model: 'tiny-embed', input: 'a', messages })).status).toBe(200)
+    expect(engine.requests[0]?.json).toEqual({ model: 'tiny-embed', input: 'a', messages: null })
+  })
+
   test('a chat model has none', async () => {
     await using engine = await startScriptedEngine()
     await using plane = await startDataPlane({ engine: engine.url })

@@ -123,6 +123,14 @@ describe('an image by URL', () => {
     expect(web.asked).toHaveLength(before)
   })
 
+  test('comes with at most a hundred others', async () => {
+    await using plane = await planeWith()
+    const before = web.asked.length
+    const answer = await plane.ask(CHAT, askWith(...Array.from({ length: 101 }, (_, index) => `${web.url}/a.png?${index}`)))
+    expect(answer.status).toBe(400)
+    expect(web.asked).toHaveLength(before)
+  })
+
   test('whose server is silent ends with the request', async () => {
     await using plane = await planeWith({ fetchAllow: ['127.0.0.0/8'], totalMs: 300 })
     expect((await plane.ask(CHAT, askWith(`${web.url}/slow`))).status).toBe(504)

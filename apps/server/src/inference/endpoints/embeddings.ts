@@ -7,7 +7,8 @@ import { type Cursor, read, watch } from '../scan.ts'
 import { cutTo, lengthOf, toBase64, toFloats } from '../vectors.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
 
-const WATCHED = watch(['model', 'input', 'dimensions', 'encoding_format'])
+// Some engines take a conversation in place of the input, and fetch the images in it.
+const WATCHED = watch(['model', 'input', 'dimensions', 'encoding_format'], ['messages'])
 
 const BYTES_PER_TOKEN = 4
 
@@ -136,6 +137,8 @@ const changes = (reading: Reading, settings: EmbeddingsSettings, model: Model, r
   // The full length is what comes anyway, and engines refuse the field for models that cannot be cut, even then.
   const dimensions = reading.spans.get('dimensions')
   if (dimensions !== undefined && settings.dimensions === model.dimensions) changed.push({ ...dimensions, bytes: Buffer.from('null') })
+  const messages = reading.spans.get('messages')
+  if (messages !== undefined) changed.push({ ...messages, bytes: Buffer.from('null') })
   return changed
 }
 

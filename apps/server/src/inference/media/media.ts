@@ -20,6 +20,9 @@ export type Media = {
   readonly urls: readonly (Pointer & { readonly url: string })[]
 }
 
+/** One request must not make us a crowd at somebody else's door. */
+const MAX_FETCHES = 100
+
 const NO_MEDIA: Media = { images: 0, bytes: 0, tokens: 0, urls: [] }
 
 /** What the model makes of the images and sounds; those that are in the body are looked into (data-plane.md 6.3, 6.4). */
@@ -50,6 +53,9 @@ export const checkMedia = (body: Body, { images, sounds }: Conversation, model: 
     if (!read.ok) return no(invalid(pointer.field, read.refusal))
     bytes += pointer.span.end - pointer.span.start
     tokens += imageTokens(model.rules, read.value)
+  }
+  if (new Set(urls.map(({ url }) => url)).size > MAX_FETCHES) {
+    return no(invalid('messages', `more than ${MAX_FETCHES} images by URL are not fetched for one request`))
   }
   for (const pointer of sounds) {
     const read = readSound(base64At(body, pointer.span), pointer.format)
