@@ -5,6 +5,7 @@ import { yes } from '@parvis/server/kit/outcome'
 import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { until } from '@parvis/testkit/until'
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 
 const CHAT = '/v1/chat/completions'
@@ -85,6 +86,31 @@ describe('the same key and body', () => {
     await raw.until(/\[DONE\]/)
     expect(all.engine.requests).toHaveLength(1)
     expect(all.plane.records).toHaveLength(1)
+  })
+
+  test('get the same bytes whenever they come, whoever leaves meanwhile', async () => {
+    const client = fc.record({ afterMs: fc.nat(60), leavesAfterMs: fc.option(fc.nat(40)) })
+    await fc.assert(
+      fc.asyncProperty(fc.array(client, { minLength: 2, maxLength: 6 }), async (clients) => {
+        await using all = await open({ tokens: ['a', 'é', '😀'], repeat: 5, tokenDelayMs: 3 })
+        const texts = await Promise.all(
+          clients.map(async ({ afterMs, leavesAfterMs }) => {
+            await new Promise((resolve) => setTimeout(resolve, afterMs))
+            const signal = leavesAfterMs === null ? undefined : AbortSignal.timeout(leavesAfterMs)
+            return all.said('k', STREAM, CHAT, signal === undefined ? {} : { signal }).then(
+              ({ text }) => text,
+              () => undefined,
+            )
+          }),
+        )
+        const { text } = await all.said('k')
+        expect(text).toMatch(/\[DONE\]\n\n$/)
+        expect(new Set(texts.filter((said) => said !== undefined && said !== text))).toEqual(new Set())
+        expect(all.plane.records).toMatchObject([{ ended: 'complete' }])
+        expect(all.engine.requests).toHaveLength(1)
+      }),
+      { numRuns: 10 },
+    )
   })
 
   test('wait together for a whole answer', async () => {
