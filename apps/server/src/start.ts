@@ -155,7 +155,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         fetchAllow: config.fetchAllow,
       },
     )
-    const { manage } = openManagement(app, { guard: openGuard(iam), clock, log })
+    const { manage, shapes } = openManagement(app, { guard: openGuard(iam), clock, log })
     iamRoutes(manage, { db, secrets, iam })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
@@ -190,7 +190,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('http', drain)
 
     log.info({ host: config.host, port }, 'listening')
-    return { config, db, url: `http://${urlHost(config.host)}:${port}`, owner, catalog, engines, close }
+    return { config, db, url: `http://${urlHost(config.host)}:${port}`, owner, catalog, engines, routes: shapes, close }
   } catch (error) {
     await close()
     throw error

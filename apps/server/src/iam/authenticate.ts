@@ -61,7 +61,8 @@ export const authenticator = (known: () => Known, secrets: Secrets, clock: Clock
     const { keys, projects } = known()
     const key = keys.get(hashToText(secrets.hashKey(secretKey)))
     const now = clock.now()
-    if (key === undefined || key.expiresAt <= now) return refuse(origin)
+    if (key === undefined) return refuse(origin)
+    if (key.expiresAt <= now) return no({ code: 'key_refused' })
     // Without one it is the organization's default project, whose id is the organization's (serverless-platform.md 5.3).
     const project = projectId ?? (key.organizationId as string as ProjectId)
     if (projectId !== undefined && projects.get(projectId) !== key.organizationId) return no({ code: 'key_refused' })

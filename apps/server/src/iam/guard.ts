@@ -15,7 +15,7 @@ const first = (header: string | string[] | undefined): string | undefined => (Ar
  * (control-plane.md 2.1). A project that is not the caller's organization's is one in which nothing may be done.
  */
 export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | 'failures'>): Guard => {
-  const denied = (ip: string, reason: 'invalid_argument' | 'not_found' | 'expired'): Outcome<never, Denial> => {
+  const denied = (ip: string, reason: 'invalid_argument' | 'not_found'): Outcome<never, Denial> => {
     const retryAfterMs = iam.failures.count(ip)
     return no(
       retryAfterMs > 0
@@ -34,7 +34,8 @@ export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | '
     const key = iam.keyOf(secretKey)
     if (key === undefined) return denied(ip, 'not_found')
     const now = iam.clock.now()
-    if (key.expiresAt <= now) return denied(ip, 'expired')
+    // Known, so not guessed.
+    if (key.expiresAt <= now) return no({ type: 'denied_authentication', method: 'api_key', reason: 'expired' })
 
     const { organizationId, principalId, accessKey, kind, rights } = key
     const userAgent = (first(headers['user-agent']) ?? '').slice(0, MAX_USER_AGENT_CHARACTERS)

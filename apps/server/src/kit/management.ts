@@ -50,6 +50,9 @@ export type RouteShape = {
   readonly answer?: z.ZodType
 }
 
+/** A route as it was registered; `nobody`: no key is asked for. */
+export type KnownRoute = RouteShape & { readonly needs: Needs | 'nobody' }
+
 type Route<P, Q, B, A> = RouteShape & {
   readonly params?: z.ZodType<P>
   readonly query?: z.ZodType<Q>
@@ -167,8 +170,8 @@ const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): Fa
 export const openManagement = (
   app: FastifyInstance,
   parts: { guard: Guard; clock: Clock; log: Logger },
-): { manage: Manage; shapes(): readonly RouteShape[] } => {
-  const shapes: RouteShape[] = []
+): { manage: Manage; shapes(): readonly KnownRoute[] } => {
+  const shapes: KnownRoute[] = []
 
   const manage: Manage = (route) => {
     shapes.push(route)
@@ -202,6 +205,8 @@ export const openManagement = (
           if (route.needs === 'nobody') return undefined
           const guarded = await parts.guard(request.headers, request.ip)
           if (!guarded.ok) return deny(reply, guarded.refusal)
+          // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
+          if (route.needs.scope === 'organization' && !guarded.value.may(route.needs)) return deny(reply, denialOf(route.needs))
           guards.set(request, guarded.value)
           return undefined
         },
@@ -235,15 +240,13 @@ export const openManagement = (
     work: (who: { actor: Actor; may: May }) => Promise<Outcome<A, Denial>>,
   ): Promise<Outcome<A, Denial>> => {
     const who = guards.get(request)
-    // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
-    if (who === undefined || (needs.scope === 'organization' && !who.may(needs))) {
-      return Promise.resolve(no({ type: 'permissions_denied', details: [{ resource: needs.resource, action: needs.action }] }))
-    }
-    return work(who)
+    return who === undefined ? Promise.resolve(no(denialOf(needs))) : work(who)
   }
 
   return { manage, shapes: () => shapes }
 }
+
+const denialOf = ({ resource, action }: Needs): Denial => ({ type: 'permissions_denied', details: [{ resource, action }] })
 
 const readJson = (body: unknown): Outcome<unknown, Denial> => {
   if (!(body instanceof Buffer) || body.length === 0) return yes({})

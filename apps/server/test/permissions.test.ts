@@ -1,0 +1,245 @@
+import { randomUUID } from 'node:crypto'
+import { createKey } from '@parvis/server/iam/keys'
+import { PERMISSION_SETS, type Right } from '@parvis/server/iam/permission-sets'
+import { openSecrets } from '@parvis/server/kit/secrets'
+import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { startHouse, type TestHouse } from '@parvis/testkit/house'
+import { until } from '@parvis/testkit/until'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+// Who may what: every route of the management API that this server knows, and the data plane (serverless-platform.md 5).
+
+let database: TestDatabase
+let house: TestHouse
+let organizationId: string
+let team: string // a project beside the default one
+const keys = new Map<string, string>() // by permission set, granted on the whole organization
+
+type Answer = { status: number; body: Record<string, unknown> }
+
+const ask = async (method: string, path: string, key: string | null, body?: unknown): Promise<Answer> => {
+  const answer = await house.call(path, { method, key: null, body, headers: key === null ? {} : { 'x-auth-token': key } })
+  return { status: answer.status, body: answer.text === '' ? {} : (answer.json() as Record<string, unknown>) }
+}
+const must = async (method: string, path: string, body?: unknown): Promise<Record<string, unknown>> => {
+  const answer = await ask(method, path, house.secretKey, body)
+  if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`)
+  return answer.body
+}
+
+const IAM = '/iam/v1alpha1'
+type Grant = { permission_set_names: string[]; organization_id?: string; project_ids?: string[]; condition?: string }
+
+const newKey = async (rules: readonly Grant[]): Promise<{ secretKey: string; policyId: string; accessKey: string }> => {
+  const application = await must('POST', `${IAM}/applications`, { name: 'somebody' })
+  const policy = await must('POST', `${IAM}/policies`, { name: 'theirs', application_id: application['id'], rules })
+  const key = await must('POST', `${IAM}/api-keys`, { application_id: application['id'] })
+  return { secretKey: String(key['secret_key']), accessKey: String(key['access_key']), policyId: String(policy['id']) }
+}
+
+/** A path with an id of nobody in each place. */
+const concrete = (path: string): string => path.replaceAll(/:\w+/g, () => randomUUID())
+const routes = () => house.routes()
+
+/** Everything that the management API keeps, as one number. */
+const trace = async (): Promise<string> => {
+  const { rows: tables } = await database.db.query<{ name: string }>(
+    `select table_name as name from information_schema.tables
+      where table_schema = 'public' and table_type = 'BASE TABLE' and table_name not like 'quota_%' and table_name not in ('change') order by 1`,
+  )
+  const sums: string[] = []
+  for (const { name } of tables) {
+    const { rows } = await database.db.query<{ sum: string }>(
+      `select coalesce(sum(('x' || left(md5(t::text), 12))::bit(48)::bigint)::text, '') as sum from "${name}" as t`,
+    )
+    sums.push(`${name} ${rows[0]?.sum}`)
+  }
+  return sums.join('\n')
+}
+
+beforeAll(async () => {
+  database = await freshDatabase()
+  house = await startHouse({ database })
+  organizationId = house.owner.organizationId
+  team = String((await must('POST', '/account/v3/projects', { name: 'team' }))['id'])
+  for (const name of PERMISSION_SETS.keys())
+    keys.set(name, (await newKey([{ permission_set_names: [name], organization_id: organizationId }])).secretKey)
+}, 60_000)
+
+afterAll(async () => {
+  await house?.stop()
+  await database?.drop()
+})
+
+test('without a key, and with one that has expired, no route says anything else and nothing moves', async () => {
+  const { secretKey, accessKey } = await newKey([{ permission_set_names: ['OrganizationManager'], organization_id: organizationId }])
+  await database.db.query(`update api_key set expires_at = now() - interval '1 second' where access_key = $1`, [accessKey])
+  await must('POST', `${IAM}/applications`, { name: 'what is known is read again' })
+  const before = await trace()
+  for (const route of routes()) {
+    if (route.needs === 'nobody') continue
+    const what = `${route.method} ${route.path}`
+    const without = await ask(route.method, concrete(route.path), null)
+    expect({ what, ...without }).toMatchObject({ what, status: 401, body: { type: 'denied_authentication', reason: 'invalid_argument' } })
+    const expired = await ask(route.method, concrete(route.path), secretKey)
+    expect({ what, ...expired }).toMatchObject({ what, status: 401, body: { type: 'denied_authentication', reason: 'expired' } })
+  }
+  expect(await trace()).toBe(before)
+})
+
+test('whoever has no policy gets nothing out of any route and moves nothing', async () => {
+  const { secretKey } = await newKey([])
+  // What everybody with a key may know, and their own.
+  const open = new Set([`${IAM}/permission-sets`, `${IAM}/api-keys`])
+  const before = await trace()
+  for (const route of routes()) {
+    if (route.needs === 'nobody') continue
+    const answer = await ask(route.method, concrete(route.path), secretKey, route.method === 'GET' ? undefined : {})
+    const what = `${route.method} ${route.path}: ${answer.status} ${JSON.stringify(answer.body)}`
+    if (route.needs.scope === 'organization') expect([what, answer.status]).toEqual([what, 403])
+    else if (answer.status < 300)
+      expect([what, open.has(route.path) || answer.body['total_count'] === 0 || isEmpty(answer.body)]).toEqual([what, true])
+  }
+  expect(await trace()).toBe(before)
+})
+
+const isEmpty = (body: Record<string, unknown>): boolean =>
+  Object.values(body).some(Array.isArray) && Object.values(body).every((value) => !Array.isArray(value) || value.length === 0)
+
+test('each permission set opens the routes of its rights and no other', async () => {
+  for (const [name, set] of PERMISSION_SETS) {
+    const rights = new Set<Right>(set.rights)
+    for (const route of routes()) {
+      if (route.needs === 'nobody' || route.needs.scope !== 'organization') continue
+      // What a right opens is shown by its room; here reading is enough, and what is closed.
+      const opened = rights.has(`${route.needs.resource}:${route.needs.action}`)
+      if (opened && route.method !== 'GET') continue
+      const answer = await ask(route.method, concrete(route.path), keys.get(name) ?? '', route.method === 'GET' ? undefined : {})
+      const what = `${name}: ${route.method} ${route.path}: ${answer.status} ${JSON.stringify(answer.body)}`
+      expect([what, answer.status === 403]).toEqual([what, !opened])
+      if (!opened) {
+        const { resource, action } = route.needs
+        expect({ what, ...answer.body }).toMatchObject({ what, type: 'permissions_denied', details: [{ resource, action }] })
+      }
+    }
+  }
+}, 120_000)
+
+test('a key of another organization sees nothing of this one: the answers are those for what does not exist', async () => {
+  const other = randomUUID()
+  const owner = randomUUID()
+  await database.db.query(`insert into organization (id, name) values ($1, 'other')`, [other])
+  await database.db.query(`insert into project (id, organization_id, name) values ($1, $1, 'default')`, [other])
+  await database.db.query(`insert into principal (id, organization_id, kind, role, name) values ($1, $2, 'user', 'owner', 'owner')`, [
+    owner,
+    other,
+  ])
+  const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })
+  const foreign = await createKey(database.db, secrets, {
+    organizationId: other as never,
+    principalId: owner as never,
+    description: '',
+    expiresAt: null,
+    actor: 'test',
+  })
+  const application = String((await must('POST', `${IAM}/applications`, { name: 'ours' }))['id'])
+  const policy = String((await must('POST', `${IAM}/policies`, { name: 'ours', no_principal: true }))['id'])
+  const group = String((await must('POST', `${IAM}/groups`, { name: 'ours' }))['id'])
+  const user = String((await must('POST', `${IAM}/users`, { email: 'ours@example.com' }))['id'])
+  const key = String((await must('POST', `${IAM}/api-keys`, { application_id: application }))['access_key'])
+  const log = (await must('GET', `${IAM}/logs`))['logs'] as { id: string }[]
+  const ours: Record<string, string> = {
+    application_id: application,
+    policy_id: policy,
+    group_id: group,
+    user_id: user,
+    access_key: key,
+    log_id: log[0]?.id ?? '',
+    project_id: team,
+    organization_id: organizationId,
+  }
+  const known = Object.keys(ours)
+  await until('the other key is known', async () => (await ask('GET', `${IAM}/groups`, foreign.secretKey)).status === 200, 2_000)
+  const before = await trace()
+  let compared = 0
+  for (const route of routes()) {
+    const names = [...route.path.matchAll(/:(\w+)/g)].map((match) => match[1] ?? '')
+    if (route.needs === 'nobody' || names.length === 0 || !names.every((name) => known.includes(name))) continue
+    const body = route.method === 'GET' ? undefined : { name: 'x', username: 'xx', user_id: user, expires_at: null }
+    const stranger = Object.fromEntries(names.map((name) => [name, name === 'access_key' ? 'SCW00000000000000000' : randomUUID()]))
+    const fill = (ids: Record<string, string>) => route.path.replaceAll(/:(\w+)/g, (_, name: string) => ids[name] ?? '')
+    const real = await ask(route.method, fill(ours), foreign.secretKey, body)
+    const none = await ask(route.method, fill(stranger), foreign.secretKey, body)
+    // The same answer, but for the id that was asked for.
+    const blind = (answer: Answer, ids: Record<string, string>) =>
+      Object.values(ids).reduce((text, id) => text.replaceAll(id, 'ID'), JSON.stringify(answer))
+    const what = `${route.method} ${route.path} `
+    expect(what + blind(real, ours)).toBe(what + blind(none, stranger))
+    compared += 1
+  }
+  expect(compared).toBeGreaterThan(20)
+  for (const list of ['applications', 'policies', 'groups', 'users', 'api-keys', 'logs'])
+    expect(JSON.stringify(await ask('GET', `${IAM}/${list}?organization_id=${organizationId}`, foreign.secretKey))).toContain(
+      '"total_count":0',
+    )
+  expect(await trace()).toBe(before)
+})
+
+test('a key for one project gets nothing of another', async () => {
+  const { secretKey } = await newKey([{ permission_set_names: ['AllProductsFullAccess'], project_ids: [team] }])
+  const project = (id: string) => ask('GET', `/account/v3/projects/${id}`, secretKey)
+  expect((await project(team)).status).toBe(200)
+  const nobody = randomUUID()
+  const [hidden, missing] = [await project(organizationId), await project(nobody)]
+  expect(hidden.status).toBe(404)
+  expect(JSON.stringify(hidden).replaceAll(organizationId, 'ID')).toBe(JSON.stringify(missing).replaceAll(nobody, 'ID'))
+  expect((await ask('GET', '/account/v3/projects', secretKey)).body).toMatchObject({ total_count: 1, projects: [{ id: team }] })
+  expect(
+    (
+      await ask(
+        'GET',
+        `/parvis/v1/usage?project_id=${organizationId}&from=2026-11-01T00:00:00Z&to=2026-11-02T00:00:00Z&step=day`,
+        secretKey,
+      )
+    ).status,
+  ).toBe(403)
+})
+
+test('models are used with one of three permission sets, on the project of the URL', async () => {
+  const models = async (secretKey: string, project?: string) =>
+    (await house.call(`${project === undefined ? '' : `/${project}`}/v1/models`, { key: secretKey })).status
+  const using = ['GenerativeApisModelAccess', 'GenerativeApisFullAccess', 'AllProductsFullAccess']
+  for (const [name, secretKey] of keys) expect([name, await models(secretKey)]).toEqual([name, using.includes(name) ? 200 : 403])
+
+  const { secretKey, policyId } = await newKey([{ permission_set_names: ['GenerativeApisModelAccess'], project_ids: [team] }])
+  expect(await models(secretKey)).toBe(403)
+  expect(await models(secretKey, team)).toBe(200)
+  expect(await models(secretKey, organizationId)).toBe(403)
+  expect(await models(secretKey, randomUUID())).toBe(403)
+  // As soon as the change is answered here; every other gateway follows within a second.
+  await must('PUT', `${IAM}/rules`, {
+    policy_id: policyId,
+    rules: [{ permission_set_names: ['GenerativeApisModelAccess'], organization_id: organizationId }],
+  })
+  expect(await models(secretKey)).toBe(200)
+  await must('DELETE', `${IAM}/policies/${policyId}`)
+  expect([await models(secretKey), await models(secretKey, team)]).toEqual([403, 403])
+  expect(await models(house.secretKey, team)).toBe(200)
+})
+
+test('a condition is looked at on the data plane, and holds only for the policy that it is on', async () => {
+  const use = { permission_set_names: ['GenerativeApisModelAccess'], organization_id: '' }
+  const fenced = (condition: string): Grant => ({ ...use, organization_id: organizationId, condition })
+  const { secretKey, policyId } = await newKey([fenced('inIpRange(request.ip, "127.0.0.0/8")')])
+  const status = async (agent = 'test') => (await house.call('/v1/models', { key: secretKey, headers: { 'user-agent': agent } })).status
+  const rules = (...given: Grant[]) => must('PUT', `${IAM}/rules`, { policy_id: policyId, rules: given })
+  expect(await status()).toBe(200)
+  await rules(fenced('!inIpRange(request.ip, "127.0.0.0/8")'))
+  expect(await status()).toBe(403)
+  await rules(fenced('request.user_agent.startsWith("robot/")'))
+  expect([await status('robot/2'), await status('curl')]).toEqual([200, 403])
+  await rules(fenced('request.time < timestamp("2020-01-01T00:00:00Z")'))
+  expect(await status()).toBe(403)
+  await rules(fenced('request.time < timestamp("2020-01-01T00:00:00Z")'), fenced(''))
+  expect(await status()).toBe(200)
+})
