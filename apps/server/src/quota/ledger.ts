@@ -56,6 +56,9 @@ export const grantOf = (ask: Ask, left: number): number => {
   return Math.max(ask.least, Math.min(ask.need + stock, Math.floor(left)))
 }
 
+/** A float that is off by a billionth is not a rule. */
+export const snap = (level: number): number => (Math.abs(level - Math.round(level)) < 1e-9 ? Math.round(level) : level)
+
 /** The ledger of a process that shares with nobody, and of tests. */
 export const openMemoryLedger = (clock: Pick<Clock, 'now'>): Ledger => {
   const buckets = new Map<string, { level: number; at: number }>()
@@ -64,7 +67,7 @@ export const openMemoryLedger = (clock: Pick<Clock, 'now'>): Ledger => {
     const now = clock.now()
     const bucket = buckets.get(ask.key) ?? { level: ask.capacity, at: now }
     const refilled = Math.min(ask.capacity, bucket.level + ask.refillPerMs * Math.max(0, now - bucket.at))
-    const left = Math.min(ask.capacity, refilled + ask.back)
+    const left = snap(Math.min(ask.capacity, refilled + ask.back))
     buckets.set(ask.key, { level: left, at: Math.max(now, bucket.at) })
     return left
   }

@@ -1,6 +1,6 @@
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
-import type { Answer, Ask, Ledger, Limited } from './ledger.ts'
+import { type Answer, type Ask, type Ledger, type Limited, snap } from './ledger.ts'
 
 /** What this gateway has in hand of something limited, and what it knows of the rest. Deciding looks at nothing else. */
 export type Share = {
@@ -137,7 +137,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
 
   const leftNow = ({ limited }: Kept, known: { left: number; at: number }): number =>
     limited.kind === 'minute'
-      ? Math.min(limited.capacity, known.left + limited.refillPerMs * Math.max(0, clock.now() - known.at))
+      ? snap(Math.min(limited.capacity, known.left + limited.refillPerMs * Math.max(0, clock.now() - known.at)))
       : known.left
 
   /**
