@@ -1,12 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chown, mkdir, open, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { once } from 'node:events'
+import { chown, mkdir, open, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import type { Clock } from './clock.ts'
-import { processDirectory, processMark, signal } from './process.ts'
 import { CLEAN_ENVIRONMENT, type RunAs, run, type Tools } from './postgres-tools.ts'
+import { processDirectory, processMark, signal } from './process.ts'
 
 /** One PostgreSQL cluster: its directory, its programs, whose process it is, and the log beside it. */
 export type Cluster = {

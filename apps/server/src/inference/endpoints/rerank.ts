@@ -1,5 +1,5 @@
-import { EngineRerank, MAX_DOCUMENTS, RerankSettings } from '@parvis/wire/openai/rerank'
 import { EmbeddingsAnswer } from '@parvis/wire/openai/embeddings'
+import { EngineRerank, MAX_DOCUMENTS, RerankSettings } from '@parvis/wire/openai/rerank'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import type { Counts } from '../../usage/event.ts'
