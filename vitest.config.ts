@@ -19,7 +19,7 @@ export default defineConfig({
           include: [
             'apps/engine/src/**/*.test.ts',
             'packages/*/src/**/*.test.ts',
-            'apps/server/src/{kit,inference,engines,catalog,usage,quota,billing,cli}/**/*.unit.test.ts',
+            'apps/server/src/{kit,inference,engines,catalog,iam,usage,quota,billing,cli}/**/*.unit.test.ts',
             'scripts/**/*.test.ts',
             'apps/server/test/**/*.unit.test.ts',
           ],

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { createKey } from '@parvis/server/iam/keys'
 import { PERMISSION_SETS, type Right } from '@parvis/server/iam/permission-sets'
 import { openSecrets } from '@parvis/server/kit/secrets'
@@ -9,6 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 
 // Who may what: every route of the management API that this server knows, and the data plane (serverless-platform.md 5).
 
+const masterKey = randomBytes(32).toString('hex')
 let database: TestDatabase
 let house: TestHouse
 let organizationId: string
@@ -59,7 +60,7 @@ const trace = async (): Promise<string> => {
 
 beforeAll(async () => {
   database = await freshDatabase()
-  house = await startHouse({ database })
+  house = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey } })
   organizationId = house.owner.organizationId
   team = String((await must('POST', '/account/v3/projects', { name: 'team' }))['id'])
   for (const name of PERMISSION_SETS.keys())
@@ -134,7 +135,7 @@ test('a key of another organization sees nothing of this one: the answers are th
     owner,
     other,
   ])
-  const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })
+  const secrets = await openSecrets({ dataDir: house.dataDir, masterKey })
   const foreign = await createKey(database.db, secrets, {
     organizationId: other as never,
     principalId: owner as never,
@@ -242,4 +243,19 @@ test('a condition is looked at on the data plane, and holds only for the policy 
   expect(await status()).toBe(403)
   await rules(fenced('request.time < timestamp("2020-01-01T00:00:00Z")'), fenced(''))
   expect(await status()).toBe(200)
+})
+
+test('a change made here holds on another gateway within a second', async () => {
+  const other = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey } })
+  try {
+    const { secretKey, policyId } = await newKey([])
+    const there = async () => (await other.call('/v1/models', { key: secretKey })).status
+    const rules = (...given: Grant[]) => must('PUT', `${IAM}/rules`, { policy_id: policyId, rules: given })
+    await rules({ permission_set_names: ['GenerativeApisModelAccess'], organization_id: organizationId })
+    await until('granted there', async () => (await there()) === 200, 1_000)
+    await rules()
+    await until('taken away there', async () => (await there()) === 403, 1_000)
+  } finally {
+    await other.stop()
+  }
 })

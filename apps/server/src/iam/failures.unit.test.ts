@@ -1,0 +1,25 @@
+import { expect, test } from 'vitest'
+import { type Clock, type Instant, systemClock } from '../kit/clock.ts'
+import { MAX_FAILURES, openFailures } from './failures.ts'
+
+let now = 1_000_000
+const clock: Clock = { ...systemClock, now: () => now as Instant }
+
+test('an address waits once it has sent too many wrong keys in a minute, and begins anew after it', () => {
+  const failures = openFailures(clock)
+  for (let count = 0; count < MAX_FAILURES; count += 1) expect(failures.count('192.0.2.1')).toBe(0)
+  now += 20_000
+  expect(failures.count('192.0.2.1')).toBe(40_000)
+  expect(failures.count('192.0.2.2')).toBe(0)
+  now += 40_000
+  expect(failures.count('192.0.2.1')).toBe(0)
+})
+
+test('however many addresses there are, those that are remembered are bounded, the oldest forgotten first', () => {
+  const failures = openFailures(clock)
+  for (let count = 0; count <= MAX_FAILURES; count += 1) failures.count('192.0.2.1')
+  for (let address = 0; address < 9_999; address += 1) failures.count(`a${address}`)
+  expect(failures.count('192.0.2.1')).toBeGreaterThan(0)
+  failures.count('one more')
+  expect(failures.count('192.0.2.1')).toBe(0)
+})

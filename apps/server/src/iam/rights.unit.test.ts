@@ -1,0 +1,54 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import type { Instant } from '../kit/clock.ts'
+import type { ProjectId } from '../kit/ids.ts'
+import type { Right } from './permission-sets.ts'
+import { type Grant, permits } from './rights.ts'
+
+const RIGHTS = ['deployment:read', 'deployment:write', 'serverless:use'] as const
+const PROJECTS = ['a', 'b', 'c'] as ProjectId[]
+const origin = { ip: '192.0.2.1', userAgent: '' }
+const now = 0 as Instant
+
+const grants = fc.array(
+  fc.record<Grant>({
+    rights: fc.subarray([...RIGHTS]).map((rights) => new Set<Right>(rights)),
+    projects: fc.option(
+      fc.subarray(PROJECTS).map((projects) => new Set(projects)),
+      { nil: undefined },
+    ),
+    condition: fc.constantFrom(
+      undefined,
+      () => true,
+      () => false,
+    ),
+  }),
+  { maxLength: 4 },
+)
+const asked = fc.tuple(fc.constantFrom(...RIGHTS), fc.constantFrom(undefined, ...PROJECTS))
+
+test('rights are the union of the grants: what one of them permits, all of them do, in any order, and nothing else', () => {
+  fc.assert(
+    fc.property(grants, asked, (all, [right, project]) => {
+      const alone = all.some((grant) => permits([grant], right, project, origin, now))
+      expect(permits(all, right, project, origin, now)).toBe(alone)
+      expect(permits(all.toReversed(), right, project, origin, now)).toBe(alone)
+    }),
+  )
+})
+
+test('a grant on projects says nothing of the organization, one on the organization speaks for each project', () => {
+  const rights = new Set<Right>(['deployment:read'])
+  const some: Grant = { rights, projects: new Set(['a' as ProjectId]), condition: undefined }
+  const every: Grant = { rights, projects: undefined, condition: undefined }
+  const read = (grant: Grant, project?: ProjectId) => permits([grant], 'deployment:read', project, origin, now)
+  expect([read(some), read(some, 'a' as ProjectId), read(some, 'b' as ProjectId)]).toEqual([false, true, false])
+  expect([read(every), read(every, 'b' as ProjectId)]).toEqual([true, true])
+})
+
+test('nobody has rights from nothing but the owner, and a condition without a known origin does not hold', () => {
+  expect(permits([], 'deployment:read', undefined, origin, now)).toBe(false)
+  expect(permits('everything', 'deployment:read', undefined, undefined, now)).toBe(true)
+  const grant: Grant = { rights: new Set<Right>(['deployment:read']), projects: undefined, condition: () => true }
+  expect(permits([grant], 'deployment:read', undefined, undefined, now)).toBe(false)
+})
