@@ -23,7 +23,7 @@ const CALLABLE = new Set(
 )
 
 /** An IPv4 address in an IPv6 socket is the IPv4 address. */
-const plainAddress = (ip: string): string => (/^::ffff:\d+\.\d+\.\d+\.\d+$/i.test(ip) ? ip.slice(7) : ip)
+export const plainAddress = (ip: string): string => (/^::ffff:\d+\.\d+\.\d+\.\d+$/i.test(ip) ? ip.slice(7) : ip)
 
 const inIpRange = (ip: string, range: string): boolean => {
   const [address = '', prefix] = range.split('/')

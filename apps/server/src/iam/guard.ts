@@ -1,8 +1,9 @@
-import { isUuid, type ProjectId } from '../kit/ids.ts'
 import type { Denial } from '../kit/denial.ts'
+import { isUuid, type ProjectId } from '../kit/ids.ts'
 import type { Guard } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { secretOf } from './authenticate.ts'
+import { plainAddress } from './condition.ts'
 import type { Iam } from './iam.ts'
 import { permits } from './rights.ts'
 
@@ -24,7 +25,8 @@ export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | '
     )
   }
 
-  return async (headers, ip) => {
+  return async (headers, address) => {
+    const ip = plainAddress(address)
     const token = first(headers['x-auth-token'])?.toLowerCase()
     const authorization = first(headers.authorization)
     // Not even a key: nobody can guess one by sending none.
