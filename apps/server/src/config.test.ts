@@ -23,6 +23,7 @@ test('without any setting there are the defaults of the manual', () => {
     bootstrapSecretKey: undefined,
     logLevel: 'info',
     behindTls: false,
+    trustedProxies: [],
     demoModels: true,
     engineThreads: 7,
     engineMemoryMb: 4000,

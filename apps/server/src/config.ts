@@ -107,6 +107,12 @@ export const SETTINGS = [
     what: 'Says that a proxy in front speaks TLS. Without it Parvis listens on this machine only.',
   },
   {
+    env: 'PARVIS_TRUSTED_PROXIES',
+    yaml: 'trustedProxies',
+    default: 'none',
+    what: 'Ranges like 10.0.0.0/8, with commas between them: proxies in front whose X-Forwarded-For says where a request comes from.',
+  },
+  {
     env: 'PARVIS_DEMO_MODELS',
     yaml: 'demoModels',
     default: 'true',
@@ -231,6 +237,7 @@ const SHAPE = {
   masterKey: text.regex(/^[0-9a-f]{64}$/i, { error: 'must be 64 hexadecimal digits' }).optional(),
   logLevel: oneOf(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
   behindTls: flag,
+  trustedProxies: ranges,
   demoModels: flag,
   engineThreads: whole(1, 1024),
   engineMemoryMb: whole(64, 16 * 2 ** 20),
@@ -283,6 +290,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   dataDir: defaultDataDir(machine, env),
   logLevel: 'info',
   behindTls: false,
+  trustedProxies: [],
   demoModels: true,
   // One core stays with the server, so that streams keep flowing while an engine computes.
   engineThreads: Math.max(1, machine.cores - 1),

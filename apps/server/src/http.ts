@@ -66,11 +66,13 @@ const refuseUnreadable = (error: { code: string }, socket: Socket): void => {
  * The one HTTP server. `GET /health` says that the process lives, `GET /ready` that it serves; neither needs a key,
  * and neither says more than a stranger may know.
  */
-export const openHttp = (log: Logger, readiness: Readiness): FastifyInstance => {
+export const openHttp = (log: Logger, readiness: Readiness, trustedProxies: readonly string[]): FastifyInstance => {
   const app = Fastify({
     logger: false,
     // Bodies are bounded by the routes themselves, which read them only after the key is known to be good.
     bodyLimit: Number.MAX_SAFE_INTEGER,
+    // Whoever else sends X-Forwarded-For could call itself any address.
+    trustProxy: trustedProxies.length === 0 ? false : [...trustedProxies],
     keepAliveTimeout: KEEP_ALIVE_MS,
     routerOptions: { ignoreDuplicateSlashes: true, caseSensitive: true },
     http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_MS, requestTimeout: 0, connectionsCheckingInterval: LATE_LOOK_MS },

@@ -127,11 +127,12 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         ? admission.admit(...asked)
         : no({ code: 'busy', reason: `usage cannot be recorded: ${reason}`, retryAfterMs: JOURNAL_RETRY_MS })
     }
-    const app = openHttp(log, {
+    const readiness = {
       database: () => askDatabase(db, clock),
       journal: usage.fault,
       catalogue: () => (catalog.list().length > 0 ? undefined : 'the catalogue has no models'),
-    })
+    }
+    const app = openHttp(log, readiness, config.trustedProxies)
     inferenceRoutes(
       app,
       {

@@ -259,3 +259,22 @@ test('a change made here holds on another gateway within a second', async () => 
     await other.stop()
   }
 })
+
+test('what a proxy says of where a request comes from counts only where the proxy is trusted', async () => {
+  const behind = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey, PARVIS_TRUSTED_PROXIES: '127.0.0.0/8' } })
+  try {
+    const use = { permission_set_names: ['GenerativeApisModelAccess', 'AllProductsReadOnly'], organization_id: organizationId }
+    const { secretKey } = await newKey([{ ...use, condition: 'inIpRange(request.ip, "198.51.100.0/24")' }])
+    const status = async (at: TestHouse, path: string, from: string) =>
+      (await at.call(path, { key: secretKey, headers: { 'x-forwarded-for': from } })).status
+    await until('the key is known', async () => (await status(behind, '/v1/models', '198.51.100.7')) === 200, 1_000)
+    const project = `/account/v3/projects/${team}`
+    expect(await status(behind, project, '198.51.100.7')).toBe(200)
+    // The client itself may have written what stands before the last address.
+    for (const from of ['203.0.113.1', '198.51.100.7, 203.0.113.1'])
+      expect([await status(behind, '/v1/models', from), await status(behind, project, from)]).toEqual([403, 404])
+    expect([await status(house, '/v1/models', '198.51.100.7'), await status(house, project, '198.51.100.7')]).toEqual([403, 404])
+  } finally {
+    await behind.stop()
+  }
+})

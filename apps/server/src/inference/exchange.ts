@@ -46,7 +46,7 @@ export type Exchange = {
   /** The project in the URL; without one the key's default project is meant. */
   readonly projectId: ProjectId | undefined
   readonly authorization: string | undefined
-  /** From where it comes: the address of the connection, and what the client calls itself. */
+  /** From where it comes: the address of the connection, or what a trusted proxy says it is; and what the client calls itself. */
   readonly ip: string
   readonly userAgent: string
   /** Of the body. */
@@ -129,6 +129,7 @@ export const openExchange = (
   response: ServerResponse,
   projectId: ProjectId | undefined,
   { dialect, accepts = JSON_BODY }: { dialect?: Dialect | undefined; accepts?: Accepts | undefined } = {},
+  ip: string = request.socket.remoteAddress ?? '',
 ): Exchange => {
   const { clock, log, limits, deadlines, inflight } = rooms
   const maxBodyBytes = Math.min(limits.bodyBytes, accepts.maxBytes ?? limits.bodyBytes)
@@ -245,7 +246,7 @@ export const openExchange = (
     id,
     acceptedAt,
     projectId,
-    ip: request.socket.remoteAddress ?? '',
+    ip,
     userAgent: request.headers['user-agent'] ?? '',
     authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
     contentType: request.headers['content-type'],

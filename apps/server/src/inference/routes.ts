@@ -51,7 +51,7 @@ export const inferenceRoutes = (
 
   const open = (request: FastifyRequest, reply: FastifyReply, projectId?: ProjectId, manner?: Manner): Exchange => {
     reply.hijack()
-    return openExchange(parts, request.raw, reply.raw, projectId, manner)
+    return openExchange(parts, request.raw, reply.raw, projectId, manner, request.ip)
   }
 
   const refuseUnknownRoute = (request: FastifyRequest, reply: FastifyReply): void =>
