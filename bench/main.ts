@@ -2,12 +2,14 @@ import { benchEngine } from './engine/engine.ts'
 import { machine, type Row } from './measure.ts'
 import { benchAdmit } from './micro/admit/admit.ts'
 import { benchLook } from './micro/look/look.ts'
+import { benchLeave } from './path/leave.ts'
 import { benchPath } from './path/path.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [engine] [admit] [look] [work] [--quick] [--millions 10]
+const HELP = `npm run bench -- [path] [leave] [engine] [admit] [look] [work] [--quick] [--millions 10]
 
   path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
+  leave    how long it takes until an engine hears that its client has left
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
   admit    what it costs to decide whether a request may begin
   look     what it costs to look at a request before an engine gets it: its fields, its messages, its images
@@ -23,6 +25,7 @@ const millions = millionsAt < 0 ? undefined : Number(given.splice(millionsAt, 2)
 
 const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   path: benchPath,
+  leave: benchLeave,
   engine: benchEngine,
   admit: benchAdmit,
   look: benchLook,

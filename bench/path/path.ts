@@ -37,7 +37,7 @@ const until = async (what: string, holds: () => Promise<boolean>): Promise<void>
 }
 
 /** The built server as an operator starts it, with everything on, and the mock engine registered. */
-const startParvis = async (enginePort: number, slowPort: number): Promise<Child & { key: string }> => {
+export const startParvis = async (enginePort: number, slowPort: number): Promise<Child & { key: string }> => {
   const dataDir = mkdtempSync(join(tmpdir(), 'parvis-bench-'))
   const port = await freePort()
   const key = randomUUID()

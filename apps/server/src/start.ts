@@ -30,6 +30,7 @@ import { migrate } from './kit/migrate.ts'
 import { no } from './kit/outcome.ts'
 import { openEmbeddedPostgres } from './kit/postgres.ts'
 import { openSecrets } from './kit/secrets.ts'
+import { metricsRoute } from './metrics-route.ts'
 import { type Admit, openAdmission } from './quota/admit.ts'
 import { watchBudgets } from './quota/budgets.ts'
 import { watchPolicy } from './quota/policy.ts'
@@ -157,6 +158,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       },
     )
     const { manage, shapes } = openManagement(app, { guard: openGuard(iam), clock, log })
+    metricsRoute(manage, metrics, owner.organizationId)
     iamRoutes(manage, { db, secrets, iam })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })

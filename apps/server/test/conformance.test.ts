@@ -9,7 +9,7 @@ import { bufferToBody } from '../src/inference/body.ts'
 import { chat as chatEndpoint } from '../src/inference/endpoints/chat.ts'
 
 // The conformance checks of the data-plane contract, section 20, each by its number: the real engine where the model matters, and a
-// scripted one where what goes over the wire does. Transcriptions (15), batches (16), limits (17) and responses (18) have tests of their own.
+// scripted one where what goes over the wire does. 15 stands in transcriptions.test.ts, 17 in limits.test.ts, 18 in dialects.test.ts; batches (16) are not served yet.
 
 let database: TestDatabase
 let engine: ScriptedEngine
@@ -340,7 +340,7 @@ test.each([
     { type: 'image_url', image_url: { url: 'http://169.254.169.254/latest' } },
     /not on the public internet/,
   ],
-])('16. %s is 400', async (_what, model, part, message) => {
+])('section 16: %s is 400', async (_what, model, part, message) => {
   const refused = await house.call(CHAT, { body: { model, messages: user([part]) } })
   expect(refused.status).toBe(400)
   expect(errorOf(refused).message).toMatch(message)
@@ -372,13 +372,13 @@ test.each([
     ask('tiny-chat', { response_format: { type: 'json_schema', json_schema: { name: 'a', schema: { type: 'nonsense' } } } }),
     /schema|type/i,
   ],
-])('16. %s is 400', async (_what, path, body, message) => {
+])('section 16: %s is 400', async (_what, path, body, message) => {
   const refused = await house.call(path, { body })
   expect(refused.status).toBe(400)
   expect(errorOf(refused).message).toMatch(message)
 })
 
-test('17. a model without a system prompt of the client’s is told of its tools', async () => {
+test('section 17: a model without a system prompt of the client’s is told of its tools', async () => {
   await serveScripted(house, engine, {
     name: 'told',
     rules: { ...NO_RULES, reasoningEfforts: [], toolSystemPrompt: 'You may call functions.' },
@@ -391,7 +391,7 @@ test('17. a model without a system prompt of the client’s is told of its tools
   })
 })
 
-test('17. an answer that is cut at the limit says length, and is 200', async () => {
+test('section 17: an answer that is cut at the limit says length, and is 200', async () => {
   const answer = await house.call(CHAT, { body: ask('tiny-chat', { max_tokens: 1, response_format: { type: 'json_object' } }) })
   expect(answer.status).toBe(200)
   expect((answer.json() as OpenAI.ChatCompletion).choices[0]?.finish_reason).toBe('length')

@@ -79,3 +79,12 @@ test('an unknown management path is JSON too', async () => {
   expect(answer.status).toBe(404)
   expect(answer.json()).toMatchObject({ error: { code: 404 } })
 })
+
+test('the metrics are there for the operator in the format of Prometheus, and for nobody without a key', async () => {
+  const answer = await house.call('/metrics')
+  expect(answer.status).toBe(200)
+  expect(answer.headers.get('content-type')).toMatch(/^text\/plain/)
+  expect(answer.text).toMatch(/^# TYPE parvis_usage_journal_writable gauge$/m)
+  expect(answer.text).toMatch(/^parvis_usage_journal_writable 1$/m)
+  expect((await house.call('/metrics', { key: null })).status).toBe(401)
+})

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Clock } from './clock.ts'
-import { type ArgumentFault, type Denial, speakDenial } from './denial.ts'
+import { type ArgumentFault, type Denial, invalid, speakDenial } from './denial.ts'
 import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
 import { no, type Outcome, yes } from './outcome.ts'
@@ -134,6 +134,11 @@ const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, 
   return parsed.success ? yes(parsed.data) : no({ type: 'invalid_arguments', details: toDetails(parsed.error) })
 }
 
+/** For readers that want no JSON. */
+export type TextAnswer = { readonly text: { readonly contentType: string; readonly body: string } }
+
+const isText = (answer: unknown): answer is TextAnswer => typeof answer === 'object' && answer !== null && 'text' in answer
+
 const isFile = (answer: unknown): answer is FileAnswer => typeof answer === 'object' && answer !== null && 'file' in answer
 
 const toJson = (value: unknown): string => JSON.stringify(value, (_, item: unknown) => (typeof item === 'bigint' ? Number(item) : item))
@@ -211,6 +216,7 @@ export const openManagement = (
           return undefined
         },
         handler: async (request, reply) => {
+          if (request.url.includes('%00')) return deny(reply, invalid('query', 'format', NO_ZERO))
           const params = parse(route.params, request.params)
           if (!params.ok) return deny(reply, params.refusal)
           const query = parse(route.query, request.query)
@@ -226,6 +232,7 @@ export const openManagement = (
             : handleGuarded(route.needs, request, (who) => route.handle({ ...input, ...who })))
           if (!answer.ok) return deny(reply, answer.refusal)
           if (answer.value === undefined) return reply.code(204).send()
+          if (isText(answer.value)) return reply.code(200).header('content-type', answer.value.text.contentType).send(answer.value.text.body)
           return isFile(answer.value) ? sendFile(reply, request.query, answer.value) : send(reply, 200, answer.value)
         },
       })
@@ -248,10 +255,18 @@ export const openManagement = (
 
 const denialOf = ({ resource, action }: Needs): Denial => ({ type: 'permissions_denied', details: [{ resource, action }] })
 
+// A text in Postgres cannot hold it.
+const NO_ZERO = 'a text must not contain the character U+0000'
+
 const readJson = (body: unknown): Outcome<unknown, Denial> => {
   if (!(body instanceof Buffer) || body.length === 0) return yes({})
   try {
-    return yes(withoutNulls(JSON.parse(body.toString('utf8'))))
+    let zero = false
+    const value: unknown = JSON.parse(body.toString('utf8'), (name, item: unknown) => {
+      zero ||= name.includes('\0') || (typeof item === 'string' && item.includes('\0'))
+      return item
+    })
+    return zero ? no(invalid('body', 'format', NO_ZERO)) : yes(withoutNulls(value))
   } catch {
     return no({
       type: 'invalid_arguments',
