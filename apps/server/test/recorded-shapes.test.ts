@@ -140,3 +140,15 @@ test('unknown fields and parameters are ignored, and every unknown_ word means n
   expect(await ask('GET', `${IAM}/users?type=unknown_type`)).toHaveProperty('total_count', 2)
   expect(await ask('GET', `${IAM}/logs?action=unknown_action&resource_type=unknown_resource_type`)).toHaveProperty('total_count')
 })
+
+test('a character that the database cannot hold is refused, wherever it stands', async () => {
+  for (const call of [
+    () => house.call(`${IAM}/applications?name=a%00b`),
+    () => house.call(`${IAM}/api-keys/SCW%00`),
+    () => house.call(`${IAM}/applications`, { body: { name: 'a', description: 'a\0b' } }),
+    () => house.call(`${IAM}/applications`, { body: { name: 'a', tags: ['\0'] } }),
+  ]) {
+    const answer = await call()
+    expect([answer.status, (answer.json() as { type: string }).type]).toEqual([400, 'invalid_arguments'])
+  }
+})

@@ -38,7 +38,8 @@ export const recordChange = async (client: pg.ClientBase, entry: AuditEntry): Pr
       entry.resourceId,
       toJson(entry.before),
       toJson(entry.after),
-      entry.ip ?? null,
+      // Empty where a proxy said something that is no address.
+      entry.ip || null,
       entry.userAgent ?? null,
     ],
   })

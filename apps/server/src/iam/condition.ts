@@ -22,8 +22,11 @@ const CALLABLE = new Set(
    getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds`.split(/\s+/),
 )
 
-/** An IPv4 address in an IPv6 socket is the IPv4 address. */
-export const plainAddress = (ip: string): string => (/^::ffff:\d+\.\d+\.\d+\.\d+$/i.test(ip) ? ip.slice(7) : ip)
+/** An IPv4 address in an IPv6 socket is the IPv4 address; the name of an interface is no part of one; empty for what is none. */
+export const plainAddress = (text: string): string => {
+  const ip = (text.split('%', 1)[0] ?? '').replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '')
+  return isIP(ip) === 0 ? '' : ip
+}
 
 const inIpRange = (ip: string, range: string): boolean => {
   const [address = '', prefix] = range.split('/')

@@ -88,7 +88,7 @@ export const insertKey = async (client: pg.ClientBase, secrets: Secrets, request
       request.principalId,
       request.description,
       request.expiresAt === null ? null : instantToDate(request.expiresAt),
-      request.creationIp ?? null,
+      request.creationIp || null,
       request.defaultProjectId ?? null,
     ],
   )
