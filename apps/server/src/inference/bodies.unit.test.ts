@@ -1,4 +1,6 @@
 import { once } from 'node:events'
+import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '@parvis/server/kit/ids'
+import { yes } from '@parvis/server/kit/outcome'
 import { startDataPlane } from '@parvis/testkit/data-plane'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { describe, expect, test } from 'vitest'
@@ -7,6 +9,24 @@ const CHAT = '/v1/chat/completions'
 const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }] }
 const BODY = JSON.stringify(ASK)
 const NIL = '00000000-0000-4000-8000-000000000000'
+
+const MB = 1024 * 1024
+
+/** A second organization that may call. */
+const OTHER = { authorization: 'Bearer other' }
+const startTwo = async (engine: string, limits: Parameters<typeof startDataPlane>[0]['limits'] & object) => {
+  const caller = (organizationId: string) => ({
+    organizationId: organizationId as OrganizationId,
+    projectId: organizationId as ProjectId,
+    principalId: organizationId as PrincipalId,
+    accessKey: 'SCWXXXXXXXXXXXXXXXXX' as AccessKey,
+  })
+  return startDataPlane({
+    engine,
+    limits,
+    rooms: { authenticate: (authorization) => yes(caller(authorization === OTHER.authorization ? 'other' : 'one')) },
+  })
+}
 
 const count = (text: string, pattern: RegExp): number => text.match(new RegExp(pattern, 'g'))?.length ?? 0
 
@@ -124,14 +144,66 @@ describe('a body', () => {
 
   test('finds no room when too many are in flight: 503, and room again when they are gone', async () => {
     await using engine = await startScriptedEngine()
-    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 10_000 } })
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 2 * MB } })
     const first = await plane.raw()
-    first.post(CHAT, 'x'.repeat(9_900), { 'content-length': '20000' })
-    await expect.poll(async () => (await plane.ask(CHAT, BODY)).status).toBe(503)
-    const refused = await plane.ask(CHAT, BODY)
+    first.post(CHAT, 'x'.repeat(MB), { 'content-length': String(2 * MB) })
+    const large = `${BODY}${' '.repeat(MB)}`
+    await expect.poll(async () => (await plane.ask(CHAT, large)).status).toBe(503)
+    const refused = await plane.ask(CHAT, large)
     expect(refused.headers.get('retry-after')).toBe('1')
     first.socket.destroy()
-    await expect.poll(async () => (await plane.ask(CHAT, BODY)).status).toBe(200)
+    await expect.poll(async () => (await plane.ask(CHAT, large)).status).toBe(200)
+  })
+
+  test("of one organization cannot take all the memory: another's largest one still fits", async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startTwo(engine.url, { inflightBytes: 8 * MB, bodyBytes: 3 * MB })
+    const clients = await Promise.all(Array.from({ length: 6 }, () => plane.raw()))
+    for (const client of clients) client.post(CHAT, 'x'.repeat(MB + MB / 2), { 'content-length': String(3 * MB) })
+    const large = `${BODY}${' '.repeat(3 * MB - BODY.length)}`
+    await expect.poll(async () => (await plane.ask(CHAT, large)).status).toBe(503)
+    expect((await plane.ask(CHAT, large, { headers: OTHER })).status).toBe(200)
+    for (const client of clients) client.socket.destroy()
+  })
+
+  test('that is small gets in when the memory is full, also for whoever has filled it', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startTwo(engine.url, { inflightBytes: 2 * MB })
+    const first = await plane.raw()
+    first.post(CHAT, 'x'.repeat(2 * MB - MB / 8 - 60_000), { 'content-length': String(4 * MB) })
+    const large = `${BODY}${' '.repeat(MB / 8)}`
+    await expect.poll(async () => (await plane.ask(CHAT, large, { headers: OTHER })).status).toBe(503)
+    expect((await plane.ask(CHAT, BODY)).status).toBe(200)
+    expect((await plane.ask(CHAT, BODY, { headers: OTHER })).status).toBe(200)
+    first.socket.destroy()
+  })
+
+  test('that is refused gives its memory back at once, although its sender goes on', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 2 * MB, bodyBytes: MB } })
+    const client = await plane.raw()
+    client.send(
+      `POST ${CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${plane.key}\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`,
+    )
+    client.send(Buffer.concat([Buffer.from(`${(2 * MB).toString(16)}\r\n`), Buffer.alloc(MB + 1, 'x')]))
+    await client.until(/"code":400/)
+    expect((await plane.ask(CHAT, `${BODY}${' '.repeat(MB - BODY.length)}`)).status).toBe(200)
+    expect(client.socket.closed).toBe(false)
+    client.socket.destroy()
+  })
+
+  test('of eight that come at once as many are served as fit', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 10 * MB } })
+    const large = `${BODY}${' '.repeat(MB)}`
+    const clients = await Promise.all(Array.from({ length: 8 }, () => plane.raw()))
+    // All of them have sent most of it before any of them sends the rest.
+    for (const client of clients) client.post(CHAT, large.slice(0, MB / 2), { 'content-length': String(large.length) })
+    await plane.ask(CHAT, BODY)
+    for (const client of clients) client.send(large.slice(MB / 2))
+    const answers = await Promise.all(clients.map((client) => client.until(/HTTP\/1.1 \d+/)))
+    expect(answers.filter((answer) => answer.startsWith('HTTP/1.1 200')).length).toBeGreaterThanOrEqual(4)
+    for (const client of clients) client.socket.destroy()
   })
 
   test('of a megabyte reaches the engine as it is, but for what we set', async () => {

@@ -1,12 +1,13 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 import { type Clock, type Instant } from '../kit/clock.ts'
 import { type Fetched, guardedFetch } from '../kit/guarded-fetch.ts'
-import { newId, type ProjectId, type RequestId } from '../kit/ids.ts'
+import { newId, type OrganizationId, type ProjectId, type RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type Refusal, speak } from '../kit/refusal.ts'
 import { type Body, JOIN_BYTES, piecesToBody } from './body.ts'
 import type { Deadlines } from './deadlines.ts'
+import type { Memory } from './memory.ts'
 
 export type InferenceLimits = {
   /** The largest body, and how long it may take to arrive. */
@@ -55,9 +56,9 @@ export type Exchange = {
   readonly idempotencyKey: string | undefined
   /** Aborted when nobody waits for the answer any more. */
   readonly signal: AbortSignal
-  /** Reads the body, within its bounds. Nothing of it is read before. */
-  readBody(): Promise<Outcome<Body>>
-  /** Counts bytes that are held for this request against the process' bound; false when it is reached. Given back at the end. */
+  /** Reads the body, within its bounds, of which the organization has its share. Nothing of it is read before. */
+  readBody(organizationId: OrganizationId): Promise<Outcome<Body>>
+  /** Counts bytes that are held for this request (memory.ts); false when there is no room. Given back at the end, and when it is refused. */
   hold(bytes: number): boolean
   /** Fetches what the request points at, by the one guarded way; what comes is held for this request. */
   fetch(url: string, bounds: { readonly maxBytes: number; readonly timeMs: number; readonly accept: string }): Promise<Fetched>
@@ -90,7 +91,7 @@ export type ExchangeRooms = {
   readonly limits: InferenceLimits
   readonly deadlines: Deadlines
   /** Shared by all exchanges of the process. */
-  readonly inflight: { bytes: number }
+  readonly memory: Memory
 }
 
 /** After a refusal the rest of the body is read and dropped for this long: closing at once would take the answer with it. */
@@ -98,6 +99,8 @@ const LINGER_MS = 5_000
 /** How long the rest of an answer may lie in our buffers before the connection is cut: 100 MB of vectors over a line of 3 Mbit/s. */
 const FLUSH_MS = 300_000
 const BUSY_RETRY_MS = 1_000
+/** Official SDKs obey `retry-after` up to here, and come back after seconds where it says more. */
+const WORTH_RETRYING_MS = 60_000
 const JSON_TYPE = /^application\/json(?:\s*;\s*charset\s*=\s*"?utf-?8"?)?\s*$/i
 
 /** What a route takes as a body. */
@@ -131,12 +134,12 @@ export const openExchange = (
   { dialect, accepts = JSON_BODY }: { dialect?: Dialect | undefined; accepts?: Accepts | undefined } = {},
   ip: string = request.socket.remoteAddress ?? '',
 ): Exchange => {
-  const { clock, log, limits, deadlines, inflight } = rooms
+  const { clock, log, limits, deadlines, memory } = rooms
   const maxBodyBytes = Math.min(limits.bodyBytes, accepts.maxBytes ?? limits.bodyBytes)
   const acceptedAt = clock.now()
   const id = newId<'request'>(acceptedAt)
   const abort = new AbortController()
-  const held = holdWithin(inflight, limits.inflightBytes)
+  const held = memory.open()
   let answered = false // the last byte has been handed to the socket, or there is no socket any more
   let over: Over | undefined
   let listener: ((over: Over) => void) | undefined
@@ -209,6 +212,7 @@ export const openExchange = (
     if (answered) return
     if (response.headersSent) return end(failing?.(refusal) ?? Buffer.concat([errorEvent(refusal), DONE_EVENT]))
     answeredNow()
+    held.release() // now, since a client that goes on sending keeps the connection for a while
     const spoken = dialect === undefined ? speak(refusal) : dialect.speak(refusal, id)
     if ('headers' in refusal && refusal.headers !== undefined) extra = refusal.headers
     const body = JSON.stringify(spoken.body)
@@ -217,8 +221,9 @@ export const openExchange = (
       // RFC 9110 §10.2.3: whole seconds; rounding down would invite the client back too early. Official SDKs prefer the exact one.
       more.push('retry-after', String(Math.ceil(spoken.retryAfterMs / 1000)), 'retry-after-ms', String(Math.ceil(spoken.retryAfterMs)))
     }
-    // Official SDKs would send a conflict again, with the same key and the same end.
-    if (spoken.status === 409) more.push('x-should-retry', 'false')
+    // Official SDKs would try both again by themselves: a conflict with the same end, and a spent budget long before there is a new one.
+    const spent = spoken.status === 429 && (spoken.retryAfterMs ?? 0) > WORTH_RETRYING_MS
+    if (spoken.status === 409 || spent) more.push('x-should-retry', 'false')
     // RFC 9110 §15.5.9: who was too slow once is not read any further. And who waits to be told to send the body will not send it.
     const unread = refusal.code === 'body_late' || !continued
     if (unread) more.push('connection', 'close')
@@ -252,8 +257,9 @@ export const openExchange = (
     contentType: request.headers['content-type'],
     idempotencyKey: request.headers['idempotency-key']?.toString(),
     signal: abort.signal,
-    readBody: () =>
+    readBody: (organizationId) =>
       new Promise((resolve) => {
+        held.own(organizationId)
         const wrong = wrongHeader(request, accepts, maxBodyBytes)
         if (wrong !== undefined) return resolve(no(wrong))
         if (!continued) response.writeContinue()
@@ -266,7 +272,11 @@ export const openExchange = (
         const settle = (outcome: Outcome<Body>): void => {
           deadlines.remove(slow)
           request.off('data', take).off('end', whole).off('close', halved)
-          if (!outcome.ok) request.pause()
+          if (!outcome.ok) {
+            request.pause()
+            pieces = []
+            small = []
+          }
           resolve(outcome)
         }
         const take = (piece: Buffer): void => {
@@ -334,23 +344,6 @@ export const openExchange = (
 
   function hold(bytes: number): boolean {
     return !answered && held.hold(bytes)
-  }
-}
-
-/** What one request holds of the memory that the process has for bodies and answers. */
-export const holdWithin = (inflight: { bytes: number }, mostBytes: number) => {
-  let held = 0
-  return {
-    hold(bytes: number): boolean {
-      if (inflight.bytes + bytes > mostBytes) return false
-      inflight.bytes += bytes
-      held += bytes
-      return true
-    },
-    release(): void {
-      inflight.bytes -= held
-      held = 0
-    },
   }
 }
 

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Instant } from '../kit/clock.ts'
+import type { OrganizationId } from '../kit/ids.ts'
 import type { Body } from './body.ts'
 import type { Exchange, ExchangeRooms } from './exchange.ts'
 import { type Recording, record } from './recording.ts'
@@ -91,12 +92,19 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
   const expiry = deadlines.add(Number.POSITIVE_INFINITY, purge)
   deadlines.remove(expiry)
 
-  const begin = async (name: string, fingerprint: string, exchange: Exchange, body: Body, served: Served): Promise<void> => {
+  const begin = async (
+    name: string,
+    fingerprint: string,
+    exchange: Exchange,
+    body: Body,
+    organizationId: OrganizationId,
+    served: Served,
+  ): Promise<void> => {
     const entry: Entry = { fingerprint, expiresAt: (clock.now() + limits.windowMs) as Instant, recording: undefined, running: true }
     entries.delete(name)
     entries.set(name, entry)
     const bounds = { lingerMs: stopped ? 0 : limits.lingerMs, watchers: limits.watchers, room }
-    const recording = record(rooms, exchange, body, bounds, {
+    const recording = record(rooms, exchange, body, organizationId, bounds, {
       ended: (said) => {
         entry.running = false
         // One that has grown too large while it was made is a key without an answer.
@@ -133,14 +141,14 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
         if (!KEY.test(key)) {
           return exchange.refuse({ code: 'header_invalid', header: 'Idempotency-Key', reason: 'expected 1 to 255 printable characters' })
         }
-        const body = await exchange.readBody()
+        const body = await exchange.readBody(caller.value.organizationId)
         if (!body.ok) return exchange.refuse(body.refusal)
 
         const name = `${caller.value.projectId} ${caller.value.principalId} ${key}`
         const fingerprint = fingerprintOf(path, body.value)
         const known = entries.get(name)
         if (known === undefined || (known.expiresAt <= clock.now() && !known.running))
-          return begin(name, fingerprint, exchange, body.value, served)
+          return begin(name, fingerprint, exchange, body.value, caller.value.organizationId, served)
         if (known.fingerprint !== fingerprint) return exchange.refuse({ code: 'idempotency_mismatch' })
         if (known.recording === undefined) return exchange.refuse({ code: 'idempotency_gone' })
         if (finished.delete(known)) finished.add(known)

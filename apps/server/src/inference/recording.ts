@@ -1,7 +1,8 @@
 import { guardedFetch } from '../kit/guarded-fetch.ts'
+import type { OrganizationId } from '../kit/ids.ts'
 import { yes } from '../kit/outcome.ts'
 import type { Body } from './body.ts'
-import { type Exchange, type ExchangeRooms, holdWithin, type Over } from './exchange.ts'
+import { type Exchange, type ExchangeRooms, type Over } from './exchange.ts'
 
 /** One thing that was said to the clients, and how much memory it takes to say it again. */
 type Step = {
@@ -52,6 +53,7 @@ export const record = (
   rooms: ExchangeRooms,
   first: Exchange,
   body: Body,
+  organizationId: OrganizationId,
   bounds: RecordingBounds,
   told: {
     /** Once. `complete`: it was said to its end; otherwise it was refused, it failed, or nobody waited for it. */
@@ -60,9 +62,9 @@ export const record = (
     forgotten(): void
   },
 ): Recording => {
-  const { clock, log, limits, deadlines, inflight } = rooms
+  const { clock, log, limits, deadlines, memory } = rooms
   const abort = new AbortController()
-  const held = holdWithin(inflight, limits.inflightBytes)
+  const held = memory.open()
   const watchers = new Set<Watcher>()
   const drained: (() => void)[] = []
   let steps: Step[] = []
@@ -74,6 +76,7 @@ export const record = (
   let listener: ((over: Over) => void) | undefined
   let lingerMs = bounds.lingerMs
 
+  held.own(organizationId)
   held.hold(body.bytes)
   const total = deadlines.add(Math.max(0, limits.totalMs - (clock.now() - first.acceptedAt)), () => becomeOver('timed_out'))
   const lonely = deadlines.add(Number.POSITIVE_INFINITY, () => becomeOver('client_left'))

@@ -122,6 +122,24 @@ describe('every row of the contract', () => {
     expect(plane.seats.taken).toBe(0)
   })
 
+  test.each([
+    ['a budget that is spent until tomorrow', 'budget_money_day', 3_600_000, 'false'],
+    ['a limit that is over within the minute', 'tokens', 60_000, null],
+  ] as const)('%s: whether official SDKs should try again is said', async (_what, limit, retryAfterMs, should) => {
+    await using engine = await startScriptedEngine()
+    const refusal: Refusal = { code: 'limit_reached', limit, model: 'tiny-chat', retryAfterMs }
+    const asked: string[] = []
+    await using plane = await startDataPlane({
+      engine: engine.url,
+      rooms: { admit: (_caller, model) => (asked.push(model.name), no(refusal)) },
+    })
+    const answer = await plane.ask(CHAT, ASK)
+    expect([answer.status, answer.headers.get('x-should-retry')]).toEqual([429, should])
+    if (should === null) return
+    await expect(plane.openai({ maxRetries: 2 }).chat.completions.create(ASK as never)).rejects.toMatchObject({ status: 429 })
+    expect(asked).toHaveLength(2)
+  })
+
   test('no seat is 503 with a time to come back, and the ticket is given back', async () => {
     await using engine = await startScriptedEngine()
     const settled: number[] = []

@@ -16,6 +16,7 @@ import { responses } from './endpoints/responses.ts'
 import { transcriptions } from './endpoints/transcriptions.ts'
 import { DEFAULT_LIMITS, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
 import { type IdempotencyLimits, openIdempotency } from './idempotency.ts'
+import { openMemory } from './memory.ts'
 import { openRelay } from './relay.ts'
 import { type Rooms, serve } from './serve.ts'
 
@@ -44,7 +45,8 @@ export const inferenceRoutes = (
   const deadlines = openDeadlines()
   app.addHook('onClose', async () => deadlines.close())
   const { idempotency: asked, ...given } = limits
-  const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: { ...DEFAULT_LIMITS, ...given }, inflight: { bytes: 0 } }
+  const all = { ...DEFAULT_LIMITS, ...given }
+  const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: all, memory: openMemory(all.inflightBytes) }
   const call = openCall(rooms.takeSeat, openRelay(parts))
   const idempotency = openIdempotency({ ...parts, authenticate: rooms.authenticate }, asked)
   app.addHook('preClose', async () => idempotency.stop())

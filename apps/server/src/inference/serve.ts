@@ -3,11 +3,13 @@ import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
+import { speak } from '../kit/refusal.ts'
 import type { Admit, Used } from '../quota/admit.ts'
 import type { Usage } from '../usage/usage.ts'
 import type { Call } from './call.ts'
-import type { Endpoint, FormEndpoint, Reading } from './endpoints/endpoint.ts'
+import type { Endpoint, FormEndpoint, Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
+import type { Relayed } from './relay.ts'
 import { lostEvent, usageEvent } from './usage-event.ts'
 
 export type Rooms = {
@@ -32,7 +34,7 @@ export const serve =
     const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
 
-    const body = await exchange.readBody()
+    const body = await exchange.readBody(caller.value.organizationId)
     if (!body.ok) return exchange.refuse(body.refusal)
 
     const reading = await endpoint.read(body.value, exchange.contentType)
@@ -58,11 +60,17 @@ export const serve =
       rooms.begin(begun)
       const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
       if (!relayed.ok) {
-        rooms.withdraw(exchange.id)
-        return exchange.refuse(relayed.refusal)
+        const { failed, refusal } = relayed
+        if (failed === undefined) rooms.withdraw(exchange.id)
+        exchange.refuse(refusal)
+        if (failed === undefined) return
+        // A no need not wait for the disk: it is no answer that could be lost.
+        used = toUsed(request.value, failed)
+        const status = failed.sent ? 200 : (endpoint.dialect?.speak(refusal, exchange.id) ?? speak(refusal)).status
+        return await rooms.record(usageEvent(begun, request.value, { ...failed, status }))
       }
 
-      used = relayed.value.counts
+      used = toUsed(request.value, relayed.value)
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
       await rooms.record(usageEvent(begun, request.value, relayed.value))
       relayed.value.finish()
@@ -70,3 +78,13 @@ export const serve =
       ticket.value.settle(used)
     }
   }
+
+/** Limits count what is not counted, too: an engine that has begun has had all of the input, and leaving early makes room for no more. */
+const toUsed = ({ estimate }: Request, { counts, counted, begun }: Pick<Relayed, 'counts' | 'counted' | 'begun'>): Used => {
+  if (counted === 'engine' || !begun) return counts
+  return {
+    ...counts,
+    input: Math.max(counts.input, estimate.inputTokens),
+    audioMs: Math.max(counts.audioMs, (estimate.audioSeconds ?? 0) * 1000),
+  }
+}
