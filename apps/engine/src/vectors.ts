@@ -4,7 +4,11 @@ export const normalize = (vector: readonly number[]): number[] => {
   return length === 0 ? [...vector] : vector.map((value) => value / length)
 }
 
-export const dot = (a: readonly number[], b: readonly number[]): number => a.reduce((sum, value, index) => sum + value * (b[index] ?? 0), 0)
+/** Of two vectors of length 1: their dot product, which rounding can carry past 1. */
+export const cosine = (a: readonly number[], b: readonly number[]): number => {
+  const product = a.reduce((sum, value, index) => sum + value * (b[index] ?? 0), 0)
+  return Math.max(-1, Math.min(1, product))
+}
 
 /** Little-endian float32, in order (data-plane.md 9). */
 export const vectorToBase64 = (vector: readonly number[]): string => {

@@ -3,7 +3,7 @@ import type { Engine, Exchange } from '../exchange.ts'
 import type { Loaded, RerankModel } from '../llama/model.ts'
 import { contextExceeded, no, type Outcome, type Refusal, yes } from '../refusal.ts'
 import { RerankRequest, readBody } from '../schema.ts'
-import { dot } from '../vectors.ts'
+import { cosine } from '../vectors.ts'
 
 type Scored = { readonly scores: readonly number[]; readonly tokens: number }
 type Work = (signal: AbortSignal) => Promise<Scored | undefined>
@@ -38,7 +38,7 @@ const byVectors = (loaded: Loaded, query: string, documents: readonly string[]):
     const made = await embed(model, [...first.value, ...others.value], signal)
     const [queryVector, ...vectors] = made?.vectors ?? []
     if (made === undefined || queryVector === undefined) return undefined
-    return { scores: vectors.map((vector) => dot(queryVector, vector)), tokens: made.tokens }
+    return { scores: vectors.map((vector) => cosine(queryVector, vector)), tokens: made.tokens }
   })
 }
 

@@ -52,6 +52,31 @@ describe('with an embedding model', () => {
     },
   )
 
+  test('a score past 1 by rounding is 1; what an engine with longer vectors makes stays', async () => {
+    const scoresOf = async (vectors: readonly (readonly number[])[]): Promise<number[]> => {
+      const data = vectors.map((embedding, index) => ({ object: 'embedding', index, embedding }))
+      await using house = await start({ body: { object: 'list', model: 'x', data, usage: { prompt_tokens: 3, total_tokens: 3 } } })
+      const documents = vectors.slice(1).map(String)
+      const ranked = (await (await house.plane.ask(RERANK, { model: 'vectors', query: 'q', documents })).json()) as Ranked
+      return ranked.results.map(({ relevance_score: score }) => score)
+    }
+    expect(
+      await scoresOf([
+        [1, 0],
+        [1.0000000016, 0],
+        [0.5, 0],
+        [-1.0000000016, 0],
+      ]),
+    ).toEqual([1, 0.5, -1])
+    expect(
+      await scoresOf([
+        [2, 0],
+        [3, 0],
+        [-3, 0],
+      ]),
+    ).toEqual([6, -6])
+  })
+
   test('as many results come as were asked for, and all when more were', async () => {
     await using house = await start()
     const lengthFor = async (ask: object) =>

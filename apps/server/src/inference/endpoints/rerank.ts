@@ -166,8 +166,12 @@ const dotProducts = (answer: unknown, { documents }: Ranking): Scored[] | undefi
     .map(({ embedding }) => (typeof embedding === 'string' ? toFloats(embedding) : embedding))
   const [query, ...others] = vectors
   if (query === undefined || others.some((vector) => vector.length !== query.length)) return undefined
-  return others.map((vector, index) => ({ index, score: dot(query, vector) }))
+  return others.map((vector, index) => ({ index, score: withoutRounding(dot(query, vector)) }))
 }
+
+/** What 32-bit vectors of length 1 can be off by. Those of an engine that makes other lengths have other scores, which stay. */
+const ROUNDING = 1e-4
+const withoutRounding = (score: number): number => (Math.abs(score) > 1 && Math.abs(score) < 1 + ROUNDING ? Math.sign(score) : score)
 
 const toAnswer = (ranking: Ranking, scores: readonly Scored[], tokens: number, exchange: Pick<Exchange, 'id'>): Body => {
   const best = scores.toSorted((a, b) => b.score - a.score || a.index - b.index).slice(0, ranking.topN)
