@@ -4,8 +4,9 @@ import { Refused } from './refused.ts'
 export type Range = readonly [number, number]
 
 /*
- * llama.cpp writes a repetition out as rules and refuses 2,000 of them; longer ones are made of blocks. A count beyond what any answer
- * reaches is no limit at all.
+ * llama.cpp writes a repetition out as rules and refuses 2,000 of them (MAX_REPETITION_THRESHOLD), printing the whole grammar; longer
+ * ones are made of blocks, of which there can be as many again. A greatest count beyond that is no limit at all: no answer reaches it.
+ * A least count beyond it is refused by whoever reads it, with its place.
  */
 const BLOCK = 1000
 export const MAX_REPEAT = BLOCK * BLOCK
@@ -160,6 +161,7 @@ export const openGrammar = (): Grammar => {
     reserve,
     define,
     repeat(item, least, most) {
+      if (least > MAX_REPEAT) throw new Refused('#', `at least ${least} of something cannot be kept: the most is ${MAX_REPEAT}`)
       if (most !== undefined && most <= MAX_REPEAT) return [...exactly(item, least), ...upTo(item, most - least)].join(' ')
       return least === 1 ? `${item}+` : [...exactly(item, least), `${item}*`].join(' ')
     },

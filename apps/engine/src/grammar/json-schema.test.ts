@@ -473,6 +473,14 @@ describe('refused, with the keyword and its place', () => {
     [{ type: 'string', pattern: '\\p{L}' }, '#/pattern: Unicode properties'],
     [{ type: 'string', pattern: '(' }, '#/pattern: a group is not closed'],
     [{ type: 'string', pattern: 'a^b' }, '#/pattern: no text can match it'],
+    [{ type: 'string', minLength: 1_000_001 }, '#/minLength: cannot be kept by a grammar: it can be at most 1000000'],
+    [{ properties: { a: { type: 'string', minLength: 1e300 } } }, '#/properties/a/minLength: cannot be kept'],
+    [{ type: 'string', pattern: '^a+$', minLength: 1_000_001 }, '#/minLength: cannot be kept'],
+    [{ type: 'string', pattern: '^a{1000000}$' }, '#/pattern: a repetition of more than 5000'],
+    [{ type: 'array', minItems: 1_000_001 }, '#/minItems: cannot be kept'],
+    [{ type: 'array', prefixItems: [{}], items: {}, minItems: 2e9 }, '#/minItems: cannot be kept'],
+    [{ type: 'object', minProperties: 1_000_001 }, '#/minProperties: cannot be kept'],
+    [{ type: 'object', properties: { a: {} }, additionalProperties: true, minProperties: 2e9 }, '#/minProperties: cannot be kept'],
     [{ type: 'string', pattern: '^a$', minLength: 2 }, '#: no string has the pattern'],
     [{ type: 'number', multipleOf: 0.123456789 }, '#/multipleOf: '],
     [{ type: 'integer', minimum: 5, maximum: 4 }, '#: no number is in the range'],
@@ -690,4 +698,27 @@ test('what the grammar accepts of a random text, the schema accepts', () => {
     { numRuns: 150 },
   )
   expect(accepted).toBeGreaterThan(100)
+})
+
+test('whatever count is not refused, llama.cpp can read', () => {
+  const COUNTS = [1, 2, 999, 1000, 1001, 1999, 2000, 2001, 999_999, 1_000_000]
+  const of = (what: 'Length' | 'Items' | 'Properties', least: number, most?: number) => ({
+    [`min${what}`]: least,
+    ...(most === undefined ? {} : { [`max${what}`]: most }),
+  })
+  for (const what of ['Length', 'Items', 'Properties'] as const) {
+    for (const count of COUNTS) {
+      for (const schema of [
+        of(what, count),
+        of(what, 0, count),
+        of(what, count, count),
+        of(what, count, 1_000_000),
+        of(what, count, 1e300),
+      ]) {
+        const made = jsonSchemaToGbnf(schema)
+        if (!made.ok) throw new Error(`${JSON.stringify(schema)}: ${made.reason}`)
+        expect(() => new LlamaGrammar(llama, { grammar: made.gbnf })).not.toThrow()
+      }
+    }
+  }
 })

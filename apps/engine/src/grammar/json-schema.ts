@@ -2,7 +2,7 @@ import { Ajv, type Options, type ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { accepts, anyOfTexts, automatonRule, complement, type Dfa, intersect, isEmpty, lengthBetween, withAllowance } from './automaton.ts'
 import { formatAutomaton, KNOWN_FORMATS } from './formats.ts'
-import { type Grammar, literal, openGrammar } from './gbnf.ts'
+import { type Grammar, literal, MAX_REPEAT, openGrammar } from './gbnf.ts'
 import { type Bound, numbersIn } from './number-range.ts'
 import { attempt, Refused } from './refused.ts'
 import { readPattern } from './regular-expression.ts'
@@ -143,6 +143,12 @@ const schemaRule = (grammar: Grammar, root: unknown, place: unknown, path: strin
     if (value === undefined) return undefined
     if (typeof value !== 'number' || !Number.isInteger(value) || value < 0)
       throw new Refused(keywordPath(schema, key), 'must be a whole number')
+    return value
+  }
+  /** A count that an answer must reach. */
+  const atLeast = (schema: Schema, key: string): number => {
+    const value = count(schema, key) ?? 0
+    if (value > MAX_REPEAT) throw new Refused(keywordPath(schema, key), `cannot be kept by a grammar: it can be at most ${MAX_REPEAT}`)
     return value
   }
   const number = (schema: Schema, key: string): number | undefined => {
@@ -286,7 +292,7 @@ const schemaRule = (grammar: Grammar, root: unknown, place: unknown, path: strin
       if (pattern !== undefined) dfas.push(patternOf(pattern, keywordPath(schema, 'pattern')))
       const format = formatAutomaton(text(schema, 'format') ?? '')
       if (format !== undefined) dfas.push(format)
-      least = Math.max(least, count(schema, 'minLength') ?? 0)
+      least = Math.max(least, atLeast(schema, 'minLength'))
       most = lesser(most, count(schema, 'maxLength'))
     }
     if (most !== undefined && most < least) throw new Refused(pathOf(schemas[0]), 'minLength is greater than maxLength', true)
@@ -401,7 +407,7 @@ const schemaRule = (grammar: Grammar, root: unknown, place: unknown, path: strin
     let least = 0
     let most: number | undefined
     const lists = schemas.map((schema) => {
-      least = Math.max(least, count(schema, 'minItems') ?? 0)
+      least = Math.max(least, atLeast(schema, 'minItems'))
       most = lesser(most, count(schema, 'maxItems'))
       // Before the draft of 2020 a list under `items` was what `prefixItems` is now.
       const old = Array.isArray(schema['items'])
@@ -448,7 +454,7 @@ const schemaRule = (grammar: Grammar, root: unknown, place: unknown, path: strin
     const required = new Set<string>()
     const nameChecks: Dfa[] = []
     const parts = schemas.map((schema) => {
-      least = Math.max(least, count(schema, 'minProperties') ?? 0)
+      least = Math.max(least, atLeast(schema, 'minProperties'))
       most = lesser(most, count(schema, 'maxProperties'))
       for (const name of texts(schema, 'required')) required.add(name)
       const names = node(schema, 'propertyNames')

@@ -127,11 +127,20 @@ test('a real model under the grammar of any family writes a call that the parser
 
 describe('what cannot be kept is refused by name', () => {
   const tool = (parameters: unknown, name = 'f') => [{ name, parameters }]
-  test.each<[string, ToolFormat, { name: string; parameters: unknown }[], 'required' | { name: string }]>([
+  type Refusal = [string, ToolFormat, { name: string; parameters: unknown }[], 'required' | { name: string }]
+  test.each<Refusal>([
     ['there is no tool to call', 'hermes', [], 'required'],
     ['there is no tool "g"', 'hermes', tool({}), { name: 'g' }],
     ['"a b" cannot be the name of a tool', 'hermes', tool({}, 'a b'), 'required'],
     ['the parameters of the tool "f": #/properties/a/not: ', 'hermes', tool({ properties: { a: { not: {} } } }), 'required'],
+    ...(['hermes', 'llama3', 'mistral', 'deepseek', 'functionary', 'qwen3-coder'] as const).map(
+      (format): Refusal => [
+        'the parameters of the tool "f": #/properties/a/minLength: cannot be kept',
+        format,
+        tool({ properties: { a: { type: 'string', minLength: 1_000_000_000 } } }),
+        'required',
+      ],
+    ),
     ['the parameters of the tool "f": #: no type fits', 'llama3', tool({ type: 'string' }), 'required'],
     ['the parameters of the tool "f": #/anyOf: ', 'qwen3-coder', tool({ anyOf: [{}] }), 'required'],
     [
