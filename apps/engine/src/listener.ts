@@ -2,7 +2,7 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { requestIdOf, writeJson, writeRefusal } from './exchange.ts'
-import type { Log } from './log.ts'
+import { faultOf, type Log } from './log.ts'
 import { badRequest, fault, keyMissing, no, type Outcome, type Refusal, routeUnknown, yes } from './refusal.ts'
 
 const HEADERS_LIMIT_MS = 10_000
@@ -81,7 +81,7 @@ export const openListener = (house: {
     })
     handle(request, response, requestId).catch((error: unknown) => {
       if (request.destroyed && !request.complete) return // the client left in the middle of its own request
-      log.error('a request failed', { requestId, reason: error instanceof Error ? (error.stack ?? error.message) : String(error) })
+      log.error('a request failed', { requestId, reason: faultOf(error) })
       if (response.headersSent) response.destroy()
       else writeRefusal(response, fault)
     })

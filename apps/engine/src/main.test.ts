@@ -49,6 +49,34 @@ describe('the key', () => {
   })
 })
 
+test('what a schema or a tool says never stands in what the process writes', async () => {
+  const engine = await startEngine('tiny-chat', ['--context', '512', '--sequences', '1'])
+  try {
+    const asSchema = (schema: object) => ({ ...question, response_format: { type: 'json_schema', json_schema: { name: 'x', schema } } })
+    const kind = { enum: ['SECRET-DIAGNOSIS'] }
+    const tooLong = { type: 'object', properties: { kind, 'SECRET-NAME': { type: 'string', minLength: 1_000_000_000 } } }
+    const tools = [{ type: 'function', function: { name: 'SECRET-TOOL', parameters: tooLong } }]
+    for (const body of [asSchema(tooLong), { ...question, tools, tool_choice: 'required' }]) {
+      const { status, error } = await engine.refusal(PATH, body)
+      expect(status).toBe(400)
+      expect(error.message).toContain('#/properties/SECRET-NAME/minLength')
+    }
+    // It fits both branches, which no grammar can prevent and the log tells of.
+    const both = {
+      type: 'object',
+      properties: { 'SECRET-NAME': { oneOf: [kind, { type: 'string', ...kind }] } },
+      required: ['SECRET-NAME'],
+    }
+    const answer = await engine.ask(PATH, asSchema(both))
+    expect(JSON.parse(answer.choices[0].message.content)).toEqual({ 'SECRET-NAME': 'SECRET-DIAGNOSIS' })
+    await until('the misfit is told', () => engine.log().includes('an answer does not fit its schema'))
+    expect(engine.log()).not.toContain('SECRET')
+    expect(engine.log()).not.toContain('::=')
+  } finally {
+    await engine.stop()
+  }
+})
+
 describe('starting', () => {
   test('it tells its progress and its port, and lists its model', async () => {
     const engine = await startEngine('tiny-chat', ['--context', '512', '--sequences', '2'])

@@ -1,7 +1,7 @@
 import { unixSeconds } from './clock.ts'
 import { type EngineOptions, readCommandLine } from './command-line.ts'
 import type { Started } from './listener.ts'
-import { openLog } from './log.ts'
+import { faultOf, openLog } from './log.ts'
 
 const CLOSE_LIMIT_MS = 5000
 const PROGRESS_STEP = 0.05
@@ -19,6 +19,12 @@ const tell = (message: Told): Promise<void> =>
     if (process.send === undefined || !process.connected) return resolve()
     process.send(message, () => resolve())
   })
+
+// Node would print the error with its message, which may quote a request.
+process.on('uncaughtException', (error) => {
+  log.error('the engine broke', { reason: faultOf(error) })
+  process.exit(1)
+})
 
 const fail = async (reason: string): Promise<never> => {
   log.error('the engine cannot start', { reason })

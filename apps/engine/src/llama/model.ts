@@ -16,6 +16,7 @@ import { DEFAULT_CONTEXT, type EngineOptions } from '../command-line.ts'
 import type { Log } from '../log.ts'
 import { type Batching, openBatching } from './batching.ts'
 import { fitMemory } from './memory.ts'
+import { openNativeLog } from './native-log.ts'
 import { openGuard } from './prompt.ts'
 import { openSlots, type Slots } from './slots.ts'
 import { type ChatTemplate, openTemplate } from './template.ts'
@@ -129,6 +130,7 @@ export const loadModel = async (options: EngineOptions, log: Log, onProgress: (p
   })
   if (!file.isFile()) throw new LoadError(`The model ${options.modelPath} is not a file.`)
 
+  const native = openNativeLog(log)
   // Never compile and never download: what the packages brought is what there is.
   const llama = await getLlama({
     gpu: options.gpu === 'off' ? false : 'auto',
@@ -137,7 +139,7 @@ export const loadModel = async (options: EngineOptions, log: Log, onProgress: (p
     progressLogs: false,
     maxThreads: options.threads,
     logLevel: LlamaLogLevel.error,
-    logger: (level, message) => log.warn('llama.cpp', { level, reason: message.trim() }),
+    logger: native.line,
   })
 
   const info = await readGgufFileInfo(options.modelPath, { logWarnings: false }).catch((error: unknown) => {
@@ -247,5 +249,7 @@ export const loadModel = async (options: EngineOptions, log: Log, onProgress: (p
     }
   }
 
-  return { llama, model, contextTokens, sequences, vocabulary: openVocabulary(model), serves: await openServes() }
+  const serves = await openServes()
+  native.serve()
+  return { llama, model, contextTokens, sequences, vocabulary: openVocabulary(model), serves }
 }

@@ -6,6 +6,7 @@ import { renderConversation } from '../conversation.ts'
 import type { Engine, Exchange } from '../exchange.ts'
 import { chooseGrammar, knownTools } from '../grammar-choice.ts'
 import type { ChatModel } from '../llama/model.ts'
+import { faultOf } from '../log.ts'
 import { reasoningStyle } from '../output/reasoning.ts'
 import { toolFormat } from '../output/tool-calls.ts'
 import { readMaxTokens, readSampling, readStops } from '../plan.ts'
@@ -120,8 +121,9 @@ export const chat = async (engine: Engine, exchange: Exchange): Promise<void> =>
   const message = openMessage()
   const finishReason = (finish: string): string => (finish === 'stop' && message.calls() > 0 ? 'tool_calls' : finish)
   const warnWhenUnfit = (finish: string): void => {
-    const wrong = finish === 'stop' ? plan.value.check?.(message.content()) : undefined
-    if (wrong !== undefined) log.warn('an answer does not fit its schema', { requestId: exchange.requestId, reason: wrong })
+    // What is wrong with it would name members of the answer or of the schema.
+    if (finish === 'stop' && plan.value.check?.(message.content()) !== undefined)
+      log.warn('an answer does not fit its schema', { requestId: exchange.requestId })
   }
 
   try {
@@ -186,10 +188,7 @@ export const chat = async (engine: Engine, exchange: Exchange): Promise<void> =>
       events.end()
     } catch (error) {
       if (!events.started()) throw error
-      log.error('an answer broke off', {
-        requestId: exchange.requestId,
-        reason: error instanceof Error ? (error.stack ?? error.message) : String(error),
-      })
+      log.error('an answer broke off', { requestId: exchange.requestId, reason: faultOf(error) })
       events.refuse(fault)
     }
   } finally {

@@ -2,6 +2,7 @@ import { unixSeconds } from '../clock.ts'
 import { complete, type LogprobEntry, type Plan, type Usage } from '../complete.ts'
 import type { Engine, Exchange } from '../exchange.ts'
 import type { ChatModel } from '../llama/model.ts'
+import { faultOf } from '../log.ts'
 import { readMaxTokens, readSampling, readStops } from '../plan.ts'
 import { fault, fieldInvalid, no, type Outcome, yes } from '../refusal.ts'
 import { CompletionRequest, readBody } from '../schema.ts'
@@ -105,10 +106,7 @@ export const completions = async (engine: Engine, exchange: Exchange): Promise<v
     events.end()
   } catch (error) {
     if (events?.started() !== true) throw error
-    log.error('an answer broke off', {
-      requestId: exchange.requestId,
-      reason: error instanceof Error ? (error.stack ?? error.message) : String(error),
-    })
+    log.error('an answer broke off', { requestId: exchange.requestId, reason: faultOf(error) })
     events.refuse(fault)
   } finally {
     lease.value.leave()

@@ -1,4 +1,5 @@
 import { parentPort, workerData } from 'node:worker_threads'
+import { faultOf } from '../log.ts'
 import { transcribe } from './transcribe.ts'
 import { loadWhisper, type Manner, type Segment, type Whisper } from './whisper.ts'
 
@@ -35,7 +36,7 @@ const write = async (whisper: Whisper, order: Extract<ToModel, { say: 'write' }>
     )
     tell(written === undefined ? { say: 'stopped' } : { say: 'done', language: written.language })
   } catch (error) {
-    tell({ say: 'broken', reason: reasonOf(error) })
+    tell({ say: 'broken', reason: faultOf(error) })
   }
 }
 

@@ -6,10 +6,10 @@ import type { EngineOptions } from '../command-line.ts'
 import { openExchange } from '../exchange.ts'
 import { type Listener, openListener, readBytes, type Visit } from '../listener.ts'
 import { openSlots } from '../llama/slots.ts'
-import type { Log } from '../log.ts'
+import { faultOf, type Log } from '../log.ts'
 import { badRequest, busy, fault, fieldInvalid, modelUnknown, no, type Outcome, yes } from '../refusal.ts'
 import type { Manner, Segment } from './whisper.ts'
-import type { Writer } from './writer.ts'
+import { Broken, type Writer } from './writer.ts'
 
 const MAX_FILE_BYTES = 25 * 1024 * 1024 // data-plane.md 11.1
 const MAX_FIELD_BYTES = 16 * 1024
@@ -151,7 +151,7 @@ export const openSpeechServer = (engine: { options: EngineOptions; writer: Write
         } catch (error) {
           log.error('a file could not be written down', {
             requestId: visit.requestId,
-            reason: error instanceof Error ? error.message : String(error),
+            reason: error instanceof Broken ? error.message : faultOf(error),
           })
           if (events?.started() === true) return events.refuse(fault)
           return visit.refuse(fault)

@@ -1,9 +1,13 @@
 import type { Sound } from '../audio/decode.ts'
+import { faultOf } from '../log.ts'
 import { openThread } from '../thread.ts'
 import type { FromModel, ModelOrder, ToModel } from './model-worker.ts'
 import type { Manner, Segment } from './whisper.ts'
 
 const ENTRY = new URL('./model-worker.js', import.meta.url)
+
+/** The thread could not write a file down. Its message is made for the log: nothing of the file is in it. */
+export class Broken extends Error {}
 
 export type Writer = {
   /** Codes of the languages that it can be told; empty for a model that knows one. */
@@ -24,6 +28,7 @@ export const openWriter = (order: ModelOrder, died: (reason: string) => void): P
     const worker = openThread(ENTRY, { workerData: order })
     let hear: ((message: FromModel) => void) | undefined
     let closing = false
+    let serving = false
     const ended = (reason: string): void => {
       if (closing) return
       closing = true
@@ -31,13 +36,14 @@ export const openWriter = (order: ModelOrder, died: (reason: string) => void): P
       died(reason)
     }
     const say = (message: ToModel, transfer: ArrayBuffer[] = []): void => worker.postMessage(message, transfer)
-    worker.once('error', (error) => ended(error instanceof Error ? error.message : String(error)))
+    worker.once('error', (error) => ended(serving || !(error instanceof Error) ? faultOf(error) : error.message))
     worker.once('exit', (code) => ended(`the thread with the model ended with code ${code}`))
     worker.on('message', (message: FromModel) => {
       if (message.say === 'failed') {
         closing = true
         reject(new Error(message.reason))
       } else if (message.say === 'ready') {
+        serving = true
         resolve({ languages: message.languages, write, close })
       } else hear?.(message)
     })
@@ -56,7 +62,7 @@ export const openWriter = (order: ModelOrder, died: (reason: string) => void): P
             return
           }
           end()
-          if (message.say === 'broken') broken(new Error(message.reason))
+          if (message.say === 'broken') broken(new Broken(message.reason))
           else written(message.say === 'done' ? { language: message.language } : undefined)
         }
         signal.addEventListener('abort', stop, { once: true })
