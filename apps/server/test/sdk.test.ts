@@ -222,7 +222,22 @@ test('every answer is in the ledger with the counts that the client saw', async 
   ])
 })
 
-test('neither questions nor answers nor keys stand in the log', () => {
+test('a schema that no grammar can keep is refused with its place', async () => {
+  const schema = {
+    type: 'object',
+    properties: { kind: { enum: ['SECRET-DIAGNOSIS'] }, 'SECRET-NAME': { type: 'string', minLength: 1_000_000_000 } },
+    required: ['kind', 'SECRET-NAME'],
+  }
+  await expect(
+    ask('Hello', { response_format: { type: 'json_schema', json_schema: { name: 'diagnosis', schema } } }),
+  ).rejects.toMatchObject({ status: 400, message: expect.stringContaining('#/properties/SECRET-NAME/minLength') as string })
+  await expect(
+    ask('Hello', { tools: [{ type: 'function', function: { name: 'diagnose', parameters: schema } }], tool_choice: 'required' }),
+  ).rejects.toMatchObject({ status: 400, message: expect.stringContaining('#/properties/SECRET-NAME/minLength') as string })
+})
+
+test('neither questions nor answers nor schemas nor keys stand in the log', () => {
+  expect(house.log()).not.toContain('SECRET')
   expect(house.log()).not.toMatch(/capital of|Paris|small dog/)
   expect(house.log()).not.toContain(house.secretKey)
 })

@@ -204,6 +204,16 @@ test('what native code said last is told as the reason', async () => {
   expect(room.lines.some((line) => line.includes('ended with code 134: GGML_ASSERT(n_tokens > 0) failed'))).toBe(true)
 })
 
+test('what native code quotes of a request goes nowhere, whether the child ends with it or not', async () => {
+  const room = open()
+  const model = await modelOf('m', { lastWords: 'parse: error parsing grammar\nroot ::= "SECRET"' })
+  room.want([model])
+  await room.ready(model)
+  expect(room.lines.some((line) => line.includes('"reason":"ended with code 134"'))).toBe(true)
+  expect(room.lines.some((line) => line.includes('the engine wrote 2 lines that are not its log'))).toBe(true)
+  expect(room.lines.join('')).not.toContain('SECRET')
+})
+
 test('a child that says nothing while loading is ended and started again', async () => {
   const room = open({}, { loadSilenceMs: 300 })
   const model = await modelOf('m', { silent: true })
