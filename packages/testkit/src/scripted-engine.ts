@@ -21,7 +21,10 @@ export type Script = {
   finishReason?: string
   /** What stands in `model`; otherwise what was asked for. */
   model?: string
-  /** `false`: none, whatever was asked. `running`: in every event. `last`: in the event with the finish reason. */
+  /**
+   * `false`: none, whatever was asked. `running`: in every event too, as vLLM gives it, which is only to who asks for
+   * `continuous_usage_stats`. `last`: in the event with the finish reason.
+   */
   usage?: false | 'running' | 'last' | ScriptedUsage
   /** Vectors have this length. */
   dimensions?: number
@@ -296,6 +299,9 @@ const usageOf = (script: Script, said: number): unknown => {
   }
 }
 
+const givesRunning = ({ script, asked }: Answering): boolean =>
+  script.usage === 'running' && asRecord(asked['stream_options'])['continuous_usage_stats'] === true
+
 const stream = async (answering: Answering): Promise<void> => {
   const { script, response, asked } = answering
   const wantsUsage = script.usage !== false && asRecord(asked['stream_options'])['include_usage'] === true
@@ -330,7 +336,7 @@ const stream = async (answering: Answering): Promise<void> => {
     if (script.tokenDelayMs !== undefined) await after(script.tokenDelayMs)
     if (script.comments === true) await say(answering, ': ping\n\n')
     said += 1
-    await say(answering, chunk({ content: token }, null, script.usage === 'running' ? usageOf(script, said) : undefined))
+    await say(answering, chunk({ content: token }, null, givesRunning(answering) ? usageOf(script, said) : undefined))
     if (script.cutAfter === said) return cutNow(response)
     if (script.errorAfter === said) {
       await say(answering, errorEvent())
@@ -413,13 +419,16 @@ const textCompletion = (answering: Answering): unknown => {
 
 const textStream = async (answering: Answering): Promise<void> => {
   const { script, response, asked } = answering
-  const chunk = (text: string, finish: string | null): string =>
-    toEvent({ ...textHead(answering), choices: [{ index: 0, text, logprobs: null, finish_reason: finish }] })
+  const chunk = (text: string, finish: string | null): string => {
+    const usage = givesRunning(answering) ? { usage: usageOf(script, said) } : {}
+    return toEvent({ ...textHead(answering), choices: [{ index: 0, text, logprobs: null, finish_reason: finish }], ...usage })
+  }
   let said = 0
   for (const token of tokensOf(script)) {
     said += 1
     await say(answering, chunk(token, null))
     if (script.cutAfter === said) return cutNow(response)
+    if (script.holdAfter === said) await answering.hold(answering)
   }
   await say(answering, chunk('', finishReasonOf(script)))
   const wantsUsage = script.usage !== false && asRecord(asked['stream_options'])['include_usage'] === true

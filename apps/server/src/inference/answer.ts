@@ -1,6 +1,7 @@
 import { Usage } from '@parvis/wire/openai/usage'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Counted, Counts, Ended } from '../usage/event.ts'
+import type { Request } from './endpoints/endpoint.ts'
 
 /** How an answer stands when no more of it will come. */
 export type Ending = {
@@ -29,12 +30,22 @@ export type Answer = {
 /**
  * Either there is something to record, or nothing has reached the client and it can be told no.
  * `log` says what was odd about the engine, without a word of content. `elsewhere`: another engine may do better.
+ * `idle`: this one did not work on the request.
  */
 export type Verdict =
   | { readonly ending: Ending; readonly log?: string }
-  | { readonly refusal: Refusal; readonly log?: string; readonly elsewhere?: boolean }
+  | { readonly refusal: Refusal; readonly log?: string; readonly elsewhere?: boolean; readonly idle?: boolean }
 
 export const NO_COUNTS: Counts = { input: 0, cachedInput: 0, output: 0, reasoning: 0, audioInput: 0, audioMs: 0, images: 0, pages: 0 }
+
+/**
+ * What is known where the engine gave no count: what was delivered, and the input as it was estimated to be admitted. An engine that
+ * has a request has read it, so it is never counted as nothing.
+ */
+export const countedByUs = (request: Pick<Request, 'estimate'>, output: number): Pick<Ending, 'counts' | 'counted'> => {
+  const counts = { ...NO_COUNTS, input: request.estimate.inputTokens, output }
+  return { counts, counted: counts.input + output > 0 ? 'delivered' : 'none' }
+}
 
 /** nginx's number for a client that was gone before the answer began; it never goes over the wire. */
 export const LEFT_STATUS = 499

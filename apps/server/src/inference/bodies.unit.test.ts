@@ -213,7 +213,11 @@ describe('a body', () => {
     const answer = await plane.ask(CHAT, large)
     expect(answer.status).toBe(200)
     await answer.text()
-    expect(engine.requests[0]?.json).toEqual({ ...large, model: 'Org/remote', stream_options: { include_usage: true } })
+    expect(engine.requests[0]?.json).toEqual({
+      ...large,
+      model: 'Org/remote',
+      stream_options: { include_usage: true, continuous_usage_stats: true },
+    })
     expect(engine.requests[0]?.headers['content-length']).toBe(String(engine.requests[0]?.bytes.length))
   })
 

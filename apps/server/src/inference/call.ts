@@ -5,17 +5,21 @@ import type { EngineId } from '../kit/ids.ts'
 import type { Outcome } from '../kit/outcome.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
-import type { Relay, Relayed, Spending } from './relay.ts'
+import type { Failed, Relay, Relayed, Spending } from './relay.ts'
 
 /** Engines that are given one request. After that it is more likely the request than the engines. */
 const MAX_SEATS = 3
 
 /** Takes a seat and calls its engine. */
-export type Call = (exchange: Exchange, caller: Caller, request: Request, model: Model, spending: Spending) => Promise<Outcome<Relayed>>
+export type Call = (exchange: Exchange, caller: Caller, request: Request, model: Model, spending: Spending) => Promise<Called>
+
+/** A no may have cost the work of an engine. */
+export type Called = Outcome<Relayed> & { readonly failed?: Failed }
 
 /**
  * While the client has got nothing, an engine that is not there, is busy or breaks is replaced by another of its pool, if
- * one has a place. What it may have made until then is nobody's; only the one that answered is recorded.
+ * one has a place. What it may have made until then is nobody's; only the one that answered is recorded, or where none did, the last
+ * that has worked.
  */
 export const openCall =
   (takeSeat: TakeSeat, relay: Relay): Call =>
@@ -23,14 +27,19 @@ export const openCall =
     const tried = new Set<EngineId>()
     const { inputTokens, outputTokens } = request.estimate
     const party = { projectId: caller.projectId, tokens: inputTokens + outputTokens }
-    let refused: Outcome<Relayed> | undefined
-    for (;;) {
+    let refused: Called | undefined
+    for (let agains = 0; ; ) {
       const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried, party)
       // What the engine said is worth more than that there is no other.
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)
+      if (relayed.again === true && agains < MAX_SEATS && !exchange.signal.aborted) {
+        agains += 1
+        continue
+      }
       tried.add(seat.value.replica.engineId)
-      if (relayed.elsewhere !== true || tried.size === MAX_SEATS || exchange.signal.aborted) return relayed
-      refused = relayed
+      const failed = relayed.failed ?? refused?.failed
+      refused = relayed.ok || failed === undefined ? relayed : { ...relayed, failed }
+      if (relayed.elsewhere !== true || tried.size === MAX_SEATS || exchange.signal.aborted) return refused
     }
   }

@@ -224,6 +224,8 @@ describe.each([true, false])('an engine in trouble before the first byte (stream
     await using engine = await startScriptedEngine(script)
     await using plane = await startDataPlane({ engine: engine.url })
     const answer = await plane.ask(CHAT, ask)
+    // Who does not take the request has not worked on it; all others are in the books, with the input that they were given.
+    const idle = (script.status ?? 200) >= 300 && (script.status ?? 200) < 500
     expect(answer.headers.get('retry-after')).toBe(status === 503 ? '1' : null)
     const refusal = await refusalOf(answer)
     expect(refusal).toMatchObject({ status, type })
@@ -231,8 +233,9 @@ describe.each([true, false])('an engine in trouble before the first byte (stream
     expect(plane.log.join('')).toContain('Engine: ')
     expect(plane.log.join('')).toContain(answer.headers.get('x-request-id'))
     expect(plane.log.join('')).not.toContain('Scripted')
-    expect(plane.records).toEqual([])
-    expect(plane.settled).toEqual([0])
+    const input = Math.ceil(JSON.stringify(ask).length / 4)
+    expect(plane.records).toMatchObject(idle ? [] : [{ ended: 'engine_failed', counted: 'delivered', status, input, output: 0 }])
+    expect(plane.settled).toEqual([idle ? 0 : input])
     expect(plane.seats.left).toHaveLength(1)
   })
 
@@ -325,7 +328,8 @@ describe.each([true, false])('an engine in trouble before the first byte (stream
     await using plane = await startDataPlane({ engine: engine.url, limits: stream ? { firstByteMs: 150 } : { totalMs: 150 } })
     expect(await refusalOf(await plane.ask(CHAT, ask))).toMatchObject({ status: 504, type: 'GatewayTimeoutError' })
     await engine.until('aborted')
-    expect(plane.records).toEqual([])
+    expect(plane.records).toMatchObject([{ ended: 'timed_out', counted: 'delivered', status: 504, output: 0 }])
+    expect(plane.records[0]?.input).toBeGreaterThan(0)
   })
 })
 

@@ -4,11 +4,12 @@ import type { Model } from '../catalog/model.ts'
 import type { Replica, Seat } from '../engines/replica.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
+import type { EngineId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Ticket } from '../quota/admit.ts'
-import type { Answer, Ending, Verdict } from './answer.ts'
+import { type Answer, countedByUs, type Ending, NO_COUNTS, type Verdict } from './answer.ts'
 import type { Body } from './body.ts'
 import type { Deadlines } from './deadlines.ts'
 import { translated } from './dialects/translator.ts'
@@ -23,7 +24,12 @@ export type Relayed = Ending & {
   readonly endedAt: Instant
   /** The one that answered. */
   readonly replica: Replica
+  /** The request was on its way to it. */
+  readonly begun: boolean
 }
+
+/** A no to the client from an engine that had the request: nobody got an answer, and somebody has worked. */
+export type Failed = Omit<Relayed, 'status' | 'finish'> & { /** A stream had been begun with a comment. */ readonly sent: boolean }
 
 /** What a stream spends while it runs, and how it hears that no more may be spent. */
 export type Spending = Pick<Ticket, 'watch' | 'spend'>
@@ -39,7 +45,15 @@ export type Relay = (
   model: Model,
   seat: Seat,
   spending: Spending,
-) => Promise<Outcome<Relayed> & { /** Another engine may do better. */ readonly elsewhere?: boolean }>
+) => Promise<
+  Outcome<Relayed> & {
+    /** Another engine may do better. */
+    readonly elsewhere?: boolean
+    readonly failed?: Failed
+    /** It refused what only we asked for, and will not be asked for it any more. */
+    readonly again?: boolean
+  }
+>
 
 const MAX_ERROR_BYTES = 64 * 1024
 const MAX_MESSAGE_CHARACTERS = 2_000
@@ -49,11 +63,16 @@ const RETRY_MS = 1_000
 const MAX_RETRY_MS = 60_000
 
 export const openRelay =
-  (options: { clock: Clock; log: Logger; limits: InferenceLimits; deadlines: Deadlines }): Relay =>
+  (
+    options: { clock: Clock; log: Logger; limits: InferenceLimits; deadlines: Deadlines },
+    /** Engines that refuse to be asked for running usage; kept as long as this process lives, and there are few. */
+    plainEngines: Set<EngineId> = new Set(),
+  ): Relay =>
   (exchange, caller, request, model, seat, spending) =>
     new Promise((resolve, reject) => {
       const { clock, log, limits, deadlines } = options
       const { replica } = seat
+      const plain = plainEngines.has(replica.engineId)
       const { translate } = request
       const told = request.stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
       const answer: Answer =
@@ -65,6 +84,8 @@ export const openRelay =
       let settled = false
       let paused = false
       let done = false
+      let pinged = false
+      let again = false
 
       // A whole answer comes when all of it is made: until it begins, the total is the only measure.
       const quiet = deadlines.add(request.stream ? limits.firstByteMs : Number.POSITIVE_INFINITY, () => {
@@ -74,7 +95,10 @@ export const openRelay =
       })
 
       const alive = deadlines.add(request.stream && limits.pingMs > 0 ? limits.pingMs : Number.POSITIVE_INFINITY, () => {
-        if (!paused && !done && failing === undefined) guarded(() => answer.ping?.())
+        if (!paused && !done && failing === undefined) {
+          pinged ||= answer.ping !== undefined
+          guarded(() => answer.ping?.())
+        }
         if (!settled) deadlines.again(alive, limits.pingMs)
       })
 
@@ -89,11 +113,21 @@ export const openRelay =
         seat.leave(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
         if (verdict.log !== undefined)
           log.warn({ requestId: exchange.id, replica: replica.name, model: model.name }, `Engine: ${verdict.log}`)
-        resolve(
-          'refusal' in verdict
-            ? { ...no(verdict.refusal), elsewhere: verdict.elsewhere === true }
-            : yes({ ...verdict.ending, firstByteAt, endedAt: clock.now(), replica }),
-        )
+        const begun = controller !== undefined
+        const seen = { firstByteAt, endedAt: clock.now(), replica, begun }
+        if ('ending' in verdict) {
+          return resolve(yes({ ...verdict.ending, ...(begun ? {} : { counts: NO_COUNTS, counted: 'none' as const }), ...seen }))
+        }
+        const { code } = verdict.refusal
+        const worked =
+          begun && verdict.idle !== true && (code === 'engine_failed' || code === 'engine_unavailable' || code === 'engine_late')
+        const ended = code === 'engine_late' ? 'timed_out' : 'engine_failed'
+        resolve({
+          ...no(verdict.refusal),
+          elsewhere: verdict.elsewhere === true,
+          again,
+          ...(worked ? { failed: { ...countedByUs(request, 0), ended, sent: pinged, ...seen } } : {}),
+        })
       }
 
       /** A bug of ours in a callback of the client's must not take the connection's other users with it. */
@@ -129,7 +163,7 @@ export const openRelay =
         })
       }
 
-      const body = request.bytesFor(replica.remoteModel)
+      const body = request.bytesFor(replica.remoteModel, plain)
       const headers = [
         'content-type',
         request.contentType ?? 'application/json',
@@ -204,7 +238,12 @@ export const openRelay =
           },
           onResponseEnd() {
             if (settled) return
-            guarded(() => conclude(failing === undefined ? answer.end() : failureToVerdict(failing, model, replica.remoteModel), 'ended'))
+            guarded(() => {
+              if (failing === undefined) return conclude(answer.end(), 'ended')
+              again = request.stream && !plain && refusesRunningUsage(failing)
+              if (again) plainEngines.add(replica.engineId)
+              conclude(failureToVerdict(failing, model, replica.remoteModel), 'ended')
+            })
           },
           onResponseError(_controller, error) {
             if (settled) return
@@ -261,10 +300,16 @@ const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: str
   // Our key, our address or our name for the model is wrong there. None of it is the caller's business.
   const ours = status === 401 || status === 403 || status === 404
   if (status < 400 || status >= 500 || ours || error === undefined) {
-    return { ...failed('it did not accept the request', `status ${status}`), elsewhere: ours || status >= 500 }
+    return { ...failed('it did not accept the request', `status ${status}`), elsewhere: ours || status >= 500, idle: status < 500 }
   }
   return { refusal: toRefused(status, error, model, remoteModel) }
 }
+
+const RUNNING_USAGE = 'continuous_usage_stats'
+
+/** Some servers take only the options that they know; they name the one that they do not. */
+const refusesRunningUsage = ({ status, pieces }: EngineFailure): boolean =>
+  (status === 400 || status === 422) && Buffer.concat(pieces).includes(RUNNING_USAGE)
 
 const toRefused = (status: number, error: EngineError, model: Model, remoteModel: string): Refusal => {
   // The name that only we and the engine use would puzzle whoever reads it.

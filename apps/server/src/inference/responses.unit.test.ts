@@ -256,7 +256,7 @@ describe('the answer', () => {
   test('that cannot be read is refused', async () => {
     await using house = await open({ raw: ['{"choices":[{"message":{"content":tru}}]}'] })
     expect((await house.plane.ask(PATH, ASK)).status).toBe(500)
-    expect(house.plane.records).toHaveLength(0)
+    expect(house.plane.records).toMatchObject([{ ended: 'engine_failed', status: 500 }])
   })
 })
 

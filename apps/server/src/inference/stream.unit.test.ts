@@ -306,7 +306,7 @@ describe('a client that leaves', () => {
     expect(engine.sentBytes).toBe(sent)
   })
 
-  test('before the first word leaves a row that nobody counted', async () => {
+  test('before the first word leaves a row with the input that the engine was given', async () => {
     await using engine = await startScriptedEngine({ holdAfter: 0 })
     await using plane = await startDataPlane({ engine: engine.url })
     const client = await plane.raw()
@@ -316,7 +316,8 @@ describe('a client that leaves', () => {
     await engine.until('aborted')
     await expect
       .poll(() => plane.records)
-      .toMatchObject([{ ended: 'client_left', counted: 'none', output: 0, status: 499, firstByteAt: null }])
+      .toMatchObject([{ ended: 'client_left', counted: 'delivered', output: 0, status: 499, firstByteAt: null }])
+    expect(plane.records[0]?.input).toBe(Math.ceil(JSON.stringify(ASK).length / 4))
   })
 
   test('while it waits for a seat ends the waiting, and that is no fault', async () => {

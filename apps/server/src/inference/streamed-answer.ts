@@ -2,7 +2,7 @@ import type { Usage } from '@parvis/wire/openai/usage'
 import type { Model } from '../catalog/model.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Counts } from '../usage/event.ts'
-import { type Answer, type Ending, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
+import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts, type Verdict } from './answer.ts'
 import { bufferToBody, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
@@ -15,6 +15,10 @@ const DONE = Buffer.from('[DONE]')
 const ERROR = Buffer.from('{"error"')
 const FLAT_ERROR = Buffer.from('{"object":"error"')
 const USAGE = Buffer.from('"usage"')
+const TOP_USAGE = watch([], ['usage'])
+const CHOICES = Buffer.from('"choices"')
+const NULL = Buffer.from('null')
+const NOTHING = Buffer.alloc(0)
 const FINISH_REASON = Buffer.from('"finish_reason"')
 /** Where an engine's words stand in a delta; `text` is that of the older completions. */
 const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', '"arguments"', '"text"'].map((key) => Buffer.from(key))
@@ -23,20 +27,26 @@ const PING = Buffer.from(': ping\n\n')
 const MODEL = watch([], ['model'])
 
 const LF = 0x0a
+const CR = 0x0d
 const SPACE = 0x20
 const QUOTE = 0x22
 /** The reason of an answer that was cut at its limit. */
 const LENGTH = Buffer.from('"length"')
 const COLON = 0x3a
+const COMMA = 0x2c
+const BACKSLASH = 0x5c
+const OPEN_BRACKET = 0x5b
+const CLOSE_BRACKET = 0x5d
 const OPEN_BRACE = 0x7b
+const CLOSE_BRACE = 0x7d
 
 /**
- * A streamed answer: the engine's bytes are handed on as they come. Held back are only the event that carries nothing but usage,
- * when it was we who asked for it, and `[DONE]`, which waits until the usage is on disk. Nothing is sent before the first event
+ * A streamed answer: the engine's bytes are handed on as they come. Taken out is only usage, when it was we who asked for it; held back
+ * is `[DONE]`, which waits until the usage is on disk. Nothing is sent before the first event
  * has proved to be one, so that until then a failure is an ordinary error answer; unless the client had to be told that we live.
  *
- * Events are looked at by their bytes. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes is never
- * something that a model said.
+ * Events are looked at by their bytes. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes and a colon
+ * behind it is never something that a model said.
  */
 export const streamedAnswer = (
   exchange: Exchange,
@@ -55,7 +65,11 @@ export const streamedAnswer = (
   let done: Buffer | undefined // the last event, as it came
   let failure: { reason: string; log: string } | undefined
   let usage: Counts | undefined
+  let lastUsage: Buffer | undefined // the latest that came, as it came
+  let isRead = true // once for each read of the socket, however many came with it
+  let alone = false // and it came once without words, as OpenAI sends it
   let delivered = 0
+  const open = openChoices(request.answers ?? 1)
   let latest: Buffer | undefined // the last event that went on, for what all of a stream have in common
 
   const look = (event: Buffer): void => {
@@ -78,9 +92,12 @@ export const streamedAnswer = (
     begun = true
     latest = event
     const told = usageIn(event, at)
+    const isAlone = told !== undefined && hasNoChoices(event, at)
     if (told !== undefined) {
-      usage = told.counts ?? usage
-      if (told.alone && !request.wantsUsage) return
+      lastUsage = event.subarray(told.start, told.end)
+      isRead = false
+      alone ||= isAlone
+      if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return
     }
     if (WORDS.some((key) => holdsText(event, at, key))) delivered += 1
     const reasonAt = valueOf(event, at, FINISH_REASON)
@@ -88,7 +105,9 @@ export const streamedAnswer = (
       finished = true
       atLimit ||= startsWith(event, reasonAt, LENGTH)
     }
-    const named = name === undefined ? event : rename(event, at, name)
+    if ((request.answers ?? 1) > 1 || finished) open.close(event, at)
+    const theirs = told === undefined || isAlone || request.wantsRunningUsage === true ? event : withoutRunning(event, told)
+    const named = name === undefined ? theirs : rename(theirs, at, name)
     out.push(model.features.reasoning ? withBothNames(named, at) : named)
   }
 
@@ -102,15 +121,20 @@ export const streamedAnswer = (
     return exchange.write(bytes)
   }
 
-  const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => ({
-    ending: {
-      counts: usage ?? { ...NO_COUNTS, output: delivered },
-      counted: usage !== undefined ? 'engine' : delivered > 0 ? 'delivered' : 'none',
-      ended,
-      status: sent ? 200 : LEFT_STATUS,
-      finish,
-    },
-  })
+  const readUsage = (): void => {
+    if (!isRead && lastUsage !== undefined) usage = toCounts(bytesToValue(lastUsage)) ?? usage
+    isRead = true
+  }
+
+  const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => {
+    readUsage()
+    const counted = usage === undefined ? countedByUs(request, delivered) : ({ counts: usage, counted: 'engine' } as const)
+    return { ending: { ...counted, ended, status: sent ? 200 : LEFT_STATUS, finish } }
+  }
+
+  /** The last usage, alone, for a client that asked for it and whose engine gave it in another place, or none. */
+  const usageEvent = (told: unknown): Buffer =>
+    toEvent({ ...(latest && payloadToObject(latest, payloadOf(latest))), model: model.name, choices: [], usage: told })
 
   const broken = (how: Exclude<Ending['ended'], 'complete'>, refusal: Refusal): Verdict => {
     if (how === 'client_left') return ending(how, () => {})
@@ -129,6 +153,7 @@ export const streamedAnswer = (
       if (failure !== undefined) return failed(failure.reason, failure.log)
       if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done !== undefined) return 'done'
+      readUsage()
       spend(Math.max(delivered, usage?.output ?? 0))
       return keepsUp ? undefined : 'wait'
     },
@@ -139,11 +164,12 @@ export const streamedAnswer = (
     },
 
     exhausted() {
-      if (!sent || finished || done !== undefined || failure !== undefined || latest === undefined) return undefined
+      const unfinished = open.places()
+      if (!sent || unfinished.length === 0 || done !== undefined || failure !== undefined || latest === undefined) return undefined
       const frame: Record<string, unknown> = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
       const ended = ending('budget', () => exchange.end(DONE_EVENT))
-      out.push(toEvent(withoutUsage({ ...frame, choices: [exhaustedChoice(frame)] })))
-      if (request.wantsUsage) out.push(toEvent({ ...frame, choices: [], usage: toUsage(ended.ending.counts) }))
+      out.push(toEvent(withoutUsage({ ...frame, choices: unfinished.map((place) => exhaustedChoice(frame, place)) })))
+      if (request.wantsUsage) out.push(usageEvent(toUsage(ended.ending.counts)))
       flush()
       return ended
     },
@@ -161,6 +187,10 @@ export const streamedAnswer = (
       if (!sent) return failed('its stream was empty', 'a stream without an event')
       if (done === undefined && !finished) return failed('its stream ended too early', 'a stream without a finish reason')
       const last = done ?? DONE_EVENT
+      if (request.wantsUsage && !alone && lastUsage !== undefined && !request.wantsRunningUsage) {
+        out.push(usageEvent(bytesToValue(lastUsage)))
+        flush()
+      }
       return {
         ...ending(atLimit ? 'length' : 'complete', () => exchange.end(last)),
         ...(usage === undefined ? { log: 'a stream without usage' } : {}),
@@ -176,8 +206,8 @@ const toEvent = (object: object): Buffer => Buffer.from(`data: ${JSON.stringify(
 const withoutUsage = ({ usage: _usage, ...frame }: Record<string, unknown>): object => frame
 
 /** The last choice of a stream that a budget has ended: the reason that every client knows, and beside it the true one. */
-const exhaustedChoice = (frame: Record<string, unknown>): object => ({
-  index: 0,
+const exhaustedChoice = (frame: Record<string, unknown>, index: number): object => ({
+  index,
   ...(frame['object'] === 'text_completion' ? { text: '' } : { delta: {} }),
   logprobs: null,
   finish_reason: 'length',
@@ -246,13 +276,89 @@ const holdsText = (event: Buffer, from: number, key: Buffer): boolean => {
   return event[at] === QUOTE && event[at + 1] !== QUOTE
 }
 
-/** The usage in an event, and whether the event carries nothing else. Only an event that has some is parsed. */
-const usageIn = (event: Buffer, at: number): { counts: Counts | undefined; alone: boolean } | undefined => {
-  if (event[valueOf(event, at, USAGE)] !== OPEN_BRACE) return undefined
-  const object = payloadToObject(event, at)
-  if (object === undefined) return undefined
-  const { choices } = object
-  return { counts: toCounts(object['usage']), alone: Array.isArray(choices) && choices.length === 0 }
+/** Where the usage of an event stands: from its opening brace to behind its closing one. */
+type UsageSpan = { readonly start: number; readonly end: number }
+
+/**
+ * The usage in an event. Engines write it last, and then the two braces behind it say that it stands at the top; where they write
+ * something else behind it, or below it, the event is scanned.
+ */
+const usageIn = (event: Buffer, at: number): UsageSpan | undefined => {
+  const key = event.lastIndexOf(USAGE)
+  if (key < at) return undefined
+  const start = valueAt(event, key + USAGE.length)
+  if (startsWith(event, start, NULL)) return undefined
+  if (event[start] === OPEN_BRACE) {
+    const end = endOfObject(event, start)
+    if (event[end] === CLOSE_BRACE && (event[end + 1] === LF || event[end + 1] === CR)) return { start, end }
+  }
+  const scanned = scan(bufferToBody(event.subarray(at)), TOP_USAGE)
+  const span = scanned.ok ? scanned.value.spans.get('usage') : undefined
+  return span === undefined || event[at + span.start] !== OPEN_BRACE ? undefined : { start: at + span.start, end: at + span.end }
+}
+
+/** Behind the closing brace of the object that begins here. */
+const endOfObject = (event: Buffer, start: number): number => {
+  let depth = 0
+  let inString = false
+  for (let at = start; at < event.length; at += 1) {
+    const byte = event[at]
+    if (inString) {
+      if (byte === BACKSLASH) at += 1
+      else if (byte === QUOTE) inString = false
+    } else if (byte === QUOTE) inString = true
+    else if (byte === OPEN_BRACE) depth += 1
+    else if (byte === CLOSE_BRACE) {
+      depth -= 1
+      if (depth === 0) return at + 1
+    }
+  }
+  return event.length
+}
+
+/** As if nobody had asked for usage in this event. Only where it stands first is there no comma before it, and null says the same. */
+const withoutRunning = (event: Buffer, { start, end }: UsageSpan): Buffer => {
+  const key = event.lastIndexOf(USAGE, start)
+  let before = key - 1
+  while (event[before] === SPACE) before -= 1
+  const gone = event[before] === COMMA && valueAt(event, key + USAGE.length) === start
+  return Buffer.concat([event.subarray(0, gone ? before : start), gone ? NOTHING : NULL, event.subarray(end)])
+}
+
+/** `"choices":[]`: the event has no words. */
+const hasNoChoices = (event: Buffer, at: number): boolean => {
+  const value = valueOf(event, at, CHOICES)
+  if (value < 0 || event[value] !== OPEN_BRACKET || event[valueAt(event, value + 1)] !== CLOSE_BRACKET) return false
+  const choices = payloadToObject(event, at)?.['choices']
+  return Array.isArray(choices) && choices.length === 0
+}
+
+/** As many answers as OpenAI makes at once; an engine that makes more has a limit of its own. */
+const MAX_CHOICES = 128
+
+/** Which of the answers that come side by side have not finished. Only where there are several an event is parsed for it. */
+const openChoices = (answers: number) => {
+  const closed = new Set<number>()
+  return {
+    places: (): readonly number[] =>
+      Array.from({ length: Math.min(answers, MAX_CHOICES) }, (_, place) => place).filter((place) => !closed.has(place)),
+    close(event: Buffer, at: number): void {
+      if (answers === 1) return void closed.add(0)
+      const choices = payloadToObject(event, at)?.['choices']
+      if (!Array.isArray(choices)) return
+      for (const choice of choices as { index?: unknown; finish_reason?: unknown }[]) {
+        if (typeof choice.finish_reason === 'string') closed.add(Number(choice.index ?? 0))
+      }
+    },
+  }
+}
+
+const bytesToValue = (bytes: Buffer): unknown => {
+  try {
+    return JSON.parse(bytes.toString())
+  } catch {
+    return undefined
+  }
 }
 
 const rename = (event: Buffer, at: number, name: Buffer): Buffer => {

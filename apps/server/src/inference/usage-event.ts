@@ -38,7 +38,7 @@ export const lostEvent = (
 })
 
 /** What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. */
-export const usageEvent = (begun: UsageEvent, request: Request, relayed: Relayed): UsageEvent => ({
+export const usageEvent = (begun: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish'>): UsageEvent => ({
   ...begun,
   replica: relayed.replica.name,
   status: relayed.status,

@@ -1,5 +1,5 @@
 import type { Model } from '../catalog/model.ts'
-import { type Answer, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
+import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
 import { bufferToBody, piecesToBody, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
@@ -73,10 +73,8 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
     },
 
     broken: (how, refusal) =>
-      // Nobody was told anything, but an engine has worked: the row is there, marked as counted by nobody.
-      how === 'client_left'
-        ? { ending: { counts: NO_COUNTS, counted: 'none', ended: how, status: LEFT_STATUS, finish: () => {} } }
-        : { refusal },
+      // Nobody was told anything, but an engine has worked. What it has made by then only it knows.
+      how === 'client_left' ? { ending: { ...countedByUs(request, 0), ended: how, status: LEFT_STATUS, finish: () => {} } } : { refusal },
   }
 }
 

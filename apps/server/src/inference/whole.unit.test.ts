@@ -88,7 +88,9 @@ describe('a whole answer', () => {
     client.socket.destroy()
     await engine.until('aborted')
     expect(performance.now() - leftMs).toBeLessThan(1_000)
-    await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'none', status: 499 }])
+    await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'delivered', status: 499, output: 0 }])
+    expect(plane.records[0]?.input).toBe(Math.ceil(JSON.stringify(ASK).length / 4))
+    expect(plane.settled).toEqual([plane.records[0]?.input])
   })
 
   test('that breaks off in the middle is 500, and the engine is under suspicion', async () => {

@@ -6,7 +6,7 @@ import { type Body, type Change, type Span, slice, splice } from '../body.ts'
 import { type Conversation, readConversation, type Turn } from '../conversation.ts'
 import { bringImages, checkMedia, type Media } from '../media/media.ts'
 import { watch } from '../scan.ts'
-import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
+import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody, streamOptions } from './endpoint.ts'
 
 const WATCHED = watch(
   ['model', 'messages', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens', 'n'],
@@ -74,11 +74,14 @@ export const chat: Endpoint = {
       enginePath: chat.enginePath,
       stream,
       wantsUsage: settings.stream_options?.include_usage === true,
+      wantsRunningUsage: settings.stream_options?.['continuous_usage_stats'] === true,
+      answers: settings.n ?? 1,
       estimate: {
         inputTokens: Math.min(estimateInput(reading.body, media.value), model.contextTokens),
         outputTokens: (limit ?? model.maxOutputTokens ?? 0) * (settings.n ?? 1),
       },
-      bytesFor: (remoteModel) => splice(reading.body, [...changes(reading, settings, { remoteModel, ...wanted }), ...edits, ...brought]),
+      bytesFor: (remoteModel, plain = false) =>
+        splice(reading.body, [...changes(reading, settings, { remoteModel, plain, ...wanted }), ...edits, ...brought]),
       answerKey: 'choices',
       ...(images === 0 ? {} : { measured: { images } }),
     })
@@ -200,7 +203,7 @@ const estimateInput = (body: Body, media: Media): number => Math.ceil((body.byte
 const changes = (
   reading: Reading,
   settings: ChatSettings,
-  wanted: { remoteModel: string; stream: boolean; limit: number | undefined },
+  wanted: { remoteModel: string; plain: boolean; stream: boolean; limit: number | undefined },
 ): Change[] => {
   const changed: Change[] = []
   const set = (key: string, value: unknown): void => {
@@ -223,7 +226,7 @@ const changes = (
     set('max_tokens', settings.max_completion_tokens)
   }
   // Always asked for, since a bill rests on it; shown only to those who asked.
-  if (wanted.stream && settings.stream_options?.include_usage !== true)
-    set('stream_options', { ...settings.stream_options, include_usage: true })
+  const options = wanted.stream ? streamOptions(settings.stream_options, wanted.plain) : undefined
+  if (options !== undefined) set('stream_options', options)
   return changed
 }

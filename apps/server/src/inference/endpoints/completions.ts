@@ -2,7 +2,7 @@ import { CompletionRequest, CompletionSettings } from '@parvis/wire/openai/compl
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import { type Change, splice } from '../body.ts'
 import { watch } from '../scan.ts'
-import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
+import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody, streamOptions } from './endpoint.ts'
 
 const WATCHED = watch(
   ['model', 'prompt', 'stream', 'stream_options', 'max_tokens', 'n', 'best_of'],
@@ -42,11 +42,13 @@ export const completions: Endpoint = {
       enginePath: completions.enginePath,
       stream,
       wantsUsage: settings.stream_options?.include_usage === true,
+      wantsRunningUsage: settings.stream_options?.['continuous_usage_stats'] === true,
+      answers: (settings.n ?? 1) * prompts.count,
       estimate: {
         inputTokens: prompts.tokens > 0 ? prompts.tokens : Math.ceil(reading.body.bytes / BYTES_PER_TOKEN),
         outputTokens: (asked ?? DEFAULT_OUTPUT_TOKENS) * answers,
       },
-      bytesFor: (remoteModel) => splice(reading.body, changes(reading, settings, remoteModel, stream)),
+      bytesFor: (remoteModel, plain = false) => splice(reading.body, changes(reading, settings, { remoteModel, plain, stream })),
       answerKey: 'choices',
     } satisfies Request)
   },
@@ -74,7 +76,11 @@ const toPrompts = (prompt: CompletionRequest['prompt']): Prompts => {
   return { count: prompt.length, longest: Math.max(1, ...lengths), tokens: lengths.reduce((sum, length) => sum + length, 0) }
 }
 
-const changes = (reading: Reading, settings: CompletionSettings, remoteModel: string, stream: boolean): Change[] => {
+const changes = (
+  reading: Reading,
+  settings: CompletionSettings,
+  wanted: { remoteModel: string; plain: boolean; stream: boolean },
+): Change[] => {
   const changed: Change[] = []
   const set = (key: string, value: unknown): void => {
     const text = JSON.stringify(value)
@@ -85,8 +91,9 @@ const changes = (reading: Reading, settings: CompletionSettings, remoteModel: st
         : { ...span, bytes: Buffer.from(text) },
     )
   }
-  if (remoteModel !== reading.model) set('model', remoteModel)
+  if (wanted.remoteModel !== reading.model) set('model', wanted.remoteModel)
   // Always asked for, since a bill rests on it; shown only to those who asked.
-  if (stream && settings.stream_options?.include_usage !== true) set('stream_options', { ...settings.stream_options, include_usage: true })
+  const options = wanted.stream ? streamOptions(settings.stream_options, wanted.plain) : undefined
+  if (options !== undefined) set('stream_options', options)
   return changed
 }

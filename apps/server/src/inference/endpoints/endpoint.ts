@@ -48,10 +48,14 @@ export type Request = {
   readonly stream: boolean
   /** The client asked for usage in the stream; otherwise the event that carries nothing else is kept from it. */
   readonly wantsUsage: boolean
+  /** And in every event of it; otherwise what stands there beside words is for us alone. */
+  readonly wantsRunningUsage?: boolean
+  /** How many answers come side by side, where it is not one. */
+  readonly answers?: number
   /** `outputTokens` is the most that can come; 0 where nothing is generated. */
   readonly estimate: { readonly inputTokens: number; readonly outputTokens: number; readonly audioSeconds?: number }
-  /** The bytes for an engine that knows the model by this name. */
-  bytesFor(remoteModel: string): Body
+  /** The bytes for an engine that knows the model by this name. `plain`: without our asking for running usage, which this one refuses. */
+  bytesFor(remoteModel: string, plain?: boolean): Body
   /** What these bytes are; JSON where nothing else is said. */
   readonly contentType?: string
   /** What becomes of the answer, where that is neither chat's stream nor an object with an array in it. */
@@ -129,6 +133,18 @@ export const checkFields = <T>(schema: z.ZodType<T>, fields: unknown): Outcome<T
 /** `messages[0].content`, as a person would write it. */
 const pathToField = (path: readonly PropertyKey[]): string =>
   path.map((step, index) => (typeof step === 'number' ? `[${step}]` : `${index === 0 ? '' : '.'}${String(step)}`)).join('')
+
+/**
+ * What we ask of a stream: its usage at the end and with every event, since a stream may be broken off anywhere and a bill rests on what
+ * was counted until then. vLLM and ours give both; others give the first and ignore what they do not know. Undefined: as the client has it.
+ */
+export const streamOptions = (asked: StreamOptions, plain: boolean): StreamOptions | undefined => {
+  const running = plain || asked?.['continuous_usage_stats'] === true
+  if (asked?.include_usage === true && running) return undefined
+  return { ...asked, include_usage: true, ...(running ? {} : { continuous_usage_stats: true }) }
+}
+
+type StreamOptions = { readonly include_usage?: boolean | null | undefined; readonly [option: string]: unknown } | null | undefined
 
 export const mismatch = (endpoint: { readonly path: string }, model: Model): Refusal => ({
   code: 'endpoint_mismatch',

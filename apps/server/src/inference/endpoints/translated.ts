@@ -43,6 +43,7 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
       ...request,
       // The translator needs it; the client sees it in its own way.
       wantsUsage: true,
+      wantsRunningUsage: true,
       convert(answer, exchange) {
         const completion = parse(slice(answer, { start: 0, end: answer.bytes }))
         if (!completion.ok) return undefined
