@@ -36,7 +36,7 @@ const LIMITS = '/parvis/v1/limits'
 type Chunk = {
   id: string
   choices: { delta?: { content?: string }; finish_reason: string | null }[]
-  usage?: { completion_tokens: number }
+  usage?: { prompt_tokens: number; completion_tokens: number }
 }
 const organization = () => house.owner.organizationId
 
@@ -159,6 +159,7 @@ describe('a hard budget', () => {
     expect(last?.choices).toEqual([{ index: 0, delta: {}, logprobs: null, finish_reason: 'length', stop_reason: 'budget_exhausted' }])
     expect(last).toMatchObject({ object: 'chat.completion.chunk', model: 'scripted', id: chunks[0]?.id })
     expect(usage?.choices).toEqual([])
+    expect(usage?.usage?.prompt_tokens).toBe(7)
     const words = chunks.filter(({ choices }) => choices[0]?.delta?.content === 'word ').length
     expect(usage?.usage?.completion_tokens).toBe(words)
     expect(words).toBeGreaterThan(60)
@@ -170,6 +171,40 @@ describe('a hard budget', () => {
       ])
       return rows.length === 1
     })
+    expect((await house.call(`/parvis/v1/budgets/${id}`, { method: 'DELETE' })).status).toBe(204)
+    await until('the budget is gone', async () => (await house.call(CHAT, { body: { ...chat, max_tokens: 256 } })).status === 200)
+  })
+
+  test('cannot be outrun by clients that leave before the end', async () => {
+    const long = { ...chat, messages: [{ role: 'user', content: 'x'.repeat(4_000) }] } // a thousand tokens
+    const { id } = (await put('/parvis/v1/budgets', { unit: 'tokens', period: 'month', amount: 4_500 })).json() as { id: string }
+    await until('the budget is known', async () => (await house.call('/parvis/v1/budgets')).text.includes(id))
+    const used = async () => ((await house.call('/parvis/v1/budgets')).json() as { budgets: { used: number }[] }).budgets[0]?.used ?? 0
+    engine.play({ holdAfter: 1 })
+    let served = 0
+    for (let round = 0; round < 10; round += 1) {
+      const leave = new AbortController()
+      const held = engine.count('held')
+      const aborted = engine.count('aborted')
+      const answer = fetch(`${house.url}${CHAT}`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${house.secretKey}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ ...long, stream: round % 2 === 0 }),
+        signal: leave.signal,
+      }).then(
+        ({ status }) => status,
+        () => undefined,
+      )
+      const refused = await Promise.race([engine.until('held', held + 1).then(() => false), answer.then((status) => status === 429)])
+      if (refused) break
+      served += 1
+      leave.abort()
+      await engine.until('aborted', aborted + 1)
+      await until('it is settled', async () => (await used()) >= served * 1_000)
+    }
+    expect(served).toBeGreaterThan(0)
+    expect(served).toBeLessThanOrEqual(4)
+    engine.play({})
     expect((await house.call(`/parvis/v1/budgets/${id}`, { method: 'DELETE' })).status).toBe(204)
     await until('the budget is gone', async () => (await house.call(CHAT, { body: { ...chat, max_tokens: 256 } })).status === 200)
   })

@@ -165,8 +165,16 @@ test('a client that leaves in mid-stream frees the engine, and what was generate
   expect(performance.now() - leftAt).toBeLessThan(1_000) // the figure itself is in bench/README.md; a busy machine must not fail the promise
   engine.play({})
   await expect
-    .poll(async () => (await database.db.query(`select ended, counted, output_tokens from usage_event where ended = 'client_left'`)).rows, {
-      timeout: 10_000,
-    })
-    .toEqual([{ ended: 'client_left', counted: 'delivered', output_tokens: 2n }])
+    .poll(
+      async () =>
+        (
+          await database.db.query(
+            `select ended, counted, charged, input_tokens > 0 as paid_input, output_tokens from usage_event where ended = 'client_left'`,
+          )
+        ).rows,
+      {
+        timeout: 10_000,
+      },
+    )
+    .toEqual([{ ended: 'client_left', counted: 'delivered', charged: true, paid_input: true, output_tokens: 2n }])
 })
