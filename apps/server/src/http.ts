@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { refuseUnroutable } from './inference/routes.ts'
@@ -15,6 +16,16 @@ const MAX_HEADER_BYTES = 16 * 1024
 /** How often Node looks for connections that are late; its default of 30 s would stretch the limits above. */
 const LATE_LOOK_MS = 5_000
 const READY_LIMIT_MS = 2_000
+/** After a refusal in the last words of a connection it is cut, whatever still comes in. */
+const CUT_MS = 2_000
+
+export type HttpOptions = {
+  readonly trustedProxies: readonly string[]
+  readonly headersMs?: number
+  /** How long a body may take to arrive, on any route. */
+  readonly bodyMs: number
+  readonly lookMs?: number
+}
 
 export type Readiness = {
   database(): Promise<string | undefined>
@@ -47,26 +58,32 @@ const UNREADABLE: Record<string, { status: number; phrase: string; message: stri
   ERR_HTTP_REQUEST_TIMEOUT: {
     status: 408,
     phrase: 'Request Timeout',
-    message: `The request headers did not arrive within ${HEADERS_MS / 1000} s.`,
+    message: 'The request did not arrive in time.',
   },
 }
 const NOT_HTTP = { status: 400, phrase: 'Bad Request', message: 'This is not a readable HTTP request.' }
 
-/** Answers on the raw socket what never became a request, in the same shape as every other refusal. */
-const refuseUnreadable = (error: { code: string }, socket: Socket): void => {
-  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+/** Answers on the raw socket what never became a whole request, in the same shape as every other refusal. */
+const refuseUnreadable = (error: { code: string }, socket: Socket & { _httpMessage?: ServerResponse | null }): void => {
+  // An answer may be on its way, to this request or to one before it; other words in the middle of it would be taken for its own.
+  // Node's own handler looks at the same place.
+  const begun = socket._httpMessage?.headersSent === true
+  if (error.code === 'ECONNRESET' || !socket.writable || begun) return void socket.destroy()
   const { status, phrase, message } = UNREADABLE[error.code] ?? NOT_HTTP
   const body = JSON.stringify({ error: { message, type: 'BadRequestError', param: null, code: status } })
   socket.end(
     `HTTP/1.1 ${status} ${phrase}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
   )
+  const cut = setTimeout(() => socket.destroy(), CUT_MS).unref()
+  socket.once('close', () => clearTimeout(cut))
 }
 
 /**
  * The one HTTP server. `GET /health` says that the process lives, `GET /ready` that it serves; neither needs a key,
  * and neither says more than a stranger may know.
  */
-export const openHttp = (log: Logger, readiness: Readiness, trustedProxies: readonly string[]): FastifyInstance => {
+export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions): FastifyInstance => {
+  const { trustedProxies, headersMs = HEADERS_MS, bodyMs, lookMs = LATE_LOOK_MS } = options
   const app = Fastify({
     logger: false,
     // Bodies are bounded by the routes themselves, which read them only after the key is known to be good.
@@ -75,7 +92,9 @@ export const openHttp = (log: Logger, readiness: Readiness, trustedProxies: read
     trustProxy: trustedProxies.length === 0 ? false : [...trustedProxies],
     keepAliveTimeout: KEEP_ALIVE_MS,
     routerOptions: { ignoreDuplicateSlashes: true, caseSensitive: true },
-    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_MS, requestTimeout: 0, connectionsCheckingInterval: LATE_LOOK_MS },
+    // For bodies that nobody reads; whoever reads one is earlier, and words it better.
+    requestTimeout: headersMs + bodyMs + lookMs,
+    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: headersMs, connectionsCheckingInterval: lookMs },
     // While the server drains, a request that still comes in on a kept connection is answered; idle connections are closed by start.ts.
     return503OnClosing: false,
     forceCloseConnections: false,

@@ -133,7 +133,8 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       journal: usage.fault,
       catalogue: () => (catalog.list().length > 0 ? undefined : 'the catalogue has no models'),
     }
-    const app = openHttp(log, readiness, config.trustedProxies)
+    const bodyMs = config.bodyTimeoutSeconds * 1000
+    const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs })
     inferenceRoutes(
       app,
       {
@@ -150,14 +151,14 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       },
       {
         bodyBytes: config.maxBodyMb * BYTES_PER_MB,
-        bodyMs: config.bodyTimeoutSeconds * 1000,
+        bodyMs,
         totalMs: config.requestTimeoutSeconds * 1000,
         pingMs: config.streamPingSeconds * 1000,
         inflightBytes: INFLIGHT_BYTES,
         fetchAllow: config.fetchAllow,
       },
     )
-    const { manage, shapes } = openManagement(app, { guard: openGuard(iam), clock, log })
+    const { manage, shapes } = openManagement(app, { guard: openGuard(iam), clock, log, bodyMs })
     metricsRoute(manage, metrics, owner.organizationId)
     iamRoutes(manage, { db, secrets, iam })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })

@@ -234,3 +234,65 @@ test('health and readiness need no key', async () => {
   expect(ready.status).toBe(200)
   expect(ready.json()).toEqual({ status: 'ready', checks: { database: 'ok', journal: 'ok', catalogue: 'ok' } })
 })
+
+const PROJECTS = '/account/v3/projects'
+
+/** A request as bytes, for what no HTTP client would do. */
+const openRaw = async (method: string, path: string, headers: Readonly<Record<string, string>>, body = '') => {
+  const socket = connect(Number(new URL(house.url).port), '127.0.0.1')
+  let text = ''
+  socket.on('data', (chunk) => {
+    text += chunk.toString()
+  })
+  socket.on('error', () => {})
+  const lines = Object.entries({ host: 'x', ...headers }).map(([name, value]) => `${name}: ${value}\r\n`)
+  socket.write(`${method} ${path} HTTP/1.1\r\n${lines.join('')}\r\n${body}`)
+  return {
+    socket,
+    closed: new Promise<string>((resolve) => socket.on('close', () => resolve(text))),
+    until: (pattern: RegExp) => expect.poll(() => text, { timeout: 10_000 }).toMatch(pattern),
+  }
+}
+const jsonOf = (received: string): unknown => JSON.parse(received.slice(received.indexOf('\r\n\r\n') + 4))
+
+test('half a body on a management route is 408 at the limit, and the connection is closed', async () => {
+  const client = await openRaw('POST', PROJECTS, { 'x-auth-token': house.secretKey, 'content-length': '200' }, '{')
+  const received = await client.closed
+  expect(received).toMatch(/^HTTP\/1\.1 408 /)
+  expect(received).toMatch(/content-type: application\/json\r\n/)
+  expect(jsonOf(received)).toEqual({ type: 'request_timeout', message: 'the body did not arrive within 1 s' })
+})
+
+test('a client that leaves in the middle of a management body is no error of ours', async () => {
+  const client = await openRaw('POST', PROJECTS, { 'x-auth-token': house.secretKey, 'content-length': '200' }, '{"name":')
+  await new Promise((resolve) => setTimeout(resolve, 100)) // so that it is being read
+  client.socket.destroy()
+  await expect.poll(() => house.log()).toContain('left before its body was here')
+  expect(house.log()).not.toContain('a management request failed')
+})
+
+test('without a key a management request is 401 at once, and nobody waits for its body', async () => {
+  const client = await openRaw('POST', PROJECTS, { 'content-length': '200' }, '{')
+  await client.until(/^HTTP\/1\.1 401 /)
+  expect(await client.closed).toContain('denied_authentication')
+}, 12_000)
+
+test('a refusal before a management body leaves the connection usable once the body is there', async () => {
+  const client = await openRaw('POST', PROJECTS, { 'content-length': '20' }, '{')
+  await client.until(/^HTTP\/1\.1 401 /)
+  client.socket.write(`${' '.repeat(18)}}GET ${PROJECTS} HTTP/1.1\r\nhost: x\r\nx-auth-token: ${house.secretKey}\r\n\r\n`)
+  await client.until(/HTTP\/1\.1 200 /)
+  expect(client.socket.closed).toBe(false)
+  client.socket.destroy()
+})
+
+test('a management client that asks before it sends is told to go on only when its key is good', async () => {
+  const ask = { expect: '100-continue', 'content-length': '30' }
+  const none = await openRaw('POST', PROJECTS, ask)
+  expect(await none.closed).toMatch(/^HTTP\/1\.1 401 /)
+  const good = await openRaw('POST', PROJECTS, { ...ask, 'x-auth-token': house.secretKey })
+  await good.until(/^HTTP\/1\.1 100 Continue\r\n\r\n/)
+  good.socket.write('{"name": "asked first"}       ')
+  await good.until(/HTTP\/1\.1 200 [\s\S]*asked first/)
+  good.socket.destroy()
+})

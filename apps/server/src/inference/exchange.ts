@@ -99,7 +99,7 @@ const LINGER_MS = 5_000
 /** How long the rest of an answer may lie in our buffers before the connection is cut: 100 MB of vectors over a line of 3 Mbit/s. */
 const FLUSH_MS = 300_000
 const BUSY_RETRY_MS = 1_000
-/** Official SDKs obey `retry-after` up to here, and come back after seconds where it says more. */
+/** Where `retry-after` says more, some official SDKs come back after seconds all the same, and others sleep for hours and say nothing. */
 const WORTH_RETRYING_MS = 60_000
 const JSON_TYPE = /^application\/json(?:\s*;\s*charset\s*=\s*"?utf-?8"?)?\s*$/i
 
@@ -221,7 +221,7 @@ export const openExchange = (
       // RFC 9110 §10.2.3: whole seconds; rounding down would invite the client back too early. Official SDKs prefer the exact one.
       more.push('retry-after', String(Math.ceil(spoken.retryAfterMs / 1000)), 'retry-after-ms', String(Math.ceil(spoken.retryAfterMs)))
     }
-    // Official SDKs would try both again by themselves: a conflict with the same end, and a spent budget long before there is a new one.
+    // Official SDKs would try both again by themselves: a conflict with the same end; a spent budget either in vain or silently tomorrow.
     const spent = spoken.status === 429 && (spoken.retryAfterMs ?? 0) > WORTH_RETRYING_MS
     if (spoken.status === 409 || spent) more.push('x-should-retry', 'false')
     // RFC 9110 §15.5.9: who was too slow once is not read any further. And who waits to be told to send the body will not send it.

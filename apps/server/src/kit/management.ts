@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Clock } from './clock.ts'
@@ -65,6 +66,8 @@ type Route<P, Q, B, A> = RouteShape & {
 export type Manage = <P = undefined, Q = undefined, B = undefined, A = unknown>(route: Route<P, Q, B, A>) => void
 
 const MAX_BODY_BYTES = 1024 * 1024
+/** Who is refused before the body, and goes on sending it, has so long: closing at once would take the answer with it. */
+const LINGER_MS = 5_000
 const MAX_PAGE = 1_000_000
 
 // The JavaScript client stops parsing when the type says anything more (control-plane.md 2.3).
@@ -156,6 +159,51 @@ const deny = (reply: FastifyReply, denial: Denial): FastifyReply => {
   return send(reply, status, body)
 }
 
+/** The body is not read: who waits to be told to send it will not, and who does not send it is not waited for. */
+const denyUnread = (request: FastifyRequest, reply: FastifyReply, denial: Denial): FastifyReply => {
+  const { raw } = request
+  if (request.headers.expect !== undefined) reply.header('connection', 'close')
+  else if (!raw.complete) setTimeout(() => raw.complete || raw.socket.destroy(), LINGER_MS).unref()
+  return deny(reply, denial)
+}
+
+/** Only now a client that waits for it is told to send its body. */
+const goOn = (request: FastifyRequest, reply: FastifyReply): undefined => {
+  if (request.headers.expect !== undefined) reply.raw.writeContinue()
+}
+
+/** Why there is no body: nothing that is our fault. */
+type Unread = 'too_large' | 'late' | 'left'
+
+const readBytes = (request: IncomingMessage, limitMs: number): Promise<Buffer> =>
+  new Promise((resolve, reject) => {
+    const pieces: Buffer[] = []
+    let bytes = 0
+    const stop = (): void => {
+      clearTimeout(timer)
+      request.off('data', take).off('end', whole).off('close', left)
+    }
+    const fail = (unread: Unread): void => {
+      stop()
+      reject(Object.assign(new Error(`the body is ${unread}`), { unread }))
+    }
+    const take = (piece: Buffer): void => {
+      bytes += piece.length
+      if (bytes > MAX_BODY_BYTES) fail('too_large')
+      else pieces.push(piece)
+    }
+    const whole = (): void => {
+      stop()
+      resolve(Buffer.concat(pieces, bytes))
+    }
+    const left = (): void => fail('left')
+    const timer = setTimeout(() => fail('late'), limitMs)
+    request.on('error', () => {}) // `close` follows
+    if (request.destroyed) return left()
+    if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) return fail('too_large')
+    request.on('data', take).on('end', whole).on('close', left)
+  })
+
 const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): FastifyReply => {
   const raw = typeof query === 'object' && query !== null && 'dl' in query && query.dl === '1'
   if (!raw) return send(reply, 200, { name: file.name, content_type: file.contentType, content: file.bytes.toString('base64') })
@@ -174,7 +222,8 @@ const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): Fa
  */
 export const openManagement = (
   app: FastifyInstance,
-  parts: { guard: Guard; clock: Clock; log: Logger },
+  /** `bodyMs`: how long a body may take to arrive. */
+  parts: { guard: Guard; clock: Clock; log: Logger; bodyMs: number },
 ): { manage: Manage; shapes(): readonly KnownRoute[] } => {
   const shapes: KnownRoute[] = []
 
@@ -183,18 +232,23 @@ export const openManagement = (
     void app.register(async (scope) => {
       // Any content type, with or without a body; GET and DELETE may carry `{}` that nobody reads (control-plane.md 2.2).
       scope.removeAllContentTypeParsers()
-      scope.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: MAX_BODY_BYTES }, (_request, body, done) => done(null, body))
-      scope.setErrorHandler((error: { statusCode?: number }, request, reply) => {
-        if (error.statusCode === 413) {
+      scope.addContentTypeParser('*', (_request: FastifyRequest, payload: IncomingMessage) => readBytes(payload, parts.bodyMs))
+      scope.setErrorHandler((error: { unread?: Unread }, request, reply) => {
+        if (error.unread === 'too_large') {
           return deny(reply, {
             type: 'invalid_arguments',
             details: [{ argument_name: 'body', reason: 'constraint', help_message: `at most ${MAX_BODY_BYTES} bytes` }],
           })
         }
-        parts.log.error(
-          { err: error, requestId: reply.getHeader('x-request-id'), method: request.method, route: route.path },
-          'a management request failed',
-        )
+        if (error.unread === 'late') {
+          return send(reply, 408, { type: 'request_timeout', message: `the body did not arrive within ${parts.bodyMs / 1000} s` })
+        }
+        const about = { requestId: reply.getHeader('x-request-id'), method: request.method, route: route.path }
+        if (error.unread === 'left') {
+          parts.log.debug(about, 'a management client left before its body was here')
+          return send(reply, 400, { message: 'the body is not whole' })
+        }
+        parts.log.error({ err: error, ...about }, 'a management request failed')
         return send(reply, 500, { message: 'Internal error' })
       })
       scope.route<{ Querystring: unknown }>({
@@ -207,13 +261,15 @@ export const openManagement = (
             .header('x-frame-options', 'DENY')
             .header('content-security-policy', "default-src 'none'; frame-ancestors 'none'")
             .header('cache-control', 'no-store')
-          if (route.needs === 'nobody') return undefined
+          if (route.needs === 'nobody') return goOn(request, reply)
           const guarded = await parts.guard(request.headers, request.ip)
-          if (!guarded.ok) return deny(reply, guarded.refusal)
+          if (!guarded.ok) return denyUnread(request, reply, guarded.refusal)
           // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
-          if (route.needs.scope === 'organization' && !guarded.value.may(route.needs)) return deny(reply, denialOf(route.needs))
+          if (route.needs.scope === 'organization' && !guarded.value.may(route.needs)) {
+            return denyUnread(request, reply, denialOf(route.needs))
+          }
           guards.set(request, guarded.value)
-          return undefined
+          return goOn(request, reply)
         },
         handler: async (request, reply) => {
           if (request.url.includes('%00')) return deny(reply, invalid('query', 'format', NO_ZERO))
@@ -232,7 +288,8 @@ export const openManagement = (
             : handleGuarded(route.needs, request, (who) => route.handle({ ...input, ...who })))
           if (!answer.ok) return deny(reply, answer.refusal)
           if (answer.value === undefined) return reply.code(204).send()
-          if (isText(answer.value)) return reply.code(200).header('content-type', answer.value.text.contentType).send(answer.value.text.body)
+          if (isText(answer.value))
+            return reply.code(200).header('content-type', answer.value.text.contentType).send(answer.value.text.body)
           return isFile(answer.value) ? sendFile(reply, request.query, answer.value) : send(reply, 200, answer.value)
         },
       })

@@ -54,6 +54,7 @@ beforeAll(async () => {
           }),
     clock,
     log: openLog('silent'),
+    bodyMs: 5_000,
   })
   usageRoutes(manage, { db: database.db, clock })
 })

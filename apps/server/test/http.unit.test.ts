@@ -1,0 +1,52 @@
+import { type AddressInfo, connect } from 'node:net'
+import { openHttp } from '@parvis/server/http'
+import { openLog } from '@parvis/server/kit/log'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+// What the connection itself keeps, whatever the route.
+
+const nothing = { database: async () => undefined, journal: () => undefined, catalogue: () => undefined }
+const app = openHttp(openLog('silent'), nothing, { trustedProxies: [], headersMs: 100, bodyMs: 100, lookMs: 50 })
+app.get('/stream', (request, reply) => {
+  reply.hijack()
+  reply.raw.writeHead(200, { 'content-type': 'text/plain' })
+  reply.raw.write('words')
+  request.raw.resume()
+})
+
+beforeAll(() => app.listen({ host: '127.0.0.1', port: 0 }))
+afterAll(async () => {
+  app.server.closeAllConnections()
+  await app.close()
+})
+
+const said = async (text: string): Promise<string> => {
+  // Half open: a client that does not close its own side must not keep ours.
+  const socket = connect({ port: (app.server.address() as AddressInfo).port, host: '127.0.0.1', allowHalfOpen: true })
+  let received = ''
+  socket.on('data', (chunk) => {
+    received += chunk.toString()
+  })
+  socket.on('error', () => {})
+  socket.write(text)
+  const drip = setInterval(() => socket.write('x'), 200)
+  await new Promise((resolve) => socket.on('close', resolve))
+  clearInterval(drip)
+  return received
+}
+
+test('a body that nobody reads does not keep a connection', async () => {
+  expect(await said('GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n{')).toMatch(/^HTTP\/1\.1 200 /)
+})
+
+test('half a header is 408 in JSON, and the connection is cut', async () => {
+  const received = await said('GET /health HTTP/1.1\r\nhost: ')
+  expect(received).toMatch(/^HTTP\/1\.1 408 /)
+  expect(JSON.parse(received.split('\r\n\r\n')[1] ?? '')).toMatchObject({ error: { code: 408 } })
+})
+
+test('a body that is late while the answer is on its way puts no words into that answer', async () => {
+  const received = await said('GET /stream HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n{')
+  expect(received).toMatch(/words/)
+  expect(received).not.toContain('408')
+})
