@@ -54,6 +54,19 @@ describe('a client that leaves in mid-stream pays for its input', () => {
     expect(client.received()).not.toContain('"usage"')
   })
 
+  test('and for all words, where the last count of its engine is older than they are', async () => {
+    const say = (content: string, usage?: object) =>
+      `data: ${JSON.stringify({ id: 'x', choices: [{ index: 0, delta: { content }, finish_reason: null }], usage })}\n\n`
+    const raw = [say('a', { prompt_tokens: 9, completion_tokens: 1 }), say('b'), say('c')]
+    await using engine = await startScriptedEngine({ raw, contentType: 'text/event-stream', holdAfter: 0 })
+    await using plane = await startDataPlane({ engine: engine.url })
+    const client = await plane.raw()
+    client.post(CHAT, JSON.stringify(ASK))
+    await client.until(/"c"/)
+    client.socket.destroy()
+    await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'engine', input: 9, output: 3 }])
+  })
+
   test('and for nothing while no engine has it', async () => {
     await using engine = await startScriptedEngine()
     let asked = (): void => {}

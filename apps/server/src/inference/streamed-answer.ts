@@ -16,6 +16,7 @@ const ERROR = Buffer.from('{"error"')
 const FLAT_ERROR = Buffer.from('{"object":"error"')
 const USAGE = Buffer.from('"usage"')
 const TOP_USAGE = watch([], ['usage'])
+const COMPLETION_TOKENS = Buffer.from('"completion_tokens"')
 const CHOICES = Buffer.from('"choices"')
 const NULL = Buffer.from('null')
 const NOTHING = Buffer.alloc(0)
@@ -30,6 +31,7 @@ const LF = 0x0a
 const CR = 0x0d
 const SPACE = 0x20
 const QUOTE = 0x22
+const ZERO = 0x30
 /** The reason of an answer that was cut at its limit. */
 const LENGTH = Buffer.from('"length"')
 const COLON = 0x3a
@@ -64,9 +66,7 @@ export const streamedAnswer = (
   let atLimit = false // and it was the limit of output
   let done: Buffer | undefined // the last event, as it came
   let failure: { reason: string; log: string } | undefined
-  let usage: Counts | undefined
   let lastUsage: Buffer | undefined // the latest that came, as it came
-  let isRead = true // once for each read of the socket, however many came with it
   let alone = false // and it came once without words, as OpenAI sends it
   let delivered = 0
   const open = openChoices(request.answers ?? 1)
@@ -95,7 +95,6 @@ export const streamedAnswer = (
     const isAlone = told !== undefined && hasNoChoices(event, at)
     if (told !== undefined) {
       lastUsage = event.subarray(told.start, told.end)
-      isRead = false
       alone ||= isAlone
       if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return
     }
@@ -121,13 +120,10 @@ export const streamedAnswer = (
     return exchange.write(bytes)
   }
 
-  const readUsage = (): void => {
-    if (!isRead && lastUsage !== undefined) usage = toCounts(bytesToValue(lastUsage)) ?? usage
-    isRead = true
-  }
-
   const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => {
-    readUsage()
+    const told = lastUsage && toCounts(bytesToValue(lastUsage))
+    // Of a stream that was broken off this may be a count from before: a word is at least a token.
+    const usage = told && ended !== 'complete' && ended !== 'length' ? { ...told, output: Math.max(told.output, delivered) } : told
     const counted = usage === undefined ? countedByUs(request, delivered) : ({ counts: usage, counted: 'engine' } as const)
     return { ending: { ...counted, ended, status: sent ? 200 : LEFT_STATUS, finish } }
   }
@@ -153,8 +149,7 @@ export const streamedAnswer = (
       if (failure !== undefined) return failed(failure.reason, failure.log)
       if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done !== undefined) return 'done'
-      readUsage()
-      spend(Math.max(delivered, usage?.output ?? 0))
+      spend(Math.max(delivered, outputIn(lastUsage)))
       return keepsUp ? undefined : 'wait'
     },
 
@@ -191,10 +186,8 @@ export const streamedAnswer = (
         out.push(usageEvent(bytesToValue(lastUsage)))
         flush()
       }
-      return {
-        ...ending(atLimit ? 'length' : 'complete', () => exchange.end(last)),
-        ...(usage === undefined ? { log: 'a stream without usage' } : {}),
-      }
+      const ended = ending(atLimit ? 'length' : 'complete', () => exchange.end(last))
+      return { ...ended, ...(ended.ending.counted === 'engine' ? {} : { log: 'a stream without usage' }) }
     },
 
     broken,
@@ -295,6 +288,17 @@ const usageIn = (event: Buffer, at: number): UsageSpan | undefined => {
   const scanned = scan(bufferToBody(event.subarray(at)), TOP_USAGE)
   const span = scanned.ok ? scanned.value.spans.get('usage') : undefined
   return span === undefined || event[at + span.start] !== OPEN_BRACE ? undefined : { start: at + span.start, end: at + span.end }
+}
+
+/** The output in a usage, without parsing the rest of it: it is looked at with every read. */
+const outputIn = (usage: Buffer | undefined): number => {
+  if (usage === undefined) return 0
+  let tokens = 0
+  for (let at = Math.max(0, valueOf(usage, 0, COMPLETION_TOKENS)); ; at += 1) {
+    const digit = (usage[at] ?? 0) - ZERO
+    if (digit < 0 || digit > 9) return tokens
+    tokens = tokens * 10 + digit
+  }
 }
 
 /** Behind the closing brace of the object that begins here. */
