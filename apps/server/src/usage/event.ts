@@ -8,7 +8,7 @@ import type { AccessKey, OrganizationId, PriceId, PrincipalId, ProjectId, Reques
 export type Ended = 'complete' | 'length' | 'budget' | 'client_left' | 'engine_failed' | 'timed_out' | 'lost'
 
 /**
- * Whose count it is: the engine's own; what we saw delivered, where the engine gave none;
+ * Whose count it is: the engine's own; what we saw delivered, with the input as estimated, where the engine gave none;
  * or nobody's, in which case the row is marked and shown, never written as zero in silence.
  */
 export type Counted = 'engine' | 'delivered' | 'none'
@@ -57,7 +57,7 @@ export type RecordedEvent = UsageEvent & { readonly gateway: string; readonly ch
 /** What the operator has decided about answers that did not come to their end (product.md 3). */
 export type ChargePolicy = { readonly chargeFailed: boolean }
 
-/** A client that leaves pays for what was made for it; what failed is charged only where the operator says so; a guess never is. */
+/** A client that leaves pays for its input and what was made for it; what failed is charged only where the operator says so; what nobody counted never is. */
 export const isCharged = (event: Pick<UsageEvent, 'ended' | 'counted'>, policy: ChargePolicy): boolean => {
   if (event.counted === 'none') return false
   switch (event.ended) {
