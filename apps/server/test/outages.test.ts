@@ -178,3 +178,39 @@ test('a client that leaves in mid-stream frees the engine, and what was generate
     )
     .toEqual([{ ended: 'client_left', counted: 'delivered', charged: true, paid_input: true, output_tokens: 2n }])
 })
+
+test('of a client that leaves our own engine has counted what it pays for, and nobody is shown what only we asked for', async () => {
+  await house.ready('tiny-chat')
+  const leave = new AbortController()
+  const messages = [{ role: 'user', content: 'Tell me a long story about the sea.' }]
+  const ask = { method: 'POST', headers: { authorization: `Bearer ${house.secretKey}`, 'content-type': 'application/json' } }
+  const whole = (await house.call('/v1/chat/completions', { body: { model: 'tiny-chat', messages, max_tokens: 1 } })).json() as {
+    usage: { prompt_tokens: number }
+  }
+  const answer = await fetch(`${house.url}/v1/chat/completions`, {
+    ...ask,
+    body: JSON.stringify({ model: 'tiny-chat', messages, stream: true, max_tokens: 500, ignore_eos: true }),
+    signal: leave.signal,
+  })
+  let text = ''
+  const read = async (): Promise<void> => {
+    for await (const bytes of answer.body ?? []) {
+      text += Buffer.from(bytes as Uint8Array).toString()
+      if (text.split('\n\n').length > 5) leave.abort()
+    }
+  }
+  await read().catch(() => undefined)
+  expect(text).not.toContain('"usage":{')
+  const id = answer.headers.get('x-request-id')
+  const row = async () =>
+    (
+      await database.db.query<{ ended: string; counted: string; charged: boolean; input: string; output: string }>(
+        'select ended, counted, charged, (input_tokens)::text as input, output_tokens::text as output from usage_event where id = $1',
+        [id],
+      )
+    ).rows
+  await expect
+    .poll(row, { timeout: 10_000 })
+    .toMatchObject([{ ended: 'client_left', counted: 'engine', charged: true, input: String(whole.usage.prompt_tokens) }])
+  expect(Number((await row())[0]?.output)).toBeGreaterThan(0)
+})
