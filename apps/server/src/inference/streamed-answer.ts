@@ -69,11 +69,12 @@ export const streamedAnswer = (
   let lastUsage: Buffer | undefined // the latest that came, as it came
   let alone = false // and it came once without words, as OpenAI sends it
   let delivered = 0
+  let exhausted = false // the budget has ended it
   const open = openChoices(request.answers ?? 1)
   let latest: Buffer | undefined // the last event that went on, for what all of a stream have in common
 
   const look = (event: Buffer): void => {
-    if (done !== undefined || failure !== undefined) return // behind the end there is nothing that a client could use
+    if (done !== undefined || failure !== undefined || exhausted) return // behind the end there is nothing that a client could use
     const at = payloadOf(event)
     if (at < 0) {
       if (begun) out.push(event)
@@ -98,7 +99,8 @@ export const streamedAnswer = (
       alone ||= isAlone
       if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return
     }
-    if (WORDS.some((key) => holdsText(event, at, key))) delivered += 1
+    const worded = WORDS.some((key) => holdsText(event, at, key))
+    if (worded) delivered += 1
     const reasonAt = valueOf(event, at, FINISH_REASON)
     if (reasonAt >= 0 && event[reasonAt] === QUOTE) {
       finished = true
@@ -108,6 +110,8 @@ export const streamedAnswer = (
     const theirs = told === undefined || isAlone || request.wantsRunningUsage === true ? event : withoutRunning(event, told)
     const named = name === undefined ? theirs : rename(theirs, at, name)
     out.push(model.features.reasoning ? withBothNames(named, at) : named)
+    // Event by event: a read on a busy machine brings many, and what a hard budget does not cover must not go on.
+    if (worded || told !== undefined) spend(Math.max(delivered, told === undefined ? 0 : outputIn(lastUsage)))
   }
 
   /** One write per read; says whether the client keeps up. */
@@ -149,7 +153,6 @@ export const streamedAnswer = (
       if (failure !== undefined) return failed(failure.reason, failure.log)
       if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done !== undefined) return 'done'
-      spend(Math.max(delivered, outputIn(lastUsage)))
       return keepsUp ? undefined : 'wait'
     },
 
@@ -160,7 +163,9 @@ export const streamedAnswer = (
 
     exhausted() {
       const unfinished = open.places()
-      if (!sent || unfinished.length === 0 || done !== undefined || failure !== undefined || latest === undefined) return undefined
+      if (unfinished.length === 0 || done !== undefined || failure !== undefined || latest === undefined) return undefined
+      exhausted = true
+      flush()
       const frame: Record<string, unknown> = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
       const ended = ending('budget', () => exchange.end(DONE_EVENT))
       out.push(toEvent(withoutUsage({ ...frame, choices: unfinished.map((place) => exhaustedChoice(frame, place)) })))

@@ -174,8 +174,8 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
       const { gate } = hold
       if (hold.units >= costOf(gate, made + AHEAD_TOKENS / 2)) return
       hold.units += gate.share.takeUpTo(costOf(gate, made + AHEAD_TOKENS) - hold.units)
-      const enough = hold.units >= costOf(gate, made + 1)
-      if (!enough && hold.dry) return end()
+      // What is in hand is the measure, not whether the ledger has said no: a slow one must not let anybody outrun a budget.
+      if (hold.units < costOf(gate, made + 1)) return end()
       if (hold.units >= costOf(gate, made + AHEAD_TOKENS / 2) || hold.asking || hold.dry) return
       sip(hold, SIP_TOKENS)
     }
@@ -190,7 +190,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
         if (settled) return
         const got = gate.share.takeUpTo(costOf(gate, made + AHEAD_TOKENS) - hold.units)
         hold.units += got
-        // A ledger that is away has not said no: what runs goes on, and is settled when it is back.
+        // A ledger that is away has not said no: it is asked again with the next token, for as long as there is something in hand.
         if (got > 0 || !answered) return
         if (tokens > 1) return sip(hold, 1)
         hold.dry = true
