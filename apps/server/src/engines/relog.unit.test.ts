@@ -80,10 +80,7 @@ test('lines that are not its log are counted and told once in a while, and at th
 
 test.each([
   ['GGML_ASSERT(n_tokens > 0) failed', 'GGML_ASSERT(n_tokens > 0) failed'],
-  [
-    '/build/llama.cpp/ggml/src/ggml.c:1234: GGML_ASSERT(a->ne[0] == 3 && b) failed',
-    'ggml.c:1234: GGML_ASSERT(a->ne[0] == 3 && b) failed',
-  ],
+  ['/build/llama.cpp/ggml/src/ggml.c:1234: GGML_ASSERT(a->ne[0] == 3 && b) failed', 'ggml.c:1234: GGML_ASSERT(a->ne[0] == 3 && b) failed'],
   ["terminate called after throwing an instance of 'std::bad_alloc'", "terminate called after throwing an instance of 'std::bad_alloc'"],
   ['terminate called without an active exception', 'terminate called without an active exception'],
   ['double free or corruption (!prev)', 'the heap is corrupted'],
