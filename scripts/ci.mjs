@@ -8,6 +8,8 @@ import { ROOT } from './lib.mjs'
 const scratch = mkdtempSync(join(tmpdir(), 'parvis-ci-'))
 const total = { passed: 0, failed: 0 }
 const report = []
+/** Which tests: their lines stand far above the end, and a log is often kept by its end only. */
+const named = []
 
 const step = (name, command, args, env = {}) =>
   new Promise((done) => {
@@ -15,15 +17,19 @@ const step = (name, command, args, env = {}) =>
     console.log(`\n━━ ${name}: ${command} ${args.join(' ')}`)
     const child = spawn(command, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } })
     let tail = ''
+    let line = ''
     child.stdout.on('data', (chunk) => {
       process.stdout.write(chunk)
       tail = (tail + chunk).slice(-4_000)
+      const lines = (line + chunk).split('\n')
+      line = lines.pop() ?? ''
+      named.push(...lines.filter((one) => /^(failed|unsteady): |^✗/.test(one)).map((one) => `  ${name}: ${one}`))
     })
     child.on('error', (error) => console.log(error.message))
     child.on('close', (code) => {
-      const line = [...tail.matchAll(/^(\d+) passed, (\d+) failed$/gm)].at(-1)
-      const passed = Number(line?.[1] ?? (code === 0 ? 1 : 0))
-      const failed = Math.max(Number(line?.[2] ?? 0), code === 0 ? 0 : 1)
+      const sum = [...tail.matchAll(/^(\d+) passed, (\d+) failed$/gm)].at(-1)
+      const passed = Number(sum?.[1] ?? (code === 0 ? 1 : 0))
+      const failed = Math.max(Number(sum?.[2] ?? 0), code === 0 ? 0 : 1)
       total.passed += passed
       total.failed += failed
       report.push(
@@ -45,6 +51,6 @@ await step('kill it under load and compare the books', process.execPath, ['scrip
 await step('benchmark, for cliffs only', 'npm', ['run', 'bench', '--', '--quick'])
 
 rmSync(scratch, { recursive: true, force: true })
-console.log(`\n${report.join('\n')}\n`)
+console.log(`\n${[...named, ...report].join('\n')}\n`)
 console.log(`${total.passed} passed, ${total.failed} failed`)
 process.exit(total.failed === 0 ? 0 : 1)

@@ -5,11 +5,11 @@
 //   npm test -- --only embedded       one of: embedded, system
 //   npm test -- apps/server/src/iam   only files whose path contains this (both databases)
 //
-// The last line is "N passed, N failed".
+// A test that fails is run once more, its file alone; what passes then is named as "unsteady". The last line is "N passed, N failed".
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { fail, prepare, ROOT } from './lib.mjs'
 
 const given = process.argv.slice(2)
@@ -61,8 +61,12 @@ prepare()
 
 const results = mkdtempSync(join(tmpdir(), 'parvis-test-'))
 const total = { passed: 0, failed: 0 }
+const said = []
 
-const vitest = (name, args, env) => {
+/** More than so many failures at once are no noise of the machine: they get no second try. */
+const MAX_SECOND_TRIES = 3
+
+const run = (name, args, env) => {
   console.error(`\n── ${name}`)
   const outputFile = join(results, `${name.replaceAll(/\W+/g, '-')}.json`)
   const done = spawnSync(
@@ -74,15 +78,41 @@ const vitest = (name, args, env) => {
       '--reporter=json',
       `--outputFile.json=${outputFile}`,
       ...args,
-      ...given,
     ],
     { cwd: ROOT, stdio: 'inherit', env: { ...process.env, ...env } },
   )
-  const report = existsSync(outputFile) ? JSON.parse(readFileSync(outputFile, 'utf8')) : undefined
-  const failed = report?.numFailedTests ?? 0
-  total.passed += report?.numPassedTests ?? 0
-  // A run that ends badly without a failed test (a file that does not load, an unhandled rejection) is a failure too.
-  total.failed += done.status !== 0 && failed === 0 ? 1 : failed
+  const report = existsSync(outputFile) ? JSON.parse(readFileSync(outputFile, 'utf8')) : { numPassedTests: 0, testResults: [] }
+  const failed = report.testResults.flatMap((file) => {
+    const path = relative(ROOT, file.name)
+    const tests = file.assertionResults
+      .filter((test) => test.status === 'failed')
+      .map((test) => ({ path, name: test.fullName, why: test.failureMessages[0]?.split('\n')[0] ?? '' }))
+    return tests.length === 0 && file.status === 'failed' ? [{ path, name: 'the file', why: 'does not load' }] : tests
+  })
+  // A run that ends badly without a failed test (an unhandled rejection) is a failure too.
+  if (done.status !== 0 && failed.length === 0) failed.push({ path: name, name: 'the run', why: 'ended badly' })
+  return { passed: report.numPassedTests, failed }
+}
+
+/**
+ * A test that failed is run once more, its file alone: shared machines stall for seconds. What passes then is counted, and named as
+ * unsteady, so that nobody overlooks it; what fails twice has failed.
+ */
+const vitest = (name, args, env) => {
+  const first = run(name, [...args, ...given], env)
+  const files = [...new Set(first.failed.map((test) => test.path))].filter((path) => existsSync(join(ROOT, path)))
+  const again = first.failed.length > 0 && first.failed.length <= MAX_SECOND_TRIES && files.length > 0
+  const second = again ? run(`${name}, second try`, [...args, ...files], env) : { failed: first.failed }
+  const isSame = (test) => (other) => other.path === test.path && other.name === test.name
+  const unsteady = first.failed.filter((test) => files.includes(test.path) && !second.failed.some(isSame(test)))
+  const failed = [
+    ...first.failed.filter((test) => !unsteady.includes(test)),
+    ...second.failed.filter((test) => !first.failed.some(isSame(test))),
+  ]
+  total.passed += first.passed + unsteady.length
+  total.failed += failed.length
+  for (const test of unsteady) said.push(`unsteady: ${name}: ${test.path}: ${test.name} (${test.why})`)
+  for (const test of failed) said.push(`failed: ${name}: ${test.path}: ${test.name} (${test.why})`)
 }
 
 if (only !== 'system') vitest('embedded PostgreSQL', [], { PARVIS_TEST_DATABASE: 'embedded' })
@@ -94,5 +124,6 @@ if (only !== 'embedded') {
 }
 
 rmSync(results, { recursive: true, force: true })
+for (const line of said) console.log(line)
 console.log(`\n${total.passed} passed, ${total.failed} failed`)
 process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1)
