@@ -29,6 +29,7 @@ const someEvent = (now: Instant, organizationId: OrganizationId, projectId: Proj
   modelAsked: 'some-model',
   model: 'some-model',
   priceId: newId(now) as PriceId,
+  poolId: newId(now),
   replica: 'engine-1',
   endpoint: 'chat/completions',
   mode: 'realtime',

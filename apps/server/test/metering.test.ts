@@ -38,8 +38,11 @@ test('what a client has used can be read seconds later, by its key and by whoeve
   ]
   expect((await read('/parvis/v1/usage?group_by=model')).usage).toEqual(wanted)
   expect((await read('/parvis/v1/usage?group_by=access_key&kind=input_tokens')).usage[0]?.access_key).toMatch(/^SCW/)
-  const { rows } = await house.db.query<{ ended: string }>('select ended from usage_event order by accepted_at')
-  expect(rows.map(({ ended }) => ended)).toEqual(['complete', 'complete', 'length'])
+  const { rows } = await house.db.query<{ ended: string; model: string | null; replica: string }>(
+    `select ended, (select name from model where model.id = pool_id) as model, replica from usage_event order by accepted_at`,
+  )
+  const served = { model: 'metered', replica: expect.stringMatching(/./) }
+  expect(rows).toEqual(['complete', 'complete', 'length'].map((ended) => ({ ended, ...served })))
 
   const { rows: projects } = await house.db.query<{ id: string }>('select id from project')
   const expires = new Date(Date.now() + 60_000).toISOString()

@@ -151,11 +151,12 @@ const unmeasured = async (config: Config, options: { from?: Instant; to?: Instan
   const range = rangeOf(options)
   const { count, newest } = await withDatabase(config, ({ db }) => listUnmeasured(db, range, options.limit))
   if (options.json === true) {
-    const requests = newest.map(({ id, acceptedAt, projectId, model, replica, gateway, ended }) => ({
+    const requests = newest.map(({ id, acceptedAt, projectId, model, poolId, replica, gateway, ended }) => ({
       id,
       accepted_at: say(acceptedAt),
       project_id: projectId,
       model,
+      pool_id: poolId,
       replica,
       gateway,
       ended,

@@ -1,5 +1,6 @@
 import type { Model } from '../catalog/model.ts'
 import type { Caller } from '../iam/caller.ts'
+import type { PoolId } from '../kit/ids.ts'
 import type { UsageEvent } from '../usage/event.ts'
 import { NO_COUNTS } from './answer.ts'
 import type { Reading, Request } from './endpoints/endpoint.ts'
@@ -25,6 +26,7 @@ export const lostEvent = (
   modelAsked: reading.model,
   model: model.name,
   priceId: model.price.id,
+  poolId: model.id as string as PoolId,
   replica: '',
   endpoint: endpoint.name,
   mode: 'realtime',

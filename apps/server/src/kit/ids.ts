@@ -7,6 +7,7 @@ export type OrganizationId = Id<'organization'>
 export type ProjectId = Id<'project'>
 export type PrincipalId = Id<'principal'>
 export type ModelId = Id<'model'>
+export type PoolId = Id<'pool'>
 export type PriceId = Id<'price'>
 export type EngineId = Id<'engine'>
 export type RequestId = Id<'request'>

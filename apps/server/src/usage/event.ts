@@ -1,5 +1,5 @@
 import type { Instant } from '../kit/clock.ts'
-import type { AccessKey, OrganizationId, PriceId, PrincipalId, ProjectId, RequestId } from '../kit/ids.ts'
+import type { AccessKey, OrganizationId, PoolId, PriceId, PrincipalId, ProjectId, RequestId } from '../kit/ids.ts'
 
 /**
  * How an answer ended. `length`: at the limit of output. `budget`: at the end of a budget. `lost`: nobody knows, since the gateway
@@ -40,6 +40,8 @@ export type UsageEvent = Counts & {
   readonly model: string
   /** The version of the price: a row of the catalogue that never changes. */
   readonly priceId: PriceId
+  /** Where it was served: the pool, and which of its replicas; empty where none had it. */
+  readonly poolId: PoolId
   readonly replica: string
   readonly endpoint: string
   readonly mode: 'realtime' | 'batch'

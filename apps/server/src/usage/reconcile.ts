@@ -31,6 +31,8 @@ const COMPARED: readonly (readonly [keyof RecordedEvent, string])[] = [
   ['accessKey', 'access_key'],
   ['model', 'model'],
   ['priceId', 'price_id'],
+  ['poolId', 'pool_id'],
+  ['replica', 'replica'],
   ['mode', 'mode'],
   ['ended', 'ended'],
   ['counted', 'counted'],
@@ -221,6 +223,8 @@ export type Unmeasured = {
   readonly acceptedAt: Instant
   readonly projectId: string
   readonly model: string
+  /** Null in rows from before events named it. */
+  readonly poolId: string | null
   readonly replica: string
   readonly gateway: string
   readonly ended: string
@@ -237,11 +241,12 @@ export const listUnmeasured = async (db: Db, range: Range, limit: number): Promi
     accepted_at: Date
     project_id: string
     model: string
+    pool_id: string | null
     replica: string
     gateway: string
     ended: string
   }>(
-    `select id, accepted_at, project_id, model, replica, gateway, ended
+    `select id, accepted_at, project_id, model, pool_id, replica, gateway, ended
        from usage_event where counted = 'none' and accepted_at >= $1 and accepted_at < $2
       order by accepted_at desc, id desc limit $3`,
     [...values, limit],
@@ -253,6 +258,7 @@ export const listUnmeasured = async (db: Db, range: Range, limit: number): Promi
       acceptedAt: dateToInstant(row.accepted_at),
       projectId: row.project_id,
       model: row.model,
+      poolId: row.pool_id,
       replica: row.replica,
       gateway: row.gateway,
       ended: row.ended,

@@ -25,16 +25,16 @@ const INSERT = {
   name: 'usage-ship',
   text: `
     insert into usage_event (
-      id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, replica, endpoint, mode, status,
+      id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, pool_id, replica, endpoint, mode, status,
       ended, counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds,
       images, pages, accepted_at, first_byte_at, ended_at)
-    select id, "organizationId", "projectId", "principalId", "accessKey", "modelAsked", model, "priceId", coalesce(gateway, ''), replica, endpoint,
-           mode, status, ended, counted, coalesce(charged, ended in ('complete', 'client_left') and counted <> 'none'),
+    select id, "organizationId", "projectId", "principalId", "accessKey", "modelAsked", model, "priceId", coalesce(gateway, ''), "poolId", replica,
+           endpoint, mode, status, ended, counted, coalesce(charged, ended in ('complete', 'client_left') and counted <> 'none'),
            input, "cachedInput", output, reasoning, coalesce("audioInput", 0), coalesce("audioMs", 0), coalesce(images, 0), coalesce(pages, 0),
            to_timestamp("acceptedAt" / 1000.0), to_timestamp("firstByteAt" / 1000.0), to_timestamp("endedAt" / 1000.0)
       from json_to_recordset($1::text::json) as event (
         id uuid, "organizationId" uuid, "projectId" uuid, "principalId" uuid, "accessKey" text, "modelAsked" text, model text,
-        "priceId" uuid, gateway text, replica text, endpoint text, mode text, status integer, ended text, counted text, charged boolean,
+        "priceId" uuid, gateway text, "poolId" uuid, replica text, endpoint text, mode text, status integer, ended text, counted text, charged boolean,
         input bigint, "cachedInput" bigint, output bigint, reasoning bigint, "audioInput" bigint, "audioMs" bigint, images bigint, pages bigint,
         "acceptedAt" bigint, "firstByteAt" bigint, "endedAt" bigint)
     on conflict do nothing`,

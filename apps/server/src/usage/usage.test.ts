@@ -80,6 +80,7 @@ test('an event reaches the database with every field it was made of', async () =
     model_asked: event.modelAsked,
     model: event.model,
     price_id: event.priceId,
+    pool_id: event.poolId,
     replica: event.replica,
     endpoint: event.endpoint,
     mode: event.mode,
@@ -122,6 +123,17 @@ test('a segment that is shipped twice changes nothing', async () => {
   }
   await (await openHere()).close()
   expect(await rowsOf(events)).toHaveLength(50)
+})
+
+test('a segment that was written before events named their pool is shipped, without one', async () => {
+  const events = Array.from({ length: 3 }, () => usageEventOf())
+  const older = events.map(({ poolId: _, ...event }) => frame(JSON.stringify(event)))
+  await (await openHere()).close()
+  await writeFile(join(dataDir, 'usage', segmentName(1)), Buffer.concat(older))
+  await (await openHere()).close()
+  const rows = await rowsOf(events)
+  expect(rows.map((row) => row['pool_id'])).toEqual([null, null, null])
+  expect(rows.map((row) => row['replica'])).toEqual(events.map(({ replica }) => replica))
 })
 
 test('what an earlier process left is brought to its end, oldest first', async () => {

@@ -17,6 +17,7 @@ export const usageEventOf = (changes: Partial<RecordedEvent> = {}): RecordedEven
     priceId: newId(now),
     gateway: newId(now),
     charged: true,
+    poolId: newId(now),
     replica: 'embedded:tiny-chat',
     endpoint: 'chat/completions',
     mode: 'realtime',
