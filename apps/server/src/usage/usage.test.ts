@@ -127,7 +127,7 @@ test('a segment that is shipped twice changes nothing', async () => {
 
 test('a segment that was written before events named their pool is shipped, without one', async () => {
   const events = Array.from({ length: 3 }, () => usageEventOf())
-  const older = events.map(({ poolId: _, ...event }) => frame(JSON.stringify(event)))
+  const older = events.map((event) => frame(JSON.stringify({ ...event, poolId: undefined })))
   await (await openHere()).close()
   await writeFile(join(dataDir, 'usage', segmentName(1)), Buffer.concat(older))
   await (await openHere()).close()
