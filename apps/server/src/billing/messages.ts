@@ -1,9 +1,9 @@
 import { createHmac } from 'node:crypto'
-import { createTransport } from 'nodemailer'
 import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import { guardedFetch } from '../kit/guarded-fetch.ts'
 import type { Logger } from '../kit/log.ts'
+import { openMail } from '../kit/mail.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { NotificationId } from './budget.ts'
@@ -89,39 +89,20 @@ const post = async (message: Message, now: Instant, delivery: Delivery, signal: 
   return fetched.status >= 200 && fetched.status < 300 ? undefined : `the webhook answered ${fetched.status}`
 }
 
-const mail = async (message: Message, delivery: Delivery): Promise<string | undefined> => {
-  if (delivery.smtpUrl === undefined) return 'no SMTP server is set: PARVIS_SMTP_URL'
-  const transport = createTransport({
-    url: delivery.smtpUrl,
-    connectionTimeout: SEND_LIMIT_MS,
-    greetingTimeout: SEND_LIMIT_MS,
-    socketTimeout: SEND_LIMIT_MS,
-    disableFileAccess: true,
-    disableUrlAccess: true,
+const mail = (message: Message, delivery: Delivery): Promise<string | undefined> =>
+  openMail(delivery)({
+    id: message.id,
+    to: message.recipient,
+    subject: `${message.threshold} % of the monthly budget is used`,
+    lines: [
+      `${message.name} has reached ${message.threshold} % of its budget for ${message.month}.`,
+      '',
+      `Charged so far, with tax: ${formatCents(message.cents)} EUR`,
+      `Budget: ${message.limit_euros}.00 EUR`,
+      '',
+      'Nothing is blocked by a budget. This alert comes once a month.',
+    ],
   })
-  try {
-    await transport.sendMail({
-      from: delivery.mailFrom,
-      to: message.recipient,
-      // One id for every try: mail servers and readers drop what they have had.
-      messageId: `<${message.id}@parvis>`,
-      subject: `${message.threshold} % of the monthly budget is used`,
-      text: [
-        `${message.name} has reached ${message.threshold} % of its budget for ${message.month}.`,
-        '',
-        `Charged so far, with tax: ${formatCents(message.cents)} EUR`,
-        `Budget: ${message.limit_euros}.00 EUR`,
-        '',
-        'Nothing is blocked by a budget. This alert comes once a month.',
-      ].join('\n'),
-    })
-    return undefined
-  } catch (error) {
-    return error instanceof Error ? error.message : String(error)
-  } finally {
-    transport.close()
-  }
-}
 
 const settle = async (db: Db, now: Instant, message: Message, failure: string | undefined): Promise<void> => {
   if (failure === undefined) {
