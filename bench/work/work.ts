@@ -2,11 +2,15 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { chmod, mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type Instant, systemClock } from '@parvis/server/kit/clock'
-import { openDb } from '@parvis/server/kit/db'
+import { readBill } from '@parvis/server/billing/bill'
+import { type Month, monthEnd, monthStart } from '@parvis/server/billing/month'
+import { termsOf } from '@parvis/server/billing/terms'
+import { type Instant, instantToDate, systemClock } from '@parvis/server/kit/clock'
+import { type Db, openDb } from '@parvis/server/kit/db'
 import { type AccessKey, newId, type OrganizationId, type PriceId, type PrincipalId, type ProjectId } from '@parvis/server/kit/ids'
 import { openLog } from '@parvis/server/kit/log'
 import { migrate } from '@parvis/server/kit/migrate'
+import { formatCents } from '@parvis/server/kit/money'
 import { openEmbeddedPostgres } from '@parvis/server/kit/postgres'
 import type { UsageEvent } from '@parvis/server/usage/event'
 import { openJournal } from '@parvis/server/usage/journal'
@@ -18,7 +22,19 @@ import { median, percentile, type Row, residentMb } from '../measure.ts'
 
 const MILLION = 1_000_000
 const END_CLIFF = { above: 100, why: 'the end of a stream waits for more than one write to the disk' }
-const TOTALS_CLIFF_SECONDS_PER_MILLION = 120
+const TOTALS_CLIFF_SECONDS_PER_MILLION = 60
+const FILL_ROWS = 50_000
+const TERMS = termsOf({
+  freeTokens: MILLION,
+  freeAudioSeconds: 3_600,
+  freePeriod: 'monthly',
+  region: 'fr-par',
+  taxName: 'VAT',
+  taxPercent: '20',
+  sellerName: 'Bench',
+  billGraceHours: 24,
+  invoiceDueDays: 10,
+})
 
 const someEvent = (now: Instant, organizationId: OrganizationId, projectId: ProjectId): UsageEvent => ({
   id: newId(now),
@@ -113,16 +129,94 @@ const journalRows = async (directory: string, quick: boolean): Promise<Row[]> =>
   return rows
 }
 
-/** A month of events, made in the database itself: 5 projects, 20 keys, 10 models, 2 prices each, in every hour of 30 days. */
+/**
+ * A month of events in the order in which they happened, made in the database itself: 5 projects, 20 keys, 10 models, and a price that changes
+ * in the middle of the month.
+ */
 const FILL = `
   insert into usage_event (
-    id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, replica, endpoint, mode, status, ended,
-    counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds, images, pages,
-    accepted_at, first_byte_at, ended_at)
+    id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, pool_id, replica, endpoint, mode, status,
+    ended, counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds, images,
+    pages, accepted_at, first_byte_at, ended_at)
   select gen_random_uuid(), $1, md5('project' || n % 5)::uuid, md5('person' || n % 20)::uuid, 'SCWKEY' || n % 20, 'm', 'model-' || n % 10,
-         md5('price' || n % 10 || (n / 7) % 2)::uuid, 'gateway', 'replica', 'chat/completions', 'realtime', 200, 'complete', 'engine', true,
-         100 + n % 900, n % 100, 10 + n % 500, 0, 0, 0, 0, 0, at, at, at
-    from (select n, $2::timestamptz + (n * 7919 % 2592000) * interval '1 second' as at from generate_series($3::bigint, $4::bigint) as n) as made`
+         md5('price' || n % 10 || (n > $4 / 2)::int)::uuid, 'gateway', md5('model' || n % 10)::uuid, 'replica', 'chat/completions', 'realtime',
+         200, 'complete', 'engine', true, 100 + n % 900, n % 100, 10 + n % 500, 0, 0, 0, 0, 0, at, at, at
+    from (select n, $2::timestamptz + n * interval '1 month' / $4::bigint as at
+            from generate_series($3::bigint, least($3::bigint + ${FILL_ROWS}, $4) - 1) as n) as made`
+const MODELS = `
+  insert into model (id, name, owned_by, type, status, created_at, context_tokens, max_output_tokens)
+  select md5('model' || n)::uuid, 'model-' || n, 'bench', 'chat', 'active', now(), 1000, 100 from generate_series(0, 9) as n`
+const PRICES = `
+  insert into model_price (id, model_id, starts_at, input, cached_input, output)
+  select md5('price' || n || half)::uuid, md5('model' || n)::uuid, now() + half * interval '1 day', 100000 + half, 20000, 300000
+    from generate_series(0, 9) as n, generate_series(0, 1) as half`
+
+const timed = async (what: string, beside: string, work: () => Promise<unknown>): Promise<Row> => {
+  const takenMs: number[] = []
+  for (let round = 0; round < 5; round += 1) {
+    const at = performance.now()
+    await work()
+    takenMs.push(performance.now() - at)
+  }
+  return { what, value: median(takenMs), unit: 'ms', beside }
+}
+
+/** The most memory that a process of the database for us holds, buffers that it shares with the others included. */
+const databaseMb = async (db: Db): Promise<number> => {
+  const { rows } = await db.query<{ pid: number }>(
+    `select pid from pg_stat_activity where datname = current_database() and backend_type = 'client backend'`,
+  )
+  return Math.max(...rows.map(({ pid }) => residentMb(pid)))
+}
+
+/** One month of events, its totals and its bill. */
+const monthRows = async (db: Db, organizationId: OrganizationId, month: Month, millions: number): Promise<Row[]> => {
+  const of = `${millions} million events`
+  const total = Math.round(millions * MILLION)
+  await db.query('select make_usage_partition($1)', [instantToDate(monthStart(month))])
+  for (let first = 0; first < total; first += FILL_ROWS) {
+    await db.query(FILL, [organizationId, instantToDate(monthStart(month)), first, total])
+  }
+  await db.query('analyze usage_event')
+  const before = residentMb(process.pid)
+  const startedAt = performance.now()
+  const done = await computeTotals(db)
+  const seconds = (performance.now() - startedAt) / 1000
+  const grown = residentMb(process.pid) - before
+  const { rows: made } = await db.query<{ rows: bigint }>('select count(*) as rows from usage_total where hour >= $1', [
+    instantToDate(monthStart(month)),
+  ])
+  // What has just been computed is settled, as it is a minute later.
+  await db.query('update usage_total_state set settled_before = clock_timestamp()')
+  const bill = await readBill(db, TERMS, organizationId, month)
+  if (bill.unpriced.length > 0 || bill.bill.lines.length === 0) throw new Error('The bill does not have what was used.')
+  return [
+    {
+      what: `totals of ${of}`,
+      value: seconds,
+      unit: 's',
+      beside: `${done?.hours} hours, ${made[0]?.rows} rows; we grow by ${grown.toFixed(0)} MiB, the database's largest process holds ${(await databaseMb(db)).toFixed(0)} MiB`,
+      cliff: {
+        above: Math.max(30, millions * TOTALS_CLIFF_SECONDS_PER_MILLION),
+        why: 'an hour is no longer found by its index, or computed more than once',
+      },
+    },
+    await timed(`the bill of ${of}`, `${bill.bill.lines.length} lines, € ${formatCents(bill.bill.cents)}`, () =>
+      readBill(db, TERMS, organizationId, month),
+    ),
+    await timed(`usage by day and model, of ${of}`, 'from the totals', () =>
+      viewUsage(db, {
+        organizationId,
+        from: monthStart(month),
+        to: (monthEnd(month) - 1) as Instant,
+        step: 'day',
+        by: ['model'],
+        projectIds: [],
+        only: {},
+      }),
+    ),
+  ]
+}
 
 const totalRows = async (directory: string, millions: number, quick: boolean): Promise<Row[]> => {
   const log = openLog('silent')
@@ -157,48 +251,19 @@ const totalRows = async (directory: string, millions: number, quick: boolean): P
 
     // Totals of a whole month at once: what a new table, or a restored one, costs. Every day they are a part of it.
     await db.query('truncate usage_event')
-    const month = new Date(Date.UTC(2026, 0))
-    await db.query('select make_usage_partition($1)', [month])
-    const per = 50_000
-    const total = Math.round(millions * MILLION)
-    for (let first = 0; first < total; first += per) {
-      await db.query(FILL, [organizationId, month, first, Math.min(total, first + per) - 1])
+    await db.query(MODELS)
+    await db.query(PRICES)
+    for (const [size, month] of [
+      [millions / 10, '2026-01'],
+      [millions, '2026-03'],
+    ] as const) {
+      rows.push(...(await monthRows(db, organizationId, month as Month, size)))
     }
-    await db.query('analyze usage_event')
-    startedAt = performance.now()
-    const done = await computeTotals(db)
-    seconds = (performance.now() - startedAt) / 1000
-    const { rows: made } = await db.query<{ rows: bigint }>('select count(*) as rows from usage_total')
-    rows.push({
-      what: `totals of ${millions} million events`,
-      value: seconds,
-      unit: 's',
-      beside: `${done?.hours} hours, ${made[0]?.rows} rows; this process holds ${residentMb(process.pid).toFixed(0)} MiB`,
-      cliff: {
-        above: Math.max(30, millions * TOTALS_CLIFF_SECONDS_PER_MILLION),
-        why: 'an hour is no longer found by its index, or computed more than once',
-      },
-    })
-
-    await db.query('update usage_total_state set settled_before = clock_timestamp()')
-    const from = month.getTime() as Instant
-    const to = Date.UTC(2026, 1) as Instant
-    const timed = async (what: string, work: () => Promise<unknown>): Promise<void> => {
-      const takenMs: number[] = []
-      for (let round = 0; round < 5; round += 1) {
-        const at = performance.now()
-        await work()
-        takenMs.push(performance.now() - at)
-      }
-      rows.push({ what, value: median(takenMs), unit: 'ms', beside: `from the totals, ${millions} million events` })
-    }
-    await timed("a month's sums for its bill", () => readSums(db, { organizationId, from, to }))
-    await timed("a month's usage by day and model", () =>
-      viewUsage(db, { organizationId, from, to: (to - 1) as Instant, step: 'day', by: ['model'], projectIds: [], only: {} }),
-    )
     const running = monthOf(systemClock.now())
-    await timed('the running month, nothing in it', () =>
-      readSums(db, { organizationId, from: running, to: (running + 86_400_000) as Instant }),
+    rows.push(
+      await timed('the running month, nothing in it', 'beside both months', () =>
+        readSums(db, { organizationId, from: running, to: (running + 86_400_000) as Instant }),
+      ),
     )
   } finally {
     await db.end()

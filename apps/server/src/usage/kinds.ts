@@ -8,3 +8,14 @@ export type Kind = (typeof KINDS)[number]
 /** An event's row as one row for each kind it has some of; to be joined laterally. */
 export const UNITS = `(values ('input_tokens', input_tokens - cached_input_tokens), ('cached_input_tokens', cached_input_tokens),
     ('output_tokens', output_tokens), ('audio_milliseconds', audio_milliseconds)) as unit (kind, units)`
+
+/**
+ * The same for a group of events: their sums first, and only those as rows. Four rows for each event, sorted into their groups, took
+ * four to ten times as long.
+ */
+export const SUMS = `sum(input_tokens - cached_input_tokens) as input, count(*) filter (where input_tokens <> cached_input_tokens) as input_events,
+    sum(cached_input_tokens) as cached, count(*) filter (where cached_input_tokens <> 0) as cached_events,
+    sum(output_tokens) as output, count(*) filter (where output_tokens <> 0) as output_events,
+    sum(audio_milliseconds) as audio, count(*) filter (where audio_milliseconds <> 0) as audio_events`
+export const SUMMED_UNITS = `(values ('input_tokens', input::bigint, input_events), ('cached_input_tokens', cached::bigint, cached_events),
+    ('output_tokens', output::bigint, output_events), ('audio_milliseconds', audio::bigint, audio_events)) as unit (kind, units, events)`

@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import type { AccessKey, OrganizationId, PriceId, PrincipalId, ProjectId, RequestId } from '../kit/ids.ts'
-import { type Kind, UNITS } from './kinds.ts'
+import { type Kind, SUMMED_UNITS, SUMS, UNITS } from './kinds.ts'
 
 /** All that was used in one hour (it begins at `hour`) under one price by one key: an absolute sum over the ledger. */
 export type Total = {
@@ -20,8 +20,10 @@ export type Total = {
 
 // Any number, the same for all: one process computes at a time, the others have nothing to add.
 export const TOTALS_LOCK = '4127590268153370114'
+/** Hours in one transaction: one wait for the disk instead of many, where a month is computed at once. */
+const HOURS_AT_ONCE = 12
 /** A busy hour may hold millions of events; the pool's limit for a statement is made for people who wait. */
-const HOUR_LIMIT = '600s'
+const HOURS_LIMIT = '600s'
 const PATIENT = { query_timeout: 610_000 }
 /** Clocks of database servers are set back by seconds, not by more. */
 const CLOCK_STEP_SECONDS = 60
@@ -42,43 +44,51 @@ const TOUCHED = `
    order by hour`
 
 /** Whole hours at or after `kept_from`: of an older one the events are gone, and its totals stay as they are. */
-const DROP_HOUR = 'delete from usage_total where hour = $1 and hour >= (select kept_from from usage_total_state)'
-const COMPUTE_HOUR = `
+const DROP_HOURS = 'delete from usage_total where hour = any($1) and hour >= (select kept_from from usage_total_state)'
+/** Each hour is found by the index on `accepted_at` and added up by itself, so its memory is that of one hour's groups. */
+const COMPUTE_HOURS = `
   insert into usage_total (hour, organization_id, project_id, principal_id, access_key, model, kind, mode, price_id, units, events)
-  select $1, organization_id, project_id, principal_id, access_key, model, kind, mode, price_id, sum(unit.units), count(*)
-    from usage_event, lateral ${UNITS}
-   where accepted_at >= $1 and accepted_at < $1::timestamptz + interval '1 hour' and accepted_at >= (select kept_from from usage_total_state)
-     and charged and unit.units <> 0
-   group by organization_id, project_id, principal_id, access_key, model, kind, mode, price_id`
+  select touched.hour, organization_id, project_id, principal_id, access_key, model, unit.kind, mode, price_id, unit.units, unit.events
+    from unnest($1::timestamptz[]) as touched (hour),
+         lateral (
+           select organization_id, project_id, principal_id, access_key, model, mode, price_id, ${SUMS}
+             from usage_event
+            where accepted_at >= touched.hour and accepted_at < touched.hour + interval '1 hour'
+              and accepted_at >= (select kept_from from usage_total_state) and charged
+            group by organization_id, project_id, principal_id, access_key, model, mode, price_id) as used,
+         lateral ${SUMMED_UNITS}
+   where unit.events > 0`
 
 /** The lock comes first, so that each statement behind it sees what the holder before us has committed. */
 const holdingLock = <T>(db: Db, work: (client: pg.PoolClient) => Promise<T>): Promise<T | undefined> =>
   transaction(db, async (client) => {
     const { rows } = await client.query<{ mine: boolean }>(`select pg_try_advisory_xact_lock(${TOTALS_LOCK}) as mine`)
     if (rows[0]?.mine !== true) return undefined
-    await client.query(`set local statement_timeout = '${HOUR_LIMIT}'`)
+    await client.query(`set local statement_timeout = '${HOURS_LIMIT}'`)
     return work(client)
   })
 
 /**
- * Computes again every hour that has got events since the last time, each in a transaction of its own, and then moves the mark up to which
+ * Computes again every hour that has got events since the last time, some in a transaction, each whole, and then moves the mark up to which
  * all events are in the totals. Cut short at any line, it is simply done again. Undefined when another process is at it.
  */
 export const computeTotals = async (db: Db, signal?: AbortSignal): Promise<{ hours: number } | undefined> => {
   const { rows: settled } = await db.query<{ instant: Date }>(SETTLED_BEFORE)
   const touched = await holdingLock(db, (client) => client.query<{ hour: Date }>({ text: TOUCHED, ...PATIENT }))
   if (touched === undefined) return undefined
-  for (const { hour } of touched.rows) {
+  const hours = touched.rows.map(({ hour }) => hour)
+  for (let first = 0; first < hours.length; first += HOURS_AT_ONCE) {
     signal?.throwIfAborted()
+    const values = [hours.slice(first, first + HOURS_AT_ONCE)]
     const done = await holdingLock(db, async (client) => {
-      await client.query(DROP_HOUR, [hour])
-      await client.query({ text: COMPUTE_HOUR, values: [hour], ...PATIENT })
+      await client.query(DROP_HOURS, values)
+      await client.query({ text: COMPUTE_HOURS, values, ...PATIENT })
       return true
     })
     if (done === undefined) return undefined
   }
   await db.query('update usage_total_state set settled_before = greatest(settled_before, $1)', [settled[0]?.instant])
-  return { hours: touched.rows.length }
+  return { hours: hours.length }
 }
 
 type TotalRow = {
@@ -98,7 +108,7 @@ type TotalRow = {
  * One statement, so one view of the ledger: hours in which something has been recorded since the mark are summed from their events, the
  * others are read from the totals. What comes out is the ledger to the last event that has reached the database.
  */
-export const LEDGER_HOURS = `
+const LEDGER_HOURS = `
   moved as (
     select distinct date_trunc('hour', accepted_at, 'UTC') as hour
       from usage_event, usage_total_state
@@ -108,12 +118,14 @@ export const LEDGER_HOURS = `
       from usage_total
      where organization_id = $1 and hour >= $2 and hour < $3 and hour not in (select hour from moved)
     union all
-    select moved.hour, project_id, principal_id, access_key, model, kind, mode, price_id, sum(unit.units)::bigint, count(*)
-      from moved
-      join usage_event on organization_id = $1 and accepted_at >= moved.hour and accepted_at < moved.hour + interval '1 hour',
-           lateral ${UNITS}
-     where charged and unit.units <> 0
-     group by moved.hour, project_id, principal_id, access_key, model, kind, mode, price_id)`
+    select hour, project_id, principal_id, access_key, model, unit.kind, mode, price_id, unit.units, unit.events
+      from (select moved.hour, project_id, principal_id, access_key, model, mode, price_id, ${SUMS}
+              from moved
+              join usage_event on organization_id = $1 and accepted_at >= moved.hour and accepted_at < moved.hour + interval '1 hour'
+             where charged
+             group by moved.hour, project_id, principal_id, access_key, model, mode, price_id) as used,
+           lateral ${SUMMED_UNITS}
+     where unit.events > 0)`
 
 const HOUR_MS = 3_600_000
 
