@@ -154,6 +154,18 @@ export const SETTINGS = [
   { env: 'PARVIS_BODY_TIMEOUT_SECONDS', yaml: 'bodyTimeoutSeconds', default: '30', what: 'How long a request body may take to arrive.' },
   { env: 'PARVIS_MAX_BODY_MB', yaml: 'maxBodyMb', default: '100', what: 'The largest request body.' },
   { env: 'PARVIS_REGION', yaml: 'region', default: 'fr-par', what: 'The region that the price list, bills and clients name.' },
+  {
+    env: 'PARVIS_DOMAIN',
+    yaml: 'domain',
+    default: 'none',
+    what: 'A domain whose every name leads here: data sources then have host names below it, as the vendor has them. Without one they are paths.',
+  },
+  {
+    env: 'PARVIS_COCKPIT_NAME',
+    yaml: 'cockpitName',
+    default: 'Scaleway',
+    what: "The first word in the names of every project's data sources, as clients know them: Scaleway Metrics, Scaleway Logs.",
+  },
   { env: 'PARVIS_SELLER_NAME', yaml: 'sellerName', default: 'Parvis', what: 'Who stands on invoices as the seller.' },
   { env: 'PARVIS_TAX_NAME', yaml: 'taxName', default: 'VAT', what: 'What the tax on invoices is called.' },
   { env: 'PARVIS_TAX_PERCENT', yaml: 'taxPercent', default: '0', what: 'The tax on invoices, up to two digits behind the point: 20, 5.5.' },
@@ -250,6 +262,11 @@ const SHAPE = {
   bodyTimeoutSeconds: whole(1, DAY_SECONDS),
   maxBodyMb: whole(1, 4096),
   region: text.regex(/^[a-z]{2}-[a-z]{3}$/, { error: 'must look like fr-par' }),
+  domain: text
+    .max(150, { error: 'must have at most 150 characters' })
+    .regex(/^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]+$/, { error: 'must look like ai.example.com' })
+    .optional(),
+  cockpitName: text.regex(/^[A-Za-z0-9-_. ]{1,40}$/, { error: 'must have 1 to 40 letters, digits, blanks, dots and dashes' }),
   sellerName: text.max(100, { error: 'must have at most 100 characters' }),
   taxName: text.max(50, { error: 'must have at most 50 characters' }),
   taxPercent: percent,
@@ -303,6 +320,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   bodyTimeoutSeconds: 30,
   maxBodyMb: 100,
   region: 'fr-par',
+  cockpitName: 'Scaleway',
   sellerName: 'Parvis',
   taxName: 'VAT',
   taxPercent: '0',
