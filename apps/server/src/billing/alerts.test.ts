@@ -127,7 +127,7 @@ const must = <T>(outcome: Outcome<T, unknown>): T => {
 const withBudget = async (name: string, thresholds: readonly number[], to: Recipients) => {
   const clock = handClock('2026-05-10T12:00:00Z')
   const organizationId = await addOrganization(database.db, name, '2026-05-01T00:00:00Z')
-  const change = { organizationId, actor: 'test', clock }
+  const change = { organizationId, actor: 'test', clock } as const
   const budget = must(await createBudget(database.db, change, { limitEuros: 10n, enabled: true }))
   const notifications: NotificationId[] = []
   for (const threshold of thresholds) {

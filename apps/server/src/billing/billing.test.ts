@@ -251,7 +251,7 @@ test('an invoice is paid once; what was wrong is taken back by credit notes, nev
   await roundAt(clock)
   const [invoice] = await readInvoices(database.db, organizationId)
   if (invoice === undefined) throw new Error('no invoice')
-  const ask = { organizationId, id: invoice.id, actor: 'test' }
+  const ask = { organizationId, id: invoice.id, actor: 'test' } as const
   const credit = (cents: bigint) => creditInvoice(database.db, terms, clock, { ...ask, cents: cents as Cents, reason: 'an outage' })
 
   expect(await credit(0n)).toEqual({ ok: false, refusal: { code: 'credit_too_large', left: 213n } })
@@ -282,7 +282,7 @@ test('a paid invoice can no longer be voided, but credited', async () => {
   await roundAt(clock)
   const [invoice] = await readInvoices(database.db, organizationId)
   if (invoice === undefined) throw new Error('no invoice')
-  const ask = { organizationId, id: invoice.id, actor: 'test' }
+  const ask = { organizationId, id: invoice.id, actor: 'test' } as const
   expect(await payInvoice(database.db, clock, ask)).toMatchObject({ ok: true })
   expect(await payInvoice(database.db, clock, ask)).toMatchObject({ ok: false })
   expect(await voidInvoice(database.db, terms, clock, { ...ask, reason: '' })).toMatchObject({

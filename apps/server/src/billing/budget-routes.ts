@@ -148,7 +148,7 @@ export const budgetRoutes = (manage: Manage, room: { db: Db; clock: Clock; secre
   const { db, clock } = room
   const read: Needs = { resource: 'budget', action: 'read', scope: 'organization' }
   const write: Needs = { resource: 'budget', action: 'write', scope: 'organization' }
-  const by = (actor: Actor) => ({ organizationId: actor.organizationId, actor: actor.name, clock })
+  const by = (actor: Actor) => ({ organizationId: actor.organizationId, actor, clock })
   /** Clients send their organization, or nothing. Another one is refused like one that is not there. */
   const isOwn = (actor: Actor, given: string | undefined): boolean =>
     given === undefined || given === '' || given.toLowerCase() === actor.organizationId

@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { type Id, newId, type OrganizationId } from '../kit/ids.ts'
@@ -43,7 +43,7 @@ export const MAX_ALERTS = 10
 const MAX_NOTIFICATIONS = 10
 
 /** Who changes something, and when: `now` comes from the clock once for the whole change. */
-type Change = { readonly organizationId: OrganizationId; readonly actor: string; readonly clock: Clock }
+type Change = { readonly organizationId: OrganizationId; readonly actor: By; readonly clock: Clock }
 
 type BudgetRow = {
   id: BudgetId
@@ -108,6 +108,7 @@ const note = (
   action: 'created' | 'updated' | 'deleted',
   type: string,
   id: string,
+  before: unknown,
   after: unknown,
 ): Promise<void> =>
   recordChange(client, {
@@ -116,9 +117,14 @@ const note = (
     action,
     resourceType: type,
     resourceId: id,
-    before: null,
+    before,
     after,
   })
+
+const budgetToAudit = (budget: Pick<Budget, 'limitEuros' | 'enabled'>) => ({ limitEuros: budget.limitEuros, enabled: budget.enabled })
+const alertToAudit = (alert: Pick<Alert, 'threshold'>) => ({ threshold: alert.threshold })
+// Addresses of webhooks are secrets of those who receive them.
+const notificationToAudit = ({ type, recipients }: Recipients) => ({ type, recipients: recipients.length })
 
 const unknown = (what: Extract<BudgetRefusal, { code: 'unknown' }>['what'], id: string): { ok: false; refusal: BudgetRefusal } =>
   no({ code: 'unknown', what, id })
@@ -142,7 +148,7 @@ export const createBudget = (
     const [budget] = await readBudgets(client, change.organizationId)
     if (budget === undefined) throw new Error('the budget that was just made is not there')
     if (rowCount !== 1) return no({ code: 'budget_exists', id: budget.id })
-    await note(client, change, 'created', 'budget', id, given)
+    await note(client, change, 'created', 'budget', id, null, budgetToAudit(budget))
     return yes(budget)
   })
 
@@ -153,6 +159,9 @@ export const updateBudget = (
   given: { limitEuros: bigint | undefined; enabled: boolean | undefined },
 ): Promise<Outcome<Budget, BudgetRefusal>> =>
   transaction(db, async (client) => {
+    await client.query('select 1 from budget where organization_id = $1 for update', [change.organizationId])
+    const before = await findBudget(client, change, id)
+    if (before === undefined) return unknown('Budget', id)
     await client.query(
       `update budget set limit_euros = coalesce($3, limit_euros), enabled = coalesce($4, enabled), updated_at = $5
         where id = $1 and organization_id = $2`,
@@ -160,16 +169,18 @@ export const updateBudget = (
     )
     const budget = await findBudget(client, change, id)
     if (budget === undefined) return unknown('Budget', id)
-    await note(client, change, 'updated', 'budget', id, given)
+    await note(client, change, 'updated', 'budget', id, budgetToAudit(before), budgetToAudit(budget))
     return yes(budget)
   })
 
 /** Its alerts go with it. What has fired stays written down, and what is on its way still arrives. */
 export const deleteBudget = (db: Db, change: Change, id: BudgetId): Promise<Outcome<undefined, BudgetRefusal>> =>
   transaction(db, async (client) => {
-    const { rowCount } = await client.query('delete from budget where id = $1 and organization_id = $2', [id, change.organizationId])
-    if (rowCount !== 1) return unknown('Budget', id)
-    await note(client, change, 'deleted', 'budget', id, null)
+    await client.query('select 1 from budget where organization_id = $1 for update', [change.organizationId])
+    const before = await findBudget(client, change, id)
+    if (before === undefined) return unknown('Budget', id)
+    await client.query('delete from budget where id = $1', [id])
+    await note(client, change, 'deleted', 'budget', id, budgetToAudit(before), null)
     return yes(undefined)
   })
 
@@ -198,7 +209,7 @@ export const createAlert = (
       given.threshold,
       instantToDate(now),
     ])
-    await note(client, change, 'created', 'budget_alert', id, given)
+    await note(client, change, 'created', 'budget_alert', id, null, alertToAudit(given))
     return yes({ id, threshold: given.threshold, createdAt: now, updatedAt: now, notifications: [] })
   })
 
@@ -209,6 +220,9 @@ export const updateAlert = (
   given: { threshold: number | undefined },
 ): Promise<Outcome<Alert, BudgetRefusal>> =>
   transaction(db, async (client) => {
+    await client.query('select 1 from budget where organization_id = $1 for update', [change.organizationId])
+    const before = await findAlert(client, change, id)
+    if (before === undefined) return unknown('BudgetAlert', id)
     await client.query(
       `update budget_alert set threshold = coalesce($3, threshold), updated_at = $4
         where id = $1 and budget_id in (select id from budget where organization_id = $2)`,
@@ -216,24 +230,27 @@ export const updateAlert = (
     )
     const alert = await findAlert(client, change, id)
     if (alert === undefined) return unknown('BudgetAlert', id)
-    await note(client, change, 'updated', 'budget_alert', id, given)
+    await note(client, change, 'updated', 'budget_alert', id, alertToAudit(before), alertToAudit(alert))
     return yes(alert)
   })
 
 export const deleteAlert = (db: Db, change: Change, id: AlertId): Promise<Outcome<undefined, BudgetRefusal>> =>
   transaction(db, async (client) => {
-    const { rowCount } = await client.query(
-      'delete from budget_alert where id = $1 and budget_id in (select id from budget where organization_id = $2)',
-      [id, change.organizationId],
-    )
-    if (rowCount !== 1) return unknown('BudgetAlert', id)
-    await note(client, change, 'deleted', 'budget_alert', id, null)
+    await client.query('select 1 from budget where organization_id = $1 for update', [change.organizationId])
+    const before = await findAlert(client, change, id)
+    if (before === undefined) return unknown('BudgetAlert', id)
+    await client.query('delete from budget_alert where id = $1', [id])
+    await note(client, change, 'deleted', 'budget_alert', id, alertToAudit(before), null)
     return yes(undefined)
   })
 
 export type Recipients = { readonly type: 'email' | 'webhook'; readonly recipients: readonly string[] }
 
-const OWN_NOTIFICATION = `alert_id in (select budget_alert.id from budget_alert join budget on budget.id = budget_id where organization_id = $2)`
+const findNotification = async (client: pg.PoolClient, change: Change, id: NotificationId): Promise<Notification | undefined> =>
+  (await readBudgets(client, change.organizationId))
+    .flatMap((budget) => budget.alerts)
+    .flatMap((alert) => alert.notifications)
+    .find((notification) => notification.id === id)
 
 export const createNotification = (
   db: Db,
@@ -251,7 +268,7 @@ export const createNotification = (
       'insert into budget_notification (id, alert_id, type, recipients, created_at, updated_at) values ($1, $2, $3, $4, $5, $5)',
       [id, given.alertId, given.type, given.recipients, instantToDate(now)],
     )
-    await note(client, change, 'created', 'budget_notification', id, { type: given.type, recipients: given.recipients.length })
+    await note(client, change, 'created', 'budget_notification', id, null, notificationToAudit(given))
     return yes({ id, type: given.type, recipients: given.recipients, createdAt: now, updatedAt: now })
   })
 
@@ -262,25 +279,27 @@ export const updateNotification = (
   given: Recipients | undefined,
 ): Promise<Outcome<Notification, BudgetRefusal>> =>
   transaction(db, async (client) => {
-    const { rows } = await client.query<NotificationRow>(
-      `update budget_notification set type = coalesce($3, type), recipients = coalesce($4, recipients), updated_at = $5
-        where id = $1 and ${OWN_NOTIFICATION}
-       returning id, alert_id, type, recipients, created_at, updated_at`,
-      [id, change.organizationId, given?.type ?? null, given?.recipients ?? null, instantToDate(change.clock.now())],
-    )
-    const [row] = rows
-    if (row === undefined) return unknown('BudgetAlertNotification', id)
-    await note(client, change, 'updated', 'budget_notification', id, { type: row.type, recipients: row.recipients.length })
-    return yes({ ...dated(row), id: row.id, type: row.type, recipients: row.recipients })
+    await client.query('select 1 from budget where organization_id = $1 for update', [change.organizationId])
+    const before = await findNotification(client, change, id)
+    if (before === undefined) return unknown('BudgetAlertNotification', id)
+    const now = change.clock.now()
+    const after: Notification = { ...before, ...given, updatedAt: now }
+    await client.query('update budget_notification set type = $2, recipients = $3, updated_at = $4 where id = $1', [
+      id,
+      after.type,
+      after.recipients,
+      instantToDate(now),
+    ])
+    await note(client, change, 'updated', 'budget_notification', id, notificationToAudit(before), notificationToAudit(after))
+    return yes(after)
   })
 
 export const deleteNotification = (db: Db, change: Change, id: NotificationId): Promise<Outcome<undefined, BudgetRefusal>> =>
   transaction(db, async (client) => {
-    const { rowCount } = await client.query(`delete from budget_notification where id = $1 and ${OWN_NOTIFICATION}`, [
-      id,
-      change.organizationId,
-    ])
-    if (rowCount !== 1) return unknown('BudgetAlertNotification', id)
-    await note(client, change, 'deleted', 'budget_notification', id, null)
+    await client.query('select 1 from budget where organization_id = $1 for update', [change.organizationId])
+    const before = await findNotification(client, change, id)
+    if (before === undefined) return unknown('BudgetAlertNotification', id)
+    await client.query('delete from budget_notification where id = $1', [id])
+    await note(client, change, 'deleted', 'budget_notification', id, notificationToAudit(before), null)
     return yes(undefined)
   })

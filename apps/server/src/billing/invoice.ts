@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { type Id, newId, type OrganizationId } from '../kit/ids.ts'
@@ -216,7 +216,7 @@ const lock = async (client: pg.PoolClient, organizationId: OrganizationId, id: I
   return rows[0] === undefined ? undefined : rowToInvoice(rows[0])
 }
 
-const move = async (client: pg.PoolClient, invoice: Invoice, to: 'paid' | 'void', now: Instant, actor: string): Promise<void> => {
+const move = async (client: pg.PoolClient, invoice: Invoice, to: 'paid' | 'void', now: Instant, actor: By): Promise<void> => {
   const column = to === 'paid' ? 'paid_at' : 'voided_at'
   await client.query(`update invoice set state = $3, ${column} = $4 where id = $1 and state = $2`, [
     invoice.id,
@@ -235,7 +235,7 @@ const move = async (client: pg.PoolClient, invoice: Invoice, to: 'paid' | 'void'
   })
 }
 
-type Ask = { readonly organizationId: OrganizationId; readonly id: InvoiceId; readonly actor: string }
+type Ask = { readonly organizationId: OrganizationId; readonly id: InvoiceId; readonly actor: By }
 
 export const payInvoice = (db: Db, clock: Clock, ask: Ask): Promise<Outcome<undefined, InvoiceRefusal>> =>
   transaction(db, async (client) => {
@@ -265,7 +265,7 @@ const writeCredit = async (
   invoice: Invoice,
   credited: Cents,
   cents: Cents,
-  note: { actor: string; reason: string },
+  note: { actor: By; reason: string },
 ): Promise<InvoiceId> => {
   const id = newId<'invoice'>(now)
   const tax = taxOf((credited + cents) as Cents, invoice.taxBasisPoints) - taxOf(credited, invoice.taxBasisPoints)

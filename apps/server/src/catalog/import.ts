@@ -1,3 +1,4 @@
+import type { By } from '../audit/record.ts'
 import type { Db } from '../kit/db.ts'
 import { addModel, type NewModel, readModels } from './models.ts'
 import { STARTER, STARTER_CONTEXT_TOKENS, STARTER_NAME } from './starter.ts'
@@ -7,7 +8,7 @@ import { type Pulled, type PullOptions, pullModel } from './weights/pull.ts'
 /** A database for a moment: a download may take hours, and nothing is held open or shut out meanwhile. */
 export type WithDb = <T>(work: (db: Db) => Promise<T>) => Promise<T>
 
-export type ImportOptions = PullOptions & { readonly choices: Choices; readonly withDb: WithDb; readonly actor: string }
+export type ImportOptions = PullOptions & { readonly choices: Choices; readonly withDb: WithDb; readonly actor: By }
 
 const isPresent = async (withDb: WithDb, name: string): Promise<boolean> => (await withDb(readModels)).some((model) => model.name === name)
 

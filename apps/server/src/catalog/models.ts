@@ -1,6 +1,6 @@
 import type { PoolClient } from 'pg'
 import { z } from 'zod'
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { type ModelId, newId, type PriceId } from '../kit/ids.ts'
@@ -266,7 +266,7 @@ const INSERT_MODEL = `
    where not ($21 and exists (select 1 from model where name = $2))
       on conflict (name) where removed_at is null do nothing`
 
-const insertModel = async (db: Db, clock: Clock, actor: string, input: NewModel, onlyOnce: boolean): Promise<ModelId | undefined> => {
+const insertModel = async (db: Db, clock: Clock, actor: By, input: NewModel, onlyOnce: boolean): Promise<ModelId | undefined> => {
   const model = parse(NewModel, input, 'The model')
   const now = clock.now()
   const id: ModelId = newId<'model'>(now)
@@ -321,7 +321,7 @@ const insertModel = async (db: Db, clock: Clock, actor: string, input: NewModel,
 }
 
 /** Adds a model with its first price, which is in force at once. Running gateways know it within a second. */
-export const addModel = async (db: Db, clock: Clock, actor: string, input: NewModel): Promise<ModelId> => {
+export const addModel = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<ModelId> => {
   const id = await insertModel(db, clock, actor, input, false)
   if (id === undefined)
     throw new Error(
@@ -331,7 +331,7 @@ export const addModel = async (db: Db, clock: Clock, actor: string, input: NewMo
 }
 
 /** Adds a model unless one of this name is, or ever was, there: what an operator has removed stays removed. */
-export const addModelOnce = async (db: Db, clock: Clock, actor: string, input: NewModel): Promise<boolean> =>
+export const addModelOnce = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<boolean> =>
   (await insertModel(db, clock, actor, input, true)) !== undefined
 
 export type RemovedModel = {
@@ -345,7 +345,7 @@ export type RemovedModel = {
  * Takes a model out of the catalogue; its row and its prices stay for the bills they are part of. Refused while models at their
  * end of life send their callers here, unless forced: those callers would be left with nothing.
  */
-export const removeModel = (db: Db, clock: Clock, actor: string, name: string, options: { force?: boolean } = {}): Promise<RemovedModel> =>
+export const removeModel = (db: Db, clock: Clock, actor: By, name: string, options: { force?: boolean } = {}): Promise<RemovedModel> =>
   transaction(db, async (client) => {
     const { rows } = await client.query<{ id: ModelId; status: ModelStatus; weights_path: string | null }>(
       'select id, status, weights_path from model where name = $1 and removed_at is null for update',
@@ -387,7 +387,7 @@ const UPDATE_RULES = `
 export type RulesChange = { readonly features?: Partial<Model['features']>; readonly rules?: Partial<Model['rules']> }
 
 /** Changes what a model can do and what it insists on, from the next request on; an empty change only shows it. */
-export const changeRules = (db: Db, actor: string, name: string, change: RulesChange): Promise<Pick<Model, 'features' | 'rules'>> =>
+export const changeRules = (db: Db, actor: By, name: string, change: RulesChange): Promise<Pick<Model, 'features' | 'rules'>> =>
   transaction(db, async (client) => {
     const { rows } = await client.query<ModelRow>(SELECT_FOR_CHANGE, [name])
     const [row] = rows
@@ -426,7 +426,7 @@ export const changeRules = (db: Db, actor: string, name: string, change: RulesCh
 export const addPrice = async (
   db: Db,
   clock: Clock,
-  actor: string,
+  actor: By,
   name: string,
   from: Instant | undefined,
   input: NewPrice,

@@ -3,8 +3,10 @@ import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import { join, relative, sep } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
+import type { ModelId } from '../kit/ids.ts'
 import { addModelOnce, type NewModel } from './models.ts'
 import { parsePrice } from './price.ts'
 
@@ -80,7 +82,8 @@ const digest = async (path: string): Promise<{ bytes: number; sha256: string }> 
 // A release may ship other weights under the same name. That is a fact about the file; everything the operator can set stays as it is.
 const REFRESH = `
   update model set weights_bytes = $2, weights_sha256 = $3
-   where weights_path = $1 and removed_at is null and weights_sha256 <> $3`
+   where weights_path = $1 and removed_at is null and weights_sha256 <> $3
+  returning id`
 
 /** Puts the repository's models into the catalogue, once: what an operator has changed or removed since stays so. */
 export const seedTinyModels = async (db: Db, modelsDir: string, clock: Clock): Promise<void> => {
@@ -89,8 +92,12 @@ export const seedTinyModels = async (db: Db, modelsDir: string, clock: Clock): P
     const weights = { path, ...(await digest(join(modelsDir, file))) }
     if (await addModelOnce(db, clock, 'installation', { ...model, weights })) continue
     await transaction(db, async (client) => {
-      const { rowCount } = await client.query(REFRESH, [path, weights.bytes, weights.sha256])
-      if (rowCount !== 0) await client.query(`select note_change('catalog')`)
+      const { rows } = await client.query<{ id: ModelId }>(REFRESH, [path, weights.bytes, weights.sha256])
+      for (const { id } of rows) {
+        const entry = { organizationId: null, actor: 'installation', action: 'updated', resourceType: 'model', resourceId: id } as const
+        await recordChange(client, { ...entry, before: null, after: { weights } })
+      }
+      if (rows.length > 0) await client.query(`select note_change('catalog')`)
     })
   }
 }

@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander'
+import type { By } from '../audit/record.ts'
 import { type MonthBill, readBill } from '../billing/bill.ts'
 import { explainLine } from '../billing/document.ts'
 import { creditInvoice, type Invoice, type InvoiceRefusal, payInvoice, readInvoices, taxOf, voidInvoice } from '../billing/invoice.ts'
@@ -11,9 +12,8 @@ import { instantToDate, systemClock } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { type Cents, formatCents, formatPico, sumCents } from '../kit/money.ts'
 import type { Outcome } from '../kit/outcome.ts'
+import { operatorHere } from './operator.ts'
 import { type CommandDatabase, withDatabase } from './with-database.ts'
-
-const ACTOR = 'command line'
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
 
@@ -171,14 +171,14 @@ const change = async (
   number: number,
   work: (
     database: CommandDatabase,
-    ask: { organizationId: OrganizationId; id: Invoice['id']; actor: string },
+    ask: { organizationId: OrganizationId; id: Invoice['id']; actor: By },
   ) => Promise<Outcome<unknown, InvoiceRefusal>>,
 ): Promise<void> => {
   const outcome = await withDatabase(config, async (database): Promise<Outcome<unknown, InvoiceRefusal>> => {
     const organizationId = await organizationOf(database)
     const invoice = (await readInvoices(database.db, organizationId)).find((each) => each.number === number)
     if (invoice === undefined) return { ok: false, refusal: { code: 'invoice_unknown' } }
-    return work(database, { organizationId, id: invoice.id, actor: ACTOR })
+    return work(database, { organizationId, id: invoice.id, actor: operatorHere() })
   })
   if (!outcome.ok) throw new Error(say(outcome.refusal, number))
 }

@@ -12,10 +12,8 @@ import { systemClock } from '../kit/clock.ts'
 import type { ModelId } from '../kit/ids.ts'
 import type { UnitPrice } from '../kit/money.ts'
 import type { Secrets } from '../kit/secrets.ts'
+import { operatorHere } from './operator.ts'
 import { withDatabase } from './with-database.ts'
-
-/** Who it was, for the audit: whoever may run commands on this machine. */
-const ACTOR = 'command line'
 
 /** A server that offers more than this is a hosted catalogue: the operator says which models are meant. */
 const MAX_DISCOVERED = 32
@@ -176,10 +174,10 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
     const served: ServedModel[] = []
     for (const model of plan.planned) {
       const vision = flags.vision?.includes(model.name) === true
-      const modelId = model.id ?? (await addModel(db, systemClock, ACTOR, toNewModel(model, flags.name, vision)))
+      const modelId = model.id ?? (await addModel(db, systemClock, operatorHere(), toNewModel(model, flags.name, vision)))
       served.push({ modelId, modelName: model.name, remoteName: model.remote })
     }
-    await addEngine({ db, secrets, clock: systemClock }, { name: flags.name, url: flags.url, bearer: key, models: served }, ACTOR)
+    await addEngine({ db, secrets, clock: systemClock }, { name: flags.name, url: flags.url, bearer: key, models: served }, operatorHere())
     return plan
   })
 
@@ -270,7 +268,7 @@ const list = async (config: Config, options: { json?: boolean }, io: CommandIo):
 const sayHealth = (health: Health | undefined): string | null => (health === undefined || health.well ? null : health.reason)
 
 const remove = async (config: Config, name: string, io: CommandIo): Promise<void> => {
-  const removed = await withDatabase(config, ({ db }) => removeEngine(db, name, ACTOR))
+  const removed = await withDatabase(config, ({ db }) => removeEngine(db, name, operatorHere()))
   if (!removed) throw new Error(`There is no engine ${name}. \`parvis engines list\` shows those there are.`)
   io.print(`${name} is removed. Answers that run on it end undisturbed; its models stay in the catalogue.`)
 }

@@ -3,10 +3,8 @@ import type { Config } from '../config.ts'
 import { type Installation, readInstallation } from '../iam/installation.ts'
 import { createKey, isAccessKey, type Key, listKeys, revokeKey } from '../iam/keys.ts'
 import { dateToInstant, type Instant, instantToDate, systemClock } from '../kit/clock.ts'
+import { operatorHere } from './operator.ts'
 import { type CommandDatabase, withDatabase } from './with-database.ts'
-
-/** Who it was, for the audit: whoever may run commands on this machine. */
-const ACTOR = 'command line'
 
 const HOUR_MS = 3_600_000
 const UNIT_MS: Readonly<Record<string, number>> = { h: HOUR_MS, d: 24 * HOUR_MS, w: 7 * 24 * HOUR_MS }
@@ -58,7 +56,7 @@ const create = async (config: Config, options: CreateOptions): Promise<void> => 
       principalId: ownerId,
       description: options.description,
       expiresAt,
-      actor: ACTOR,
+      actor: operatorHere(),
     })
   })
   if (options.json === true) {
@@ -89,7 +87,7 @@ const revoke = async (config: Config, accessKey: string): Promise<void> => {
   // The secret is also a key to people; it is not repeated, since it would stay in the terminal's history a second time.
   if (!isAccessKey(accessKey)) throw new Error('Give the access key, which begins with SCW; `parvis keys list` shows them.')
   const revoked = await withDatabase(config, async (database) =>
-    revokeKey(database.db, { organizationId: (await installed(database)).organizationId, accessKey, actor: ACTOR }),
+    revokeKey(database.db, { organizationId: (await installed(database)).organizationId, accessKey, actor: operatorHere() }),
   )
   if (!revoked) throw new Error(`There is no key ${accessKey}. \`parvis keys list\` shows those there are.`)
   print(`${accessKey} is revoked. Running servers refuse it within a second.`)

@@ -16,10 +16,9 @@ import {
   setTier,
 } from '../quota/edit.ts'
 import { ANY_MODEL, LIMIT_NAMES, type LimitName, OVER_ALL, readPolicy, TIERS } from '../quota/policy.ts'
+import { operatorHere } from './operator.ts'
 import { type CommandDatabase, withDatabase } from './with-database.ts'
 
-/** Who it was, for the audit: whoever may run commands on this machine. */
-const ACTOR = 'command line'
 const NANOS_DIGITS = 9
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
@@ -114,7 +113,7 @@ type SetOptions = Where & {
 const set = (config: Config, options: SetOptions): Promise<void> =>
   withDatabase(config, async (database) => {
     const organizationId = await organizationOf(database, options.organization)
-    const edit = { db: database.db, actor: ACTOR }
+    const edit = { db: database.db, actor: operatorHere() }
     const given: [LimitName, Typed | undefined][] = [
       ['tokens_per_minute', options.tokens],
       ['requests_per_minute', options.requests],
@@ -144,7 +143,7 @@ const budget = (config: Config, options: BudgetOptions): Promise<void> =>
     if (period !== 'day' && period !== 'month') throw new Error('A period is a day or a month.')
     const made = done(
       await setBudget(
-        { db: database.db, clock: systemClock, actor: ACTOR },
+        { db: database.db, clock: systemClock, actor: operatorHere() },
         {
           organizationId: await organizationOf(database, options.organization),
           projectId: (options.project ?? null) as ProjectId | null,
@@ -189,7 +188,7 @@ export const registerLimits = (program: Command, readSettings: () => Config): vo
       withDatabase(readSettings(), async (database) => {
         if (!isTier(tier)) throw new Error(`There is no tier ${tier}: give ${TIERS.join(', ')}.`)
         const organizationId = await organizationOf(database, options.organization)
-        done(await setTier({ db: database.db, actor: ACTOR }, { organizationId, tier }))
+        done(await setTier({ db: database.db, actor: operatorHere() }, { organizationId, tier }))
         print(`The organization is in the tier ${tier}.`)
       }),
     )
@@ -213,7 +212,7 @@ export const registerLimits = (program: Command, readSettings: () => Config): vo
       withDatabase(readSettings(), async (database) => {
         done(
           await removeBudget(
-            { db: database.db, actor: ACTOR },
+            { db: database.db, actor: operatorHere() },
             { organizationId: await organizationOf(database, options.organization), id },
           ),
         )

@@ -1,4 +1,3 @@
-import { userInfo } from 'node:os'
 import { createInterface } from 'node:readline/promises'
 import { type Command, InvalidArgumentError } from 'commander'
 import { importModel } from '../catalog/import.ts'
@@ -13,17 +12,10 @@ import { type Instant, systemClock } from '../kit/clock.ts'
 import { BUILTIN_MODELS_DIR } from '../start.ts'
 import { parseInstant } from './keys.ts'
 import { parseRules, RULES, sayRule } from './model-rules.ts'
+import { operatorHere } from './operator.ts'
 import { openProgress } from './transfer-progress.ts'
 import { withDatabase } from './with-database.ts'
 
-/** Who it was, for the audit. In containers the user often has a number and no name. */
-export const actor = (): string => {
-  try {
-    return `cli:${userInfo().username}`
-  } catch {
-    return `cli:${process.getuid?.() ?? 'unknown'}`
-  }
-}
 const MAX_NAME_COLUMN = 48
 
 const weightsDirs = (config: Config): WeightsDirs => ({ builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) })
@@ -131,7 +123,7 @@ const pull = async (config: Config, reference: string, flags: PullFlags): Promis
       clock: systemClock,
       signal: stop.signal,
       inPlace: flags.inPlace === true,
-      actor: actor(),
+      actor: operatorHere(),
       withDb: (work) => withDatabase(config, ({ db }) => work(db)),
       choices: {
         name: flags.name,
@@ -177,7 +169,7 @@ const remove = async (config: Config, name: string, flags: RemoveFlags): Promise
       throw new Error(`${name} is served by the engine ${serving.join(', ')}. Remove that first (parvis engines remove), or use --force.`)
     }
     if (flags.yes !== true && !(await agree(`Remove ${name}? Calls that name it will be refused.`))) throw new Error(DECLINED)
-    return removeModel(db, systemClock, actor(), name, { force: flags.force === true })
+    return removeModel(db, systemClock, operatorHere(), name, { force: flags.force === true })
   })
   print(`${name} is no longer in the catalogue.`)
   const stored = removed.unusedWeights
@@ -199,14 +191,14 @@ const setPrice = async (
     output: parsePrice(output),
     ...(flags.cachedInput === undefined ? {} : { cachedInput: parsePrice(flags.cachedInput) }),
   }
-  await withDatabase(config, ({ db }) => addPrice(db, systemClock, actor(), name, flags.from, price))
+  await withDatabase(config, ({ db }) => addPrice(db, systemClock, operatorHere(), name, flags.from, price))
   const from = flags.from === undefined ? 'now' : new Date(flags.from).toISOString()
   print(`${name}: ${formatPrice(price.input)} / ${formatPrice(price.output)} € per million from ${from} on.`)
 }
 
 const setRules = async (config: Config, name: string, words: readonly string[]): Promise<void> => {
   const change = parseRules(words)
-  const model = await withDatabase(config, ({ db }) => changeRules(db, actor(), name, change))
+  const model = await withDatabase(config, ({ db }) => changeRules(db, operatorHere(), name, change))
   print(table(RULES.map((rule) => [rule.name, sayRule(rule.show(model))])))
 }
 

@@ -4,7 +4,7 @@ import { pulledDir } from '../catalog/weights-path.ts'
 import type { Config } from '../config.ts'
 import { systemClock } from '../kit/clock.ts'
 import { BUILTIN_MODELS_DIR } from '../start.ts'
-import { actor } from './models.ts'
+import { operatorHere } from './operator.ts'
 import { openProgress } from './transfer-progress.ts'
 import { withDatabase } from './with-database.ts'
 
@@ -25,7 +25,7 @@ export const pullStarter = async (config: Config, signal: AbortSignal): Promise<
       weightsDirs: { builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) },
       clock: systemClock,
       signal,
-      actor: actor(),
+      actor: operatorHere(),
       withDb: (work) => withDatabase(config, ({ db }) => work(db)),
       onFound: (found) => say(`Pulling ${found.source}`),
       onProgress: progress.update,

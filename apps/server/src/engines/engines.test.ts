@@ -190,7 +190,7 @@ test('a key that another master key has sealed makes one engine unhealthy and ke
 
 test('adding and removing are written down in the audit', async () => {
   const id = await add({ url: 'http://10.0.0.7:8000' })
-  await removeEngine(database.db, 'x', 'somebody')
+  await removeEngine(database.db, 'x', 'operator on this machine')
   const { rows } = await database.db.query(
     `select actor, action, before, after from audit_entry where resource_type = 'engine' and resource_id = $1 order by action`,
     [id],
@@ -198,7 +198,7 @@ test('adding and removing are written down in the audit', async () => {
   const shown = { name: 'x', url: 'http://10.0.0.7:8000', hasKey: false, models: [{ model: model.name, remote: 'remote' }] }
   expect(rows).toEqual([
     { actor: 'test', action: 'created', before: null, after: shown },
-    { actor: 'somebody', action: 'deleted', before: shown, after: null },
+    { actor: 'operator on this machine', action: 'deleted', before: shown, after: null },
   ])
 })
 

@@ -1,4 +1,4 @@
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { type EngineId, type ModelId, newId } from '../kit/ids.ts'
@@ -81,7 +81,7 @@ const isUniqueViolation = (error: unknown): boolean => error instanceof Error &&
 export const addEngine = async (
   rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
   input: EngineInput,
-  actor: string,
+  actor: By,
 ): Promise<EngineId> => {
   if (!NAME.test(input.name)) {
     throw new Error(`${JSON.stringify(input.name)} cannot be the name of an engine: letters, digits, dot, dash and underscore, at most 63.`)
@@ -135,7 +135,7 @@ export const addEngine = async (
 }
 
 /** False when there is none of this name. Answers that run on it end undisturbed. */
-export const removeEngine = async (db: Db, name: string, actor: string): Promise<boolean> => {
+export const removeEngine = async (db: Db, name: string, actor: By): Promise<boolean> => {
   const engine = (await listEngines(db)).find((each) => each.name === name)
   if (engine === undefined) return false
   return transaction(db, async (client) => {

@@ -209,9 +209,7 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
           description: body.description,
           defaultProjectId: projectId as ProjectId,
           expiresAt: expiresAt === undefined ? null : dateToInstant(expiresAt),
-          actor: actor.name,
-          creationIp: actor.ip,
-          userAgent: actor.userAgent,
+          actor,
         })
         const row = (await read(client, actor.organizationId, made.accessKey)) as Row
         return yes({ ...toJson(row), secret_key: made.secretKey })

@@ -1,9 +1,9 @@
 import type { Clock } from '../kit/clock.ts'
 import { type AccessKey, isUuid, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
+import type { Origin } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Caller } from './caller.ts'
-import type { Origin } from './condition.ts'
 import type { Failures } from './failures.ts'
 import { permits, type Rights } from './rights.ts'
 

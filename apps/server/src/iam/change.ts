@@ -17,7 +17,7 @@ type Noted = {
 export type Note = (noted: Noted) => Promise<void>
 
 /** Who changes something; for an invitation, the user it was made for. */
-export type Changer = Pick<Actor, 'organizationId' | 'name'> & Partial<Pick<Actor, 'ip' | 'userAgent'>>
+export type Changer = Pick<Actor, 'organizationId' | 'name' | 'ip' | 'userAgent'>
 
 export type Change = <T>(
   who: Changer,
@@ -49,9 +49,7 @@ export const openChange =
         const outcome = await work(client, ({ action, resourceType, resourceId, before = null, after = null }) =>
           recordChange(client, {
             organizationId: who.organizationId,
-            actor: who.name,
-            ip: who.ip,
-            userAgent: who.userAgent,
+            actor: who,
             action,
             resourceType,
             resourceId,

@@ -1,10 +1,9 @@
 import { BlockList, isIP, isIPv4 } from 'node:net'
 import { type ASTNode, Environment } from '@marcbachmann/cel-js'
+import { plainAddress } from '../kit/addresses.ts'
 import { type Instant, instantToDate } from '../kit/clock.ts'
+import type { Origin } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-
-/** From where something is asked. */
-export type Origin = { readonly ip: string; readonly userAgent: string }
 
 export type Condition = (origin: Origin, at: Instant) => boolean
 
@@ -21,12 +20,6 @@ const CALLABLE = new Set(
   `inIpRange contains startsWith endsWith size indexOf substring lowerAscii upperAscii timestamp duration int string
    getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds`.split(/\s+/),
 )
-
-/** An IPv4 address in an IPv6 socket is the IPv4 address; the name of an interface is no part of one; empty for what is none. */
-export const plainAddress = (text: string): string => {
-  const ip = (text.split('%', 1)[0] ?? '').replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '')
-  return isIP(ip) === 0 ? '' : ip
-}
 
 const inIpRange = (ip: string, range: string): boolean => {
   const [address = '', prefix] = range.split('/')

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import type { Instant } from '../kit/clock.ts'
-import { compileCondition, type Origin } from './condition.ts'
+import type { Origin } from '../kit/management.ts'
+import { compileCondition } from './condition.ts'
 
 const origin: Origin = { ip: '198.51.100.7', userAgent: 'terraform/1.11.0' }
 const sunday = Date.parse('2026-11-22T10:30:00Z') as Instant

@@ -1,13 +1,10 @@
 import type { Denial } from '../kit/denial.ts'
 import { isUuid, type ProjectId } from '../kit/ids.ts'
-import type { Guard } from '../kit/management.ts'
+import { type Guard, originOf } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { secretOf } from './authenticate.ts'
-import { plainAddress } from './condition.ts'
 import type { Iam } from './iam.ts'
 import { permits } from './rights.ts'
-
-const MAX_USER_AGENT_CHARACTERS = 255 // serverless-platform.md 5.4
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header)
 
@@ -26,7 +23,8 @@ export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | '
   }
 
   return async (headers, address) => {
-    const ip = plainAddress(address)
+    const origin = originOf(headers, address)
+    const { ip } = origin
     const token = first(headers['x-auth-token'])?.toLowerCase()
     const authorization = first(headers.authorization)
     // Not even a key: nobody can guess one by sending none.
@@ -40,11 +38,9 @@ export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | '
     if (key.expiresAt <= now) return no({ type: 'denied_authentication', method: 'api_key', reason: 'expired' })
 
     const { organizationId, principalId, accessKey, kind, rights } = key
-    const userAgent = (first(headers['user-agent']) ?? '').slice(0, MAX_USER_AGENT_CHARACTERS)
-    const origin = { ip, userAgent }
     const isOurs = (projectId: ProjectId): boolean => iam.knownProjects().get(projectId) === organizationId
     return yes({
-      actor: { organizationId, principalId, name: principalId, kind, accessKey, owner: rights === 'everything', ip, userAgent },
+      actor: { organizationId, principalId, name: principalId, kind, accessKey, owner: rights === 'everything', ...origin },
       may: ({ resource, action }, projectId) =>
         (projectId === undefined || isOurs(projectId)) && permits(rights, `${resource}:${action}`, projectId, origin, now),
     })

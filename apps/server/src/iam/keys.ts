@@ -1,6 +1,6 @@
 import { randomInt, randomUUID } from 'node:crypto'
 import type pg from 'pg'
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import { dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { type AccessKey, isUuid, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
@@ -61,9 +61,7 @@ export type KeyRequest = {
   readonly description: string
   readonly expiresAt: Instant | null
   /** Who asks, for the audit. */
-  readonly actor: string
-  readonly creationIp?: string
-  readonly userAgent?: string
+  readonly actor: By
   /** The organization's default project, unless told otherwise; it says nothing about what the key may (serverless-platform.md 5.5). */
   readonly defaultProjectId?: ProjectId
   /** A UUID in lower case that somebody else has chosen; a random one otherwise. */
@@ -88,7 +86,7 @@ export const insertKey = async (client: pg.ClientBase, secrets: Secrets, request
       request.principalId,
       request.description,
       request.expiresAt === null ? null : instantToDate(request.expiresAt),
-      request.creationIp || null,
+      (typeof request.actor === 'string' ? '' : request.actor.ip) || null,
       request.defaultProjectId ?? null,
     ],
   )
@@ -101,8 +99,6 @@ export const insertKey = async (client: pg.ClientBase, secrets: Secrets, request
     action: 'created',
     resourceType: 'api_key',
     resourceId: key.accessKey,
-    ip: request.creationIp,
-    userAgent: request.userAgent,
     before: null,
     after: keyToAudit(key),
   })
@@ -127,7 +123,7 @@ export const listKeys = async (db: Db, organizationId: OrganizationId): Promise<
 }
 
 /** Deletes the key; false when there was none. Every process knows within a second. */
-export const revokeKey = (db: Db, request: { organizationId: OrganizationId; accessKey: AccessKey; actor: string }): Promise<boolean> =>
+export const revokeKey = (db: Db, request: { organizationId: OrganizationId; accessKey: AccessKey; actor: By }): Promise<boolean> =>
   transaction(db, async (client) => {
     const { rows } = await client.query<Row>(`delete from api_key where organization_id = $1 and access_key = $2 returning ${COLUMNS}`, [
       request.organizationId,

@@ -1,6 +1,7 @@
 import type { Instant } from '../kit/clock.ts'
 import type { ProjectId } from '../kit/ids.ts'
-import type { Condition, Origin } from './condition.ts'
+import type { Origin } from '../kit/management.ts'
+import type { Condition } from './condition.ts'
 import type { Right } from './permission-sets.ts'
 
 /** One rule, as it is asked at every request. */

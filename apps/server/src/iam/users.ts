@@ -332,7 +332,7 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam }: IamRoom
     needs: 'nobody',
     body: z.strictObject({ token: z.string().min(1).max(128) }),
     answer: z.object({ user_id: z.uuid(), organization_id: z.uuid(), access_key: z.string(), secret_key: z.uuid() }),
-    handle: async ({ body }) => {
+    handle: async ({ body, from }) => {
       const { rows } = await db.query<{ principal_id: PrincipalId; organization_id: OrganizationId }>(
         `select principal_id, organization_id from invitation join principal on principal.id = principal_id
           where token_hash = $1 and expires_at > now() and not locked`,
@@ -341,7 +341,8 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam }: IamRoom
       const [invited] = rows
       if (invited === undefined) return no(notFound('invitation', ''))
       const { principal_id: id, organization_id: organizationId } = invited
-      return change({ organizationId, name: id }, async (client, note) => {
+      const invitee = { organizationId, name: id, ...from }
+      return change(invitee, async (client, note) => {
         // Of two who hold the link at once, one gets in.
         const { rowCount } = await client.query('delete from invitation where principal_id = $1 and token_hash = $2', [
           id,
@@ -360,7 +361,7 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam }: IamRoom
             activated: true,
           }),
         })
-        const request = { organizationId, principalId: id, description: 'from an invitation', expiresAt: null, actor: id }
+        const request = { organizationId, principalId: id, description: 'from an invitation', expiresAt: null, actor: invitee }
         const key = await insertKey(client, secrets, request)
         return yes({ user_id: id, organization_id: organizationId, access_key: key.accessKey, secret_key: key.secretKey })
       })

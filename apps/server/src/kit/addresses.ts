@@ -1,5 +1,11 @@
 import { BlockList, isIP, isIPv4, isIPv6 } from 'node:net'
 
+/** An IPv4 address in an IPv6 socket is the IPv4 address; the name of an interface is no part of one; empty for what is none. */
+export const plainAddress = (text: string): string => {
+  const ip = (text.split('%', 1)[0] ?? '').replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '')
+  return isIP(ip) === 0 ? '' : ip
+}
+
 /** Says whether a connection to this address may be made. It takes addresses only; names are resolved before. */
 export type MayReach = (address: string) => boolean
 

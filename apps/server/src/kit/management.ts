@@ -1,14 +1,25 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
+import { plainAddress } from './addresses.ts'
 import type { Clock } from './clock.ts'
 import { type ArgumentFault, type Denial, invalid, speakDenial } from './denial.ts'
 import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
 import { no, type Outcome, yes } from './outcome.ts'
 
+/** Where a call comes from: the address, and what the client calls itself. */
+export type Origin = { readonly ip: string; readonly userAgent: string }
+
+const MAX_USER_AGENT_CHARACTERS = 255 // serverless-platform.md 5.4
+
+export const originOf = (headers: FastifyRequest['headers'], address: string): Origin => ({
+  ip: plainAddress(address),
+  userAgent: (headers['user-agent'] ?? '').slice(0, MAX_USER_AGENT_CHARACTERS),
+})
+
 /** Who changes or reads something, and from where: what the audit keeps. */
-export type Actor = {
+export type Actor = Origin & {
   readonly organizationId: OrganizationId
   readonly principalId: PrincipalId
   /** For the audit: the principal's id. */
@@ -18,8 +29,6 @@ export type Actor = {
   readonly owner: boolean
   /** The public half of the key that is used. */
   readonly accessKey: AccessKey
-  readonly ip: string
-  readonly userAgent: string
 }
 
 /**
@@ -60,7 +69,7 @@ type Route<P, Q, B, A> = RouteShape & {
   readonly body?: z.ZodType<B>
 } & (
     | { readonly needs: Needs; handle(input: Input<P, Q, B> & { readonly actor: Actor }): Promise<Outcome<A, Denial>> }
-    | { readonly needs: 'nobody'; handle(input: Omit<Input<P, Q, B>, 'may'>): Promise<Outcome<A, Denial>> }
+    | { readonly needs: 'nobody'; handle(input: Omit<Input<P, Q, B>, 'may'> & { readonly from: Origin }): Promise<Outcome<A, Denial>> }
   )
 
 export type Manage = <P = undefined, Q = undefined, B = undefined, A = unknown>(route: Route<P, Q, B, A>) => void
@@ -284,7 +293,7 @@ export const openManagement = (
           const input = { params: params.value, query: query.value, body: body.value }
 
           const answer = await (route.needs === 'nobody'
-            ? route.handle(input)
+            ? route.handle({ ...input, from: originOf(request.headers, request.ip) })
             : handleGuarded(route.needs, request, (who) => route.handle({ ...input, ...who })))
           if (!answer.ok) return deny(reply, answer.refusal)
           if (answer.value === undefined) return reply.code(204).send()

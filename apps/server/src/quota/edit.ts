@@ -1,4 +1,4 @@
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { isUuid, newId, type OrganizationId, type ProjectId } from '../kit/ids.ts'
@@ -26,7 +26,7 @@ export type EditRefusal = { readonly why: string; readonly missing?: 'organizati
 /** A limit is a safe integer, so that no share of it is ever rounded. */
 const MAX_VALUE = Number.MAX_SAFE_INTEGER
 
-type Edit = { readonly db: Db; readonly actor: string }
+type Edit = { readonly db: Db; readonly actor: By }
 
 const exists = async (
   db: Pick<Db, 'query'>,

@@ -95,7 +95,7 @@ export const quotaRoutes = (
       const { model, ...values } = body as { model: string } & Partial<Record<(typeof LIMIT_NAMES)[number], z.infer<typeof Value>>>
       const limits = Object.fromEntries(LIMIT_NAMES.flatMap((name) => (values[name] === undefined ? [] : [[name, toLimit(values[name])]])))
       const organizationId = params.organization_id as OrganizationId
-      const done = await setOrganizationLimits({ db, actor: actor.name }, { organizationId, model, limits })
+      const done = await setOrganizationLimits({ db, actor }, { organizationId, model, limits })
       return done.ok ? done : denied(done.refusal, { organization: organizationId, project: '', principal: '', budget: '' })
     },
   })
@@ -110,7 +110,7 @@ export const quotaRoutes = (
     handle: async ({ params, body, actor }) => {
       if (!(await isOperator(db, actor.organizationId))) return forbidden
       const organizationId = params.organization_id as OrganizationId
-      const done = await setTier({ db, actor: actor.name }, { organizationId, tier: body.tier })
+      const done = await setTier({ db, actor }, { organizationId, tier: body.tier })
       return done.ok ? done : denied(done.refusal, { organization: organizationId, project: '', principal: '', budget: '' })
     },
   })
@@ -126,7 +126,7 @@ export const quotaRoutes = (
       const projectId = params.project_id as ProjectId
       if (!may(writeProject, projectId)) return no(notFound('project', projectId))
       const done = await setProjectLimit(
-        { db, actor: actor.name },
+        { db, actor },
         { organizationId: actor.organizationId, projectId, model: body.model, tokensPerMinute: toLimit(body.tokens_per_minute) },
       )
       return done.ok ? done : denied(done.refusal, { organization: '', project: projectId, principal: '', budget: '' })
@@ -166,7 +166,7 @@ export const quotaRoutes = (
         return no(invalid('amount', 'constraint', body.unit === 'money' ? 'at most 9,000,000' : 'a whole number of tokens'))
       }
       const done = await setBudget(
-        { db, clock, actor: actor.name },
+        { db, clock, actor },
         {
           organizationId: actor.organizationId,
           projectId: (body.project_id ?? null) as ProjectId | null,
@@ -189,7 +189,7 @@ export const quotaRoutes = (
     needs: write,
     params: z.object({ budget_id: z.uuid() }),
     handle: async ({ params, actor }) => {
-      const done = await removeBudget({ db, actor: actor.name }, { organizationId: actor.organizationId, id: params.budget_id })
+      const done = await removeBudget({ db, actor }, { organizationId: actor.organizationId, id: params.budget_id })
       return done.ok ? done : denied(done.refusal, { organization: '', project: '', principal: '', budget: params.budget_id })
     },
   })

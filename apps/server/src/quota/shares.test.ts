@@ -73,7 +73,7 @@ test('gateways share the places of an organization, and one that has none gets t
 
 test('a budget holds over gateways and survives a restart of all of them', async () => {
   const holder = await anOrganization()
-  const edit = { db: database.db, clock: systemClock, actor: 'test' }
+  const edit = { db: database.db, clock: systemClock, actor: 'test' } as const
   const scope = { organizationId: holder.organizationId, projectId: null, principalId: null }
   await setBudget(edit, { ...scope, unit: 'tokens', period: 'day', amount: 1_000, hard: true })
   const spend = async (gateway: Admission, tokens: number): Promise<boolean> => {
@@ -135,7 +135,7 @@ test('the state of a budget follows the books, in tokens and in money, and says 
     sleep: (_ms, signal) => systemClock.sleep(1_000_000, signal),
   }
   const scope = { organizationId: holder.organizationId, projectId: null, principalId: null }
-  const edit = { db: database.db, clock, actor: 'test' }
+  const edit = { db: database.db, clock, actor: 'test' } as const
   await setBudget(edit, { ...scope, unit: 'tokens', period: 'day', amount: 300, hard: true })
   await setBudget(edit, { ...scope, unit: 'money', period: 'month', amount: 1_000_000, hard: false })
   const policy: Policy = await readPolicy(database.db)

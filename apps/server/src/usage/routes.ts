@@ -157,6 +157,7 @@ export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): voi
         showsFrom: body.shows_from ?? monthOf(now),
         expiresAt: body.expires_at,
         principalId: actor.principalId,
+        actor,
       })
       if (!made.ok) {
         const { limit: quota, current } = made.refusal
@@ -192,7 +193,7 @@ export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): voi
       const share = await findShare(db, actor.organizationId, params.share_id)
       if (share === undefined) return no(notFound('usage_share', params.share_id))
       if (!may(WRITE_SHARES, share.projectId)) return no(forbidden(WRITE_SHARES))
-      const revoked = await revokeShare(db, share, actor.principalId)
+      const revoked = await revokeShare(db, share, actor)
       return revoked ? yes(undefined) : no(notFound('usage_share', params.share_id))
     },
   })

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { recordChange } from '../audit/record.ts'
+import { type By, recordChange } from '../audit/record.ts'
 import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { type Id, newId, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
@@ -54,6 +54,7 @@ export type ShareRequest = {
   readonly showsFrom: Instant
   readonly expiresAt: Instant
   readonly principalId: PrincipalId
+  readonly actor: By
 }
 
 /** The token is in the answer and nowhere else. */
@@ -90,7 +91,7 @@ export const createShare = (
     const [row] = rows
     if (row === undefined) throw new Error('a share was not written')
     const share = toShare(row)
-    const { organizationId, principalId: actor } = request
+    const { organizationId, actor } = request
     const entry = { organizationId, actor, action: 'created', resourceType: 'usage_share', resourceId: share.id } as const
     await recordChange(client, { ...entry, before: null, after: share })
     return yes({ share, token })
@@ -115,7 +116,7 @@ export const findShare = async (db: Db, organizationId: OrganizationId, id: stri
 }
 
 /** From the next question on the token is worth nothing. */
-export const revokeShare = (db: Db, share: Share, actor: PrincipalId): Promise<boolean> =>
+export const revokeShare = (db: Db, share: Share, actor: By): Promise<boolean> =>
   transaction(db, async (client) => {
     const { rowCount } = await client.query('delete from usage_share where id = $1', [share.id])
     if (rowCount !== 1) return false
