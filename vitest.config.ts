@@ -4,7 +4,8 @@ const conditions = ['@parvis/source']
 const resolve = { conditions, externalConditions: conditions }
 // `__vitest__` is where global-setup.ts is loaded; it does not take the conditions of the others.
 const shared = { resolve: { conditions }, ssr: { resolve }, environments: { __vitest__: { resolve } } }
-const test = { pool: 'forks' as const, testTimeout: 30_000, hookTimeout: 60_000 }
+// Limits only end what hangs: a machine that others use, too, stalls for seconds. What takes how long is told in bench/.
+const test = { pool: 'forks' as const, testTimeout: 90_000, hookTimeout: 120_000, expect: { poll: { timeout: 30_000, interval: 20 } } }
 
 // `plain` needs nothing but Node. `house` starts a Postgres once for the run and fails without it.
 export default defineConfig({

@@ -178,7 +178,7 @@ describe('ending', () => {
     const pid = Number(out)
     expect(isAlive(pid)).toBe(true)
     parent.kill('SIGKILL')
-    await until('the engine is gone', () => !isAlive(pid), 5000)
+    await until('the engine is gone', () => !isAlive(pid))
   })
 })
 

@@ -36,7 +36,7 @@ export const forkEngine = (args: readonly string[], env: Record<string, string> 
 }
 
 /** Waits until something holds; fails with its name when it does not in time. */
-export const until = async (what: string, holds: () => boolean | Promise<boolean>, limitMs = 15_000): Promise<void> => {
+export const until = async (what: string, holds: () => boolean | Promise<boolean>, limitMs = 30_000): Promise<void> => {
   const start = performance.now()
   while (!(await holds())) {
     if (performance.now() - start > limitMs) throw new Error(`not within ${limitMs} ms: ${what}`)
@@ -55,7 +55,7 @@ export const startEngine = async (model: keyof typeof MODELS, args: readonly str
   })
   left.catch(() => {})
   const ready = () => forked.told.find((message) => message.type === 'ready')
-  await Promise.race([until('the engine is ready', () => ready() !== undefined, 30_000), left])
+  await Promise.race([until('the engine is ready', () => ready() !== undefined, 60_000), left])
   const url = `http://127.0.0.1:${ready()?.port}`
 
   const send = (path: string, body: unknown, headers: Record<string, string> = {}, signal?: AbortSignal): Promise<Response> =>

@@ -120,7 +120,7 @@ test('every way is counted under its own name', async () => {
     (await house.db.query<{ endpoint: string }>('select distinct endpoint from usage_event order by endpoint')).rows.map(
       (row) => row.endpoint,
     )
-  await expect.poll(count, { timeout: 20_000 }).toEqual(['completions', 'messages', 'responses'])
+  await expect.poll(count).toEqual(['completions', 'messages', 'responses'])
 })
 
 describe('the examples run as they stand', () => {

@@ -176,7 +176,7 @@ test('after kill -9 every answer that a client saw to its end is in the ledger, 
     expect(known.size).toBe(rows.length)
     return [...seen].filter((id) => !known.has(id))
   }
-  await expect.poll(missing, { timeout: 20_000 }).toEqual([])
+  await expect.poll(missing).toEqual([])
   expect(seen.size).toBeGreaterThan(120)
 }, 180_000)
 

@@ -250,7 +250,7 @@ const openRaw = async (method: string, path: string, headers: Readonly<Record<st
   return {
     socket,
     closed: new Promise<string>((resolve) => socket.on('close', () => resolve(text))),
-    until: (pattern: RegExp) => expect.poll(() => text, { timeout: 10_000 }).toMatch(pattern),
+    until: (pattern: RegExp) => expect.poll(() => text).toMatch(pattern),
   }
 }
 const jsonOf = (received: string): unknown => JSON.parse(received.slice(received.indexOf('\r\n\r\n') + 4))

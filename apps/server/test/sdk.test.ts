@@ -208,7 +208,7 @@ test('every answer is in the ledger with the counts that the client saw', async 
         [id],
       )
     ).rows
-  await expect.poll(rows, { timeout: 15_000 }).toEqual([
+  await expect.poll(rows).toEqual([
     {
       model: 'tiny-chat',
       endpoint: expect.stringContaining('chat') as string,

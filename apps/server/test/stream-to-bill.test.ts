@@ -52,7 +52,7 @@ test('tokens that an engine counted, streamed or not, in two projects, are on th
 
   // Output first, at 0.35: the whole free million. Worth 0.35, of which the projects have 0.37 and 0.13 of 0.50.
   await expect
-    .poll(lines, { timeout: 20_000 })
+    .poll(lines)
     .toEqual([
       'default scripted_input 600 9',
       'default scripted_output 800 28',

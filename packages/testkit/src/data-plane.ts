@@ -78,7 +78,7 @@ export const startDataPlane = async (options: {
     idle: [] as Client[],
   }))
   const connectTo = (engine: string): Client => {
-    const client = new Client(engine, { connect: { timeout: 2_000 } })
+    const client = new Client(engine, { connect: { timeout: 30_000 } })
     clients.add(client)
     return client
   }
@@ -140,6 +140,7 @@ export const startDataPlane = async (options: {
           },
         })
       },
+      replicaOf: () => undefined,
       begin: () => undefined,
       withdraw: () => undefined,
       record: async (event) => void records.push(event),
@@ -201,7 +202,7 @@ export type RawConnection = {
   closed: Promise<unknown>
 }
 
-const RAW_WAIT_MS = 10_000
+const RAW_WAIT_MS = 30_000
 
 const openRaw = async (port: number, key: string): Promise<RawConnection> => {
   const socket = connect({ port, host: '127.0.0.1' })

@@ -66,7 +66,7 @@ export type Hub = {
 }
 
 const CHUNK_BYTES = 64 * 1024
-const UNTIL_LIMIT_MS = 10_000
+const UNTIL_LIMIT_MS = 30_000
 
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 

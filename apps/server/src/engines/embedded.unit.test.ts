@@ -1,7 +1,8 @@
 import { createRequire } from 'node:module'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { request } from 'undici'
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { until } from '@parvis/testkit/until'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
 import { newId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
@@ -91,13 +92,14 @@ test('the embedded engine loads, takes only our key, answers, and is there again
   const { pid } = JSON.parse(lines.find((line) => line.includes('"pid"')) ?? '{}') as { pid?: number }
   expect(pid).toBeGreaterThan(1)
   process.kill(pid ?? 0, 'SIGKILL')
-  await vi.waitUntil(() => engine?.state === 'unhealthy')
-  await vi.waitUntil(() => engine?.state === 'ready', { timeout: LOADING_LIMIT_MS })
+  await until('its end is noticed', () => engine?.state === 'unhealthy')
+  await until('it is back', () => engine?.state === 'ready', LOADING_LIMIT_MS)
   expect(await ask()).toBe(first)
 })
 
 test('a file that is no model is told with a reason', { timeout: LOADING_LIMIT_MS }, async () => {
   local.want([chat, broken])
-  await vi.waitUntil(() => directory.forModel(broken.id)[0]?.state === 'unhealthy', { timeout: LOADING_LIMIT_MS })
-  expect(directory.forModel(broken.id)[0]?.reason).toMatch(/gguf|model/i)
+  // That its process has ended is noticed before its last words are read.
+  await until('the reason is told', () => /gguf|model/i.test(directory.forModel(broken.id)[0]?.reason ?? ''), LOADING_LIMIT_MS)
+  expect(directory.forModel(broken.id)[0]?.state).toBe('unhealthy')
 })

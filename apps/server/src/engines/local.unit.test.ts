@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { request } from 'undici'
-import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { until } from '@parvis/testkit/until'
+import { afterEach, beforeEach, expect, test } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
 import { newId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
@@ -45,11 +46,11 @@ const modelOf = async (name: string, behaviour: Behaviour = {}, changes: Partial
   return { id: newId(clock.now()), name, type: 'chat', path, contextTokens: 2048, maxOutputTokens: 512, matryoshka: [], ...changes }
 }
 
-const open = (options: Partial<LocalOptions> = {}, limits: Partial<LocalLimits> = {}) => {
+const open = (options: Partial<LocalOptions> = {}, limits: Partial<LocalLimits> = {}, answerMs = 30_000) => {
   const lines: string[] = []
   const log = openLog('debug', { write: (line: string) => lines.push(line) } as unknown as NodeJS.WritableStream)
   const directory = openDirectory({ clock, log })
-  const health = openHealthWatch({ directory, clock, limits: { everyMs: 50, answerMs: 100, soonMs: 10, gapMs: 1 } })
+  const health = openHealthWatch({ directory, clock, limits: { everyMs: 50, answerMs, soonMs: 10, gapMs: 1 } })
   const seats = openSeats({ directory, clock })
   const local = openLocal({
     directory,
@@ -70,7 +71,7 @@ const open = (options: Partial<LocalOptions> = {}, limits: Partial<LocalLimits> 
     if (engine === undefined) throw new Error(`no engine of ${model.name}`)
     return engine
   }
-  const ready = (model: LocalModel) => vi.waitUntil(() => directory.forModel(model.id)[0]?.state === 'ready', { timeout: 10_000 })
+  const ready = (model: LocalModel) => until(`${model.name} is ready`, () => directory.forModel(model.id)[0]?.state === 'ready')
   const ask = async (model: LocalModel, path: string): Promise<{ status: number; body: string }> => {
     const engine = engineOf(model)
     const { statusCode, body } = await request(`${engine.address?.origin}${path}`, {
@@ -132,7 +133,7 @@ test('while it loads its state says how far it is', async () => {
   const room = open()
   const model = await modelOf('m', { silent: true })
   room.want([model])
-  await vi.waitUntil(() => room.engineOf(model).reason === 'loading, 25 %')
+  await until('it tells', () => room.engineOf(model).reason === 'loading, 25 %')
   expect(room.engineOf(model).state).toBe('starting')
 })
 
@@ -152,7 +153,7 @@ test('a child that is killed comes back, and requests reach the new one', async 
   await room.ready(model)
   const first = room.engineOf(model).address
   await room.ask(model, '/crash').catch(() => undefined)
-  await vi.waitUntil(() => room.engineOf(model).state === 'ready' && room.engineOf(model).address !== first, { timeout: 10_000 })
+  await until('another is ready', () => room.engineOf(model).state === 'ready' && room.engineOf(model).address !== first)
   expect((await room.ask(model, '/v1/models')).status).toBe(200)
   expect(room.lines.some((line) => line.includes('ended by SIGKILL'))).toBe(true)
 })
@@ -163,7 +164,7 @@ test('between its end and its next start requests are refused at once, with when
   room.want([model])
   await room.ready(model)
   await room.ask(model, '/crash').catch(() => undefined)
-  await vi.waitUntil(() => room.engineOf(model).state === 'unhealthy')
+  await until('its end is noticed', () => room.engineOf(model).state === 'unhealthy')
   expect(await room.takeSeat(model, never)).toEqual({
     ok: false,
     refusal: { code: 'engine_unavailable', model: 'm', reason: 'its engine does not answer', retryAfterMs: 5_000 },
@@ -174,7 +175,7 @@ test('a child that cannot load says why, in the log and in its state, and is tri
   const room = open({}, { restartMinMs: 20 })
   const model = await modelOf('m', { failed: 'the file is not a GGUF file', badLives: 3 })
   room.want([model])
-  await vi.waitUntil(() => room.engineOf(model).reason === 'the file is not a GGUF file')
+  await until('its state says why', () => room.engineOf(model).reason === 'the file is not a GGUF file')
   await room.ready(model)
   const waits = room.lines.flatMap((line) => {
     const { restartMs, reason } = JSON.parse(line) as { restartMs?: number; reason?: string }
@@ -191,7 +192,7 @@ test('a child that was ready for long enough has earned a quick restart', async 
     await room.ready(model)
     const { address } = room.engineOf(model)
     await room.ask(model, '/crash').catch(() => undefined)
-    await vi.waitUntil(() => room.engineOf(model).address !== address, { timeout: 10_000 })
+    await until('its end is noticed', () => room.engineOf(model).address !== address)
   }
   expect(room.lines.filter((line) => line.includes('"restartMs":10'))).toHaveLength(3)
 })
@@ -215,21 +216,21 @@ test('what native code quotes of a request goes nowhere, whether the child ends 
 })
 
 test('a child that says nothing while loading is ended and started again', async () => {
-  const room = open({}, { loadSilenceMs: 300 })
+  const room = open({}, { loadSilenceMs: 2_000 }) // longer than another process takes to begin, also on a busy machine
   const model = await modelOf('m', { silent: true })
   room.want([model])
   await room.ready(model)
-  expect(room.lines.some((line) => line.includes('said nothing for 0.3 s while loading'))).toBe(true)
+  expect(room.lines.some((line) => line.includes('said nothing for 2 s while loading'))).toBe(true)
 })
 
 test('a child that lives but does not answer any more is ended and started again', async () => {
-  const room = open({}, { hangMs: 50 })
+  const room = open({}, { hangMs: 50 }, 300)
   const model = await modelOf('m')
   room.want([model])
   await room.ready(model)
   const { address } = room.engineOf(model)
   await room.ask(model, '/hang')
-  await vi.waitUntil(() => room.engineOf(model).state === 'ready' && room.engineOf(model).address !== address, { timeout: 10_000 })
+  await until('another is ready', () => room.engineOf(model).state === 'ready' && room.engineOf(model).address !== address)
   expect(room.lines.some((line) => line.includes('did not answer for 0.05 s'))).toBe(true)
 })
 
@@ -240,7 +241,7 @@ test.runIf(process.platform === 'linux')('a child that takes more memory than it
   await room.ready(model)
   const { address } = room.engineOf(model)
   await room.ask(model, '/grow').catch(() => undefined)
-  await vi.waitUntil(() => room.engineOf(model).state === 'ready' && room.engineOf(model).address !== address, { timeout: 10_000 })
+  await until('another is ready', () => room.engineOf(model).state === 'ready' && room.engineOf(model).address !== address)
   expect(room.lines.some((line) => /used \d+ MB of memory, more than its limit of 180 MB/.test(line))).toBe(true)
 })
 
@@ -253,7 +254,7 @@ test('a model that is no longer wanted loses its child, the others keep theirs',
   const { address } = room.engineOf(b)
   room.want([b])
   expect(room.directory.forModel(a.id)).toEqual([])
-  await vi.waitUntil(async () => (await journal()).some(({ what, name }) => what === 'SIGTERM' && name === 'a'))
+  await until('it is told to end', async () => (await journal()).some(({ what, name }) => what === 'SIGTERM' && name === 'a'))
   room.want([b])
   expect(room.engineOf(b).address).toBe(address)
 })
@@ -276,7 +277,7 @@ test('closing ends every child, also one that does not listen and one that is lo
   const [deaf, loading] = [await modelOf('deaf', { ignoreSigterm: true }), await modelOf('loading', { loadMs: 60_000 })]
   room.want([deaf, loading])
   await room.ready(deaf)
-  await vi.waitUntil(async () => (await journal()).some(({ what, name }) => what === 'start' && name === 'loading'))
+  await until('it loads', async () => (await journal()).some(({ what, name }) => what === 'start' && name === 'loading'))
   await room.close()
   for (const { pid } of await journal()) expect(() => process.kill(pid, 0)).toThrow('ESRCH')
 })
@@ -298,6 +299,6 @@ test('an engine that is not there is told as the reason, and closing is quick', 
   const room = open({ entry: { path: join(dir, 'nothing.mjs'), execArgv: [] } }, { restartMinMs: 60_000 })
   const model = await modelOf('m')
   room.want([model])
-  await vi.waitUntil(() => room.engineOf(model).state === 'unhealthy')
-  expect(room.lines.some((line) => line.includes('Cannot find module'))).toBe(true)
+  await until('the reason is told', () => room.engineOf(model).reason?.includes('Cannot find module') === true)
+  expect(room.engineOf(model).state).toBe('unhealthy')
 })

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { createServer, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { afterEach, expect, test, vi } from 'vitest'
+import { until } from '@parvis/testkit/until'
+import { afterEach, expect, test } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
 import { newId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
@@ -38,7 +39,7 @@ const startServer = async (answer: RequestListener, port = 0) => {
 
 const open = (url: string, options: { bearer?: string; limits?: Partial<ProbeLimits> } = {}) => {
   const directory = openDirectory({ clock, log: openLog('silent') })
-  const limits = { everyMs: 30, answerMs: 200, soonMs: 10, gapMs: 1, ...options.limits }
+  const limits = { everyMs: 30, answerMs: 30_000, soonMs: 10, gapMs: 1, ...options.limits }
   const health = openHealthWatch({ directory, clock, limits })
   opened.push(health.close)
   const engine = newEngine(
@@ -53,7 +54,7 @@ const open = (url: string, options: { bearer?: string; limits?: Partial<ProbeLim
   return { directory, health, engine, turns }
 }
 
-const becomes = (engine: Engine, state: Engine['state']) => vi.waitUntil(() => engine.state === state)
+const becomes = (engine: Engine, state: Engine['state']) => until(`it is ${state}`, () => engine.state === state)
 
 test('an engine that answers on /health is ready, and its key came along', async () => {
   const server = await startServer((_, response) => response.end('{}'))
@@ -67,7 +68,7 @@ test('an engine without /health is asked for its models, and then only for those
   const server = await startServer((request, response) => response.writeHead(request.url === '/v1/models' ? 200 : 404).end('{}'))
   const { engine } = open(`http://127.0.0.1:${server.port}`)
   await becomes(engine, 'ready')
-  await vi.waitUntil(() => server.asked.length >= 4)
+  await until('it was asked four times', () => server.asked.length >= 4)
   expect(server.asked.map(({ path }) => path).slice(0, 4)).toEqual(['/health', '/v1/models', '/v1/models', '/v1/models'])
 })
 
@@ -95,7 +96,7 @@ test('one bad answer is a busy moment: it raises suspicion and changes nothing',
   await becomes(engine, 'ready')
   status = 503
   const before = server.asked.length
-  await vi.waitUntil(() => server.asked.length >= before + 4)
+  await until('it was asked four times more', () => server.asked.length >= before + 4)
   expect(turns).toEqual(['ready'])
   expect(engine.suspect).toBe(false)
 })
@@ -145,7 +146,7 @@ test('a suspected engine that answers is trusted again', async () => {
   const { engine, directory } = open(`http://127.0.0.1:${server.port}`, { limits: { everyMs: 60_000 } })
   await becomes(engine, 'ready')
   for (let each = 0; each < 100; each += 1) directory.suspect(engine)
-  await vi.waitUntil(() => !engine.suspect)
+  await until('it is trusted', () => !engine.suspect)
   expect(server.asked.length).toBeLessThan(5)
 })
 

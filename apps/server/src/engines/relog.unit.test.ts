@@ -1,5 +1,6 @@
 import { PassThrough } from 'node:stream'
-import { expect, test, vi } from 'vitest'
+import { until } from '@parvis/testkit/until'
+import { expect, test } from 'vitest'
 import { openLog } from '../kit/log.ts'
 import { relog } from './relog.ts'
 
@@ -70,11 +71,11 @@ test('lines that are not its log are counted and told once in a while, and at th
     lines: count,
     msg: `the engine wrote ${count} lines that are not its log`,
   })
-  await vi.waitUntil(() => lines.length > 0)
+  await until('the first are told', () => lines.length > 0)
   expect(lines).toEqual([told(3)])
   await write('d\n')
   stream.destroy()
-  await vi.waitUntil(() => lines.length > 1)
+  await until('the last is told', () => lines.length > 1)
   expect(lines).toEqual([told(3), told(1)])
 })
 

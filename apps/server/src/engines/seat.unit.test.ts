@@ -1,6 +1,7 @@
 import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import fc from 'fast-check'
-import { afterEach, expect, test, vi } from 'vitest'
+import { until } from '@parvis/testkit/until'
+import { afterEach, expect, test } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
 import { type ModelId, newId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
@@ -432,7 +433,7 @@ test('in whatever order seats are asked for, left, broken off and engines turn, 
         caller.signal.abort()
         caller.seat?.leave('clean')
       }
-      await vi.waitUntil(() => {
+      await until('all is quiet', () => {
         for (const caller of callers) caller.seat?.leave('clean')
         return engines.every((engine) => engine.busy === 0) && room.waiting() === 0
       })
