@@ -46,11 +46,16 @@ const percent = z.union([z.number().transform(String), z.string()]).refine((valu
 })
 const oneOf = <const T extends readonly string[]>(values: T) => z.enum(values, { error: `must be one of ${values.join(', ')}` })
 
-const ranges = z
-  .union([z.array(z.string()), z.string().transform((value) => value.split(',').map((range) => range.trim()))], {
-    error: 'must be a list of ranges',
+const listed = (what: string) =>
+  z.union([z.array(z.string()), z.string().transform((value) => value.split(',').map((item) => item.trim()))], {
+    error: `must be a list of ${what}`,
   })
-  .refine((values) => values.every(isRange), { error: 'must be ranges like 10.0.0.0/8 or fd00::/8, with commas between them' })
+const ranges = listed('ranges').refine((values) => values.every(isRange), {
+  error: 'must be ranges like 10.0.0.0/8 or fd00::/8, with commas between them',
+})
+const isOrigin = (value: string): boolean =>
+  URL.canParse(value) && /^https?:$/.test(new URL(value).protocol) && new URL(value).origin === value
+const DOMAIN = /^([a-z0-9-]{1,63}\.)+[a-z]{2,63}$/
 
 /** The engine's share: a quarter of the memory for each model's process, so that three models leave the fourth to us and to Postgres. */
 const engineShareMb = (machine: Machine): number => Math.max(512, Math.floor(machine.memoryMb / 4))
@@ -111,6 +116,38 @@ export const SETTINGS = [
     yaml: 'trustedProxies',
     default: 'none',
     what: 'Ranges like 10.0.0.0/8, with commas between them: proxies in front whose X-Forwarded-For says where a request comes from.',
+  },
+  {
+    env: 'PARVIS_PUBLIC_URL',
+    yaml: 'publicUrl',
+    default: 'http:// and where it listens',
+    what: 'Where people reach Parvis: https://ai.example.com. Links in invitations begin with it.',
+  },
+  {
+    env: 'PARVIS_CORS_ORIGINS',
+    yaml: 'corsOrigins',
+    default: 'none',
+    what: 'Origins like https://app.example.com, with commas between them, whose pages may call the inference and the management API.',
+  },
+  {
+    env: 'PARVIS_OIDC_ISSUER',
+    yaml: 'oidcIssuer',
+    default: 'none',
+    what: 'The OpenID provider that people may sign in with: https://id.example.com. It must redirect to <public URL>/oidc/callback.',
+  },
+  { env: 'PARVIS_OIDC_CLIENT_ID', yaml: 'oidcClientId', default: 'none', what: 'What Parvis is called there.' },
+  { env: 'PARVIS_OIDC_CLIENT_SECRET', yaml: 'oidcClientSecret', default: 'none', what: 'Its secret there.' },
+  {
+    env: 'PARVIS_OIDC_DOMAINS',
+    yaml: 'oidcDomains',
+    default: 'all',
+    what: 'Domains like example.com, with commas between them: only addresses of these sign in with the provider.',
+  },
+  {
+    env: 'PARVIS_OIDC_JOIN',
+    yaml: 'oidcJoin',
+    default: 'nobody',
+    what: 'The id of an organization that whoever comes from PARVIS_OIDC_DOMAINS becomes a member of, without any rights at first. Otherwise only users that are there get in.',
   },
   {
     env: 'PARVIS_DEMO_MODELS',
@@ -250,6 +287,17 @@ const SHAPE = {
   logLevel: oneOf(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']),
   behindTls: flag,
   trustedProxies: ranges,
+  publicUrl: webAddress.transform((value) => value.replace(/\/+$/, '')).optional(),
+  corsOrigins: listed('origins').refine((values) => values.every(isOrigin), {
+    error: 'must be origins like https://app.example.com, with commas between them',
+  }),
+  oidcIssuer: webAddress.optional(),
+  oidcClientId: text.optional(),
+  oidcClientSecret: text.optional(),
+  oidcDomains: listed('domains').refine((values) => values.every((value) => DOMAIN.test(value)), {
+    error: 'must be domains like example.com, with commas between them',
+  }),
+  oidcJoin: text.regex(UUID, { error: 'must be the id of an organization' }).optional(),
   demoModels: flag,
   engineThreads: whole(1, 1024),
   engineMemoryMb: whole(64, 16 * 2 ** 20),
@@ -308,6 +356,8 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   logLevel: 'info',
   behindTls: false,
   trustedProxies: [],
+  corsOrigins: [],
+  oidcDomains: [],
   demoModels: true,
   // One core stays with the server, so that streams keep flowing while an engine computes.
   engineThreads: Math.max(1, machine.cores - 1),
@@ -408,6 +458,19 @@ export type Overrides = {
 
 const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'))
 
+/** The settings of an OpenID provider are all there or none is, and nobody joins an organization from just anywhere. */
+const requireProvider = (config: Config): void => {
+  const { oidcIssuer: issuer, oidcClientId: id, oidcClientSecret: secret } = config
+  if (issuer === undefined && id === undefined && secret === undefined && config.oidcJoin === undefined) return
+  if (issuer === undefined || id === undefined || secret === undefined)
+    throw new Error('PARVIS_OIDC_ISSUER, PARVIS_OIDC_CLIENT_ID and PARVIS_OIDC_CLIENT_SECRET go together: set all three.')
+  const { protocol, hostname } = new URL(issuer)
+  if (protocol !== 'https:' && !isLoopback(hostname))
+    throw new Error('PARVIS_OIDC_ISSUER must begin with https://: whoever listens on the way could sign in as anybody.')
+  if (config.oidcJoin !== undefined && config.oidcDomains.length === 0)
+    throw new Error('PARVIS_OIDC_JOIN needs PARVIS_OIDC_DOMAINS: otherwise everybody that the provider knows would become a member.')
+}
+
 /**
  * Reads all settings once: defaults, then the file, then the environment, then the command line. Whatever is unknown or
  * wrong is an error that names it. The file is the one given (`--config`, PARVIS_CONFIG), else ./parvis.yaml, else
@@ -473,5 +536,6 @@ export const readConfig = (
       `PARVIS_HOST is ${config.host}, which other machines can reach, and Parvis speaks plain HTTP: keys would cross the network in the clear. Put a TLS proxy in front and set PARVIS_BEHIND_TLS=true, or listen on 127.0.0.1.`,
     )
   }
+  requireProvider(config)
   return config
 }

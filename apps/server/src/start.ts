@@ -11,6 +11,7 @@ import { seedTinyModels } from './catalog/seed.ts'
 import { pulledDir } from './catalog/weights-path.ts'
 import { withoutSpeech } from './catalog/without-speech.ts'
 import type { Config } from './config.ts'
+import { openCors } from './cors.ts'
 import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
@@ -135,6 +136,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     }
     const bodyMs = config.bodyTimeoutSeconds * 1000
     const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs })
+    openCors(app, config.corsOrigins)
     inferenceRoutes(
       app,
       {
@@ -142,10 +144,12 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         resolve: served.resolve,
         admit,
         takeSeat: engines.takeSeat,
+        replicaOf: engines.replicaOf,
         begin: usage.begin,
         withdraw: usage.withdraw,
         record: usage.record,
         models: served.list,
+        elsewhere: (request, reply) => refuseUnknown(request, reply),
         clock,
         log,
       },
@@ -158,8 +162,8 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         fetchAllow: config.fetchAllow,
       },
     )
-    const { manage, shapes } = openManagement(app, { guard: openGuard(iam), clock, log, bodyMs })
-    metricsRoute(manage, metrics, owner.organizationId)
+    const { manage, shapes, refuseUnknown } = openManagement(app, { guard: openGuard(iam), clock, log, bodyMs, region: config.region })
+    metricsRoute(manage, metrics)
     iamRoutes(manage, { db, secrets, iam })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
