@@ -4,7 +4,7 @@ import { type Guard, originOf } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { secretOf } from './authenticate.ts'
 import type { Iam } from './iam.ts'
-import { permits } from './rights.ts'
+import { permits, permitsAnywhere } from './rights.ts'
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header)
 
@@ -41,8 +41,10 @@ export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | '
     const isOurs = (projectId: ProjectId): boolean => iam.knownProjects().get(projectId) === organizationId
     return yes({
       actor: { organizationId, principalId, name: principalId, kind, accessKey, owner: rights === 'everything', ...origin },
-      may: ({ resource, action }, projectId) =>
-        (projectId === undefined || isOurs(projectId)) && permits(rights, `${resource}:${action}`, projectId, origin, now),
+      may: ({ resource, action, scope }, projectId) =>
+        scope === 'anywhere'
+          ? permitsAnywhere(rights, `${resource}:${action}`, origin, now)
+          : (projectId === undefined || isOurs(projectId)) && permits(rights, `${resource}:${action}`, projectId, origin, now),
     })
   }
 }

@@ -15,6 +15,16 @@ export type Grant = {
 /** What a principal may do: everything, or the union of its grants. Nothing is ever taken away (serverless-platform.md 5.3). */
 export type Rights = 'everything' | readonly Grant[]
 
+/** Whether a right is granted in any project at all. */
+export const permitsAnywhere = (rights: Rights, right: Right, origin: Origin, at: Instant): boolean =>
+  rights === 'everything' ||
+  rights.some(
+    (grant) =>
+      grant.rights.has(right) &&
+      (grant.projects === undefined || grant.projects.size > 0) &&
+      (grant.condition === undefined || grant.condition(origin, at)),
+  )
+
 /** Without a project the organization as a whole is meant. */
 export const permits = (
   rights: Rights,

@@ -39,7 +39,11 @@ type Handle = (exchange: Exchange, params: Params) => void | Promise<void>
  */
 export const inferenceRoutes = (
   app: FastifyInstance,
-  rooms: Rooms & { models(): readonly Model[] },
+  rooms: Rooms & {
+    models(): readonly Model[]
+    /** Whether somebody else has answered for a path that nobody serves. */
+    elsewhere?(request: FastifyRequest, reply: FastifyReply): boolean
+  },
   limits: Partial<InferenceLimits> & { readonly idempotency?: Partial<IdempotencyLimits> } = {},
 ): void => {
   const deadlines = openDeadlines()
@@ -56,8 +60,10 @@ export const inferenceRoutes = (
     return openExchange(parts, request.raw, reply.raw, projectId, manner, request.ip)
   }
 
-  const refuseUnknownRoute = (request: FastifyRequest, reply: FastifyReply): void =>
+  const refuseUnknownRoute = (request: FastifyRequest, reply: FastifyReply): void => {
+    if (rooms.elsewhere?.(request, reply) === true) return
     open(request, reply).refuse({ code: 'route_unknown', method: request.method, path: pathOf(request.url) })
+  }
 
   const handle = (request: FastifyRequest<{ Params: Params }>, reply: FastifyReply, work: Handle, manner?: Manner): void => {
     const { project } = request.params

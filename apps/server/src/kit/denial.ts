@@ -21,6 +21,7 @@ export type Denial =
   | { type: 'too_many_requests'; help_message: string; retryAfterMs: number }
   | { type: 'out_of_stock'; resource: string }
   | { type: 'not_implemented' }
+  | { type: 'method_not_allowed' }
 
 /** The status and the recorded sentence of each. */
 const WORDED: { readonly [T in Denial['type']]: { readonly status: number; readonly message: string } } = {
@@ -38,6 +39,7 @@ const WORDED: { readonly [T in Denial['type']]: { readonly status: number; reado
   too_many_requests: { status: 429, message: 'too many requests' },
   out_of_stock: { status: 503, message: 'resource is out of stock' },
   not_implemented: { status: 501, message: 'this method is not implemented' },
+  method_not_allowed: { status: 405, message: 'there is no such method on this resource' },
 }
 
 export const invalid = (argument: string, reason: ArgumentFault['reason'], help: string): Denial => ({

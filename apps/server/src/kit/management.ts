@@ -3,10 +3,11 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { plainAddress } from './addresses.ts'
 import type { Clock } from './clock.ts'
-import { type ArgumentFault, type Denial, invalid, speakDenial } from './denial.ts'
+import { type ArgumentFault, type Denial, invalid, notFound, speakDenial } from './denial.ts'
 import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
 import { no, type Outcome, yes } from './outcome.ts'
+import { lookUp } from './unknown-route.ts'
 
 /** Where a call comes from: the address, and what the client calls itself. */
 export type Origin = { readonly ip: string; readonly userAgent: string }
@@ -34,9 +35,12 @@ export type Actor = Origin & {
 /**
  * What a route asks of the caller: the kind of object in the singular, and whether it is changed (control-plane.md 3). Scope
  * `organization` is asked before the handler; with `project` the handler asks, since it knows of which project; with `self`
- * too, since a principal may do some things with what is its own, whatever its policies say.
+ * too, since a principal may do some things with what is its own, whatever its policies say. `anywhere` is for what is the same in
+ * every project: the right in one of them is enough.
  */
-export type Needs = { readonly resource: string; readonly action: 'read' | 'write'; readonly scope: 'organization' | 'project' | 'self' }
+export type Needs = { readonly resource: string; readonly action: 'read' | 'write'; readonly scope: Scope }
+
+type Scope = 'organization' | 'project' | 'self' | 'anywhere'
 
 export type May = (needs: Needs, projectId?: ProjectId) => boolean
 
@@ -231,10 +235,28 @@ const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): Fa
  */
 export const openManagement = (
   app: FastifyInstance,
-  /** `bodyMs`: how long a body may take to arrive. */
-  parts: { guard: Guard; clock: Clock; log: Logger; bodyMs: number },
-): { manage: Manage; shapes(): readonly KnownRoute[] } => {
+  /** `bodyMs`: how long a body may take to arrive. `region`: the one there is; paths with another are those of nothing. */
+  parts: { guard: Guard; clock: Clock; log: Logger; bodyMs: number; region: string },
+): { manage: Manage; shapes(): readonly KnownRoute[]; refuseUnknown(request: FastifyRequest, reply: FastifyReply): boolean } => {
   const shapes: KnownRoute[] = []
+  const begin = (reply: FastifyReply): FastifyReply =>
+    reply
+      .header('x-request-id', newId(parts.clock.now()))
+      .header('x-content-type-options', 'nosniff')
+      .header('x-frame-options', 'DENY')
+      .header('content-security-policy', "default-src 'none'; frame-ancestors 'none'")
+      .header('cache-control', 'no-store')
+
+  /** Answers for a path that has no route, in our shape, if it is one of the management API. */
+  const refuseUnknown = (request: FastifyRequest, reply: FastifyReply): boolean => {
+    const found = lookUp(shapes, request.url)
+    if (found === undefined) return false
+    begin(reply)
+    if (found.methods.length > 0) reply.header('allow', found.methods.join(', '))
+    if (request.method === 'OPTIONS' && found.methods.length > 0) void reply.code(204).send()
+    else denyUnread(request, reply, found.methods.length > 0 ? { type: 'method_not_allowed' } : notFound('route', found.path))
+    return true
+  }
 
   const manage: Manage = (route) => {
     shapes.push(route)
@@ -264,17 +286,13 @@ export const openManagement = (
         method: route.method,
         url: route.path,
         onRequest: async (request, reply) => {
-          reply
-            .header('x-request-id', newId(parts.clock.now()))
-            .header('x-content-type-options', 'nosniff')
-            .header('x-frame-options', 'DENY')
-            .header('content-security-policy', "default-src 'none'; frame-ancestors 'none'")
-            .header('cache-control', 'no-store')
+          begin(reply)
           if (route.needs === 'nobody') return goOn(request, reply)
           const guarded = await parts.guard(request.headers, request.ip)
           if (!guarded.ok) return denyUnread(request, reply, guarded.refusal)
           // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
-          if (route.needs.scope === 'organization' && !guarded.value.may(route.needs)) {
+          const asked = route.needs.scope !== 'project' && route.needs.scope !== 'self'
+          if (asked && !guarded.value.may(route.needs)) {
             return denyUnread(request, reply, denialOf(route.needs))
           }
           guards.set(request, guarded.value)
@@ -282,6 +300,8 @@ export const openManagement = (
         },
         handler: async (request, reply) => {
           if (request.url.includes('%00')) return deny(reply, invalid('query', 'format', NO_ZERO))
+          const { region } = request.params as { region?: string }
+          if (region !== undefined && region !== parts.region) return deny(reply, notFound('region', region))
           const params = parse(route.params, request.params)
           if (!params.ok) return deny(reply, params.refusal)
           const query = parse(route.query, request.query)
@@ -316,7 +336,7 @@ export const openManagement = (
     return who === undefined ? Promise.resolve(no(denialOf(needs))) : work(who)
   }
 
-  return { manage, shapes: () => shapes }
+  return { manage, shapes: () => shapes, refuseUnknown }
 }
 
 const denialOf = ({ resource, action }: Needs): Denial => ({ type: 'permissions_denied', details: [{ resource, action }] })

@@ -55,6 +55,7 @@ beforeAll(async () => {
     clock,
     log: openLog('silent'),
     bodyMs: 5_000,
+    region: 'fr-par',
   })
   usageRoutes(manage, { db: database.db, clock })
 })
