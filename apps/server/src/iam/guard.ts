@@ -12,7 +12,7 @@ const first = (header: string | string[] | undefined): string | undefined => (Ar
  * Who is calling the management API, and what they may: `X-Auth-Token: <secret key>`, or the same as a bearer
  * (control-plane.md 2.1). A project that is not the caller's organization's is one in which nothing may be done.
  */
-export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'clock' | 'failures'>): Guard => {
+export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId' | 'clock' | 'failures'>): Guard => {
   const denied = (ip: string, reason: 'invalid_argument' | 'not_found'): Outcome<never, Denial> => {
     const retryAfterMs = iam.failures.count(ip)
     return no(

@@ -68,6 +68,7 @@ const RULES = `
   select principal.id as principal_id, permission_set_names, project_ids, condition
     from policy_rule
     join policy on policy.id = policy_id
+    join organization on organization.id = policy.organization_id and organization.state = 'active'
     left join principal_group on principal_group.id = policy.group_id
     join principal on principal.organization_id = policy.organization_id and (
          principal.id = policy.principal_id
@@ -75,14 +76,18 @@ const RULES = `
       or exists (select 1 from group_member where group_member.group_id = policy.group_id and group_member.principal_id = principal.id))
    where policy.principal_id is not null or policy.group_id is not null`
 
-type Everything = Known & { readonly version: bigint }
+type Everything = Known & { readonly rights: ReadonlyMap<PrincipalId, Rights>; readonly version: bigint }
 
 /** All keys, rights and projects as of one moment. Keys that expire later are judged by the clock. */
 const readKnown = (db: Db): Promise<Everything> =>
   transaction(db, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
     const { rows: versions } = await client.query<{ version: bigint }>(`select version from change where room = 'iam'`)
-    const { rows: owners } = await client.query<{ id: PrincipalId }>(`select id from principal where role = 'owner'`)
+    // Nobody of an organization that is suspended or closed has any right, its owner included.
+    const { rows: owners } = await client.query<{ id: PrincipalId }>(
+      `select principal.id from principal join organization on organization.id = organization_id
+        where role = 'owner' and organization.state = 'active'`,
+    )
     const rights = new Map<PrincipalId, Rights>(owners.map(({ id }) => [id, 'everything']))
     const rightsOf = rightsOfSets()
     await eachRow<RuleRow>(client, RULES, (row) => {
@@ -108,7 +113,7 @@ const readKnown = (db: Db): Promise<Everything> =>
     )
     const projects = new Map<ProjectId, OrganizationId>()
     await eachRow<ProjectRow>(client, 'select id, organization_id from project', (row) => projects.set(row.id, row.organization_id))
-    return { keys, projects, version: versions[0]?.version ?? 0n }
+    return { keys, projects, rights, version: versions[0]?.version ?? 0n }
   })
 
 export type Iam = {
@@ -116,6 +121,10 @@ export type Iam = {
   /** By the secret key in lower case; one that has expired, too. */
   keyOf(secretKey: string): KnownKey | undefined
   knownProjects(): Known['projects']
+  /** What a principal may, whatever it goes by. */
+  rightsOf(principalId: PrincipalId): Rights
+  /** The organization that the first start made: its people operate the installation. */
+  readonly operatorId: OrganizationId
   /** Resolves when this process knows what the version of the room's rows says, or after a while all the same. */
   knowing(version: bigint): Promise<void>
   readonly clock: Clock
@@ -128,8 +137,9 @@ export type Iam = {
  */
 export const openIam = async (options: { db: Db; changes: Changes; secrets: Secrets; clock: Clock; log: Logger }): Promise<Iam> => {
   const { db, secrets, clock, log } = options
-  if ((await readInstallation(db, secrets)) === undefined) throw new Error('The database is not set up: bootstrap comes before iam.')
-  let known: Everything = { keys: new Map(), projects: new Map(), version: 0n }
+  const installation = await readInstallation(db, secrets)
+  if (installation === undefined) throw new Error('The database is not set up: bootstrap comes before iam.')
+  let known: Everything = { keys: new Map(), projects: new Map(), rights: new Map(), version: 0n }
   let told: (() => void)[] = []
   await options.changes.watch('iam', async () => {
     known = await readKnown(db)
@@ -143,6 +153,8 @@ export const openIam = async (options: { db: Db; changes: Changes; secrets: Secr
     authenticate: authenticator(() => known, secrets, clock, failures),
     keyOf: (secretKey) => known.keys.get(hashToText(secrets.hashKey(secretKey))),
     knownProjects: () => known.projects,
+    rightsOf: (principalId) => known.rights.get(principalId) ?? [],
+    operatorId: installation.organizationId,
     knowing: async (version) => {
       const late = new AbortController()
       let over = false

@@ -90,6 +90,11 @@ const ORGANIZATION_SETS: Record<string, readonly Row[]> = {
       [`IAM${part}ReadOnly`, `Read what is in IAM of the kind ${part.toLowerCase()}`, read(part.toLowerCase())],
     ]),
   ],
+  // Ours: they open something in the operator's organization only.
+  Installation: [
+    ['InstallationManager', 'Everything about the installation: organizations, models, prices, engines, tiers', full('installation')],
+    ['InstallationReadOnly', 'Read everything about the installation, its metrics and its audit included', read('installation')],
+  ],
   Billing: [
     ['BillingManager', 'Everything about bills', full(...BILLING)],
     ['BillingReadOnly', 'Read bills and consumption', read(...BILLING)],

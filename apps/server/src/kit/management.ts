@@ -61,7 +61,12 @@ export type RouteShape = {
   readonly params?: z.ZodType
   readonly query?: z.ZodType
   readonly body?: z.ZodType
+  /** Without one, and with nothing in `produces`, there is no body: 204. */
   readonly answer?: z.ZodType
+  /** The content types of an answer that is no JSON, or of a file that is JSON only for those who do not ask with `dl=1`. */
+  readonly produces?: { readonly text: string } | { readonly file: readonly string[] }
+  /** In our own bodies null takes something away. Elsewhere it means "not given" (control-plane.md 2.2). */
+  readonly nulls?: 'kept'
 }
 
 /** A route as it was registered; `nobody`: no key is asked for. */
@@ -306,7 +311,7 @@ export const openManagement = (
           if (!params.ok) return deny(reply, params.refusal)
           const query = parse(route.query, request.query)
           if (!query.ok) return deny(reply, query.refusal)
-          const read = route.body === undefined ? yes(undefined) : readJson(request.body)
+          const read = route.body === undefined ? yes(undefined) : readJson(request.body, route.nulls === 'kept')
           if (!read.ok) return deny(reply, read.refusal)
           const body = parse(route.body, read.value)
           if (!body.ok) return deny(reply, body.refusal)
@@ -344,7 +349,7 @@ const denialOf = ({ resource, action }: Needs): Denial => ({ type: 'permissions_
 // A text in Postgres cannot hold it.
 const NO_ZERO = 'a text must not contain the character U+0000'
 
-const readJson = (body: unknown): Outcome<unknown, Denial> => {
+const readJson = (body: unknown, keepNulls: boolean): Outcome<unknown, Denial> => {
   if (!(body instanceof Buffer) || body.length === 0) return yes({})
   try {
     let zero = false
@@ -352,7 +357,7 @@ const readJson = (body: unknown): Outcome<unknown, Denial> => {
       zero ||= name.includes('\0') || (typeof item === 'string' && item.includes('\0'))
       return item
     })
-    return zero ? no(invalid('body', 'format', NO_ZERO)) : yes(withoutNulls(value))
+    return zero ? no(invalid('body', 'format', NO_ZERO)) : yes(keepNulls ? value : withoutNulls(value))
   } catch {
     return no({
       type: 'invalid_arguments',

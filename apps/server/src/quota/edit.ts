@@ -12,6 +12,7 @@ import {
   OVER_ALL,
   readPolicy,
   rowToBudget,
+  type Scope,
   TIERS,
   type Tier,
 } from './policy.ts'
@@ -51,9 +52,24 @@ export const setOrganizationLimits = async (
 ): Promise<Outcome<undefined, EditRefusal>> => {
   if (!(await exists(db, 'organization', organizationId, organizationId)))
     return no({ why: 'There is no such organization.', missing: 'organization' })
-  const misplaced = Object.keys(limits).find((name) => model !== ANY_MODEL && OVER_ALL.includes(name as LimitName))
-  if (misplaced !== undefined) return no({ why: `${misplaced} holds over all models together: set it for the model *.` })
+  const misplaced = misplacedIn(model, limits)
+  if (misplaced !== undefined) return no(misplaced)
   return write({ db, actor }, { scope: 'organization', subject: organizationId, organizationId, model, limits })
+}
+
+/** Limits of a tier for one model, or for `*`. They hold for every organization in it that has none of its own. */
+export const setTierLimits = async (
+  { db, actor }: Edit,
+  { tier, model, limits }: { tier: Tier; model: string; limits: NewLimits },
+): Promise<Outcome<undefined, EditRefusal>> => {
+  const misplaced = misplacedIn(model, limits)
+  if (misplaced !== undefined) return no(misplaced)
+  return write({ db, actor }, { scope: 'tier', subject: tier, organizationId: null, model, limits })
+}
+
+const misplacedIn = (model: string, limits: NewLimits): EditRefusal | undefined => {
+  const name = Object.keys(limits).find((each) => model !== ANY_MODEL && OVER_ALL.includes(each as LimitName))
+  return name === undefined ? undefined : { why: `${name} holds over all models together: set it for the model *.` }
 }
 
 /** Tokens per minute of a project, at most what its organization has (serverless-platform.md 4.4). */
@@ -74,7 +90,7 @@ export const setProjectLimit = async (
 
 const write = async (
   { db, actor }: Edit,
-  place: { scope: 'organization' | 'project'; subject: string; organizationId: OrganizationId; model: string; limits: NewLimits },
+  place: { scope: Scope; subject: string; organizationId: OrganizationId | null; model: string; limits: NewLimits },
 ): Promise<Outcome<undefined, EditRefusal>> => {
   const { scope, subject, model } = place
   const wrong = Object.values(place.limits).find(
@@ -204,10 +220,4 @@ export const removeBudget = async (
     return true
   })
   return gone ? yes(undefined) : no({ why: 'There is no such budget.', missing: 'budget' })
-}
-
-/** The organization whose people run the installation: they set what organizations may use. */
-export const isOperator = async (db: Pick<Db, 'query'>, organizationId: OrganizationId): Promise<boolean> => {
-  const { rows } = await db.query('select 1 from installation where organization_id = $1', [organizationId])
-  return rows.length > 0
 }

@@ -46,6 +46,8 @@ export type Policy = {
   /** What is written at exactly this place; undefined where nothing is. */
   written(scope: Scope, subject: string, model: string, name: LimitName): number | null | undefined
   limits(organizationId: OrganizationId, model: string): Limits
+  /** What holds in a tier, for all models together first, then for each model that has something of its own. */
+  tierLimits(tier: Tier): readonly (Limits & { readonly model: string })[]
   /** Tokens per minute of the project, never above the organization's (serverless-platform.md 4.4). Null: none of its own. */
   projectTokens(organizationId: OrganizationId, projectId: ProjectId, model: string): number | null
   budgets(organizationId: OrganizationId): readonly Budget[]
@@ -117,10 +119,24 @@ export const toPolicy = (rows: {
     free_tokens_per_month: find(organizationId, ANY_MODEL, 'free_tokens_per_month'),
   })
 
+  const tierLimits: Policy['tierLimits'] = (tier) => {
+    const own = rows.limits.filter((row) => row.scope === 'tier' && row.subject === tier).map((row) => row.model)
+    const models = [ANY_MODEL, ...[...new Set(own)].filter((model) => model !== ANY_MODEL).sort()]
+    return models.map((model) => {
+      const at = (name: LimitName): number | null => {
+        const own = written('tier', tier, model, name)
+        // Null is a word of its own: not limited.
+        return (own === undefined ? written('tier', tier, ANY_MODEL, name) : own) ?? null
+      }
+      return { model, ...(Object.fromEntries(LIMIT_NAMES.map((name) => [name, at(name)])) as Limits) }
+    })
+  }
+
   return {
     tierOf,
     written,
     limits,
+    tierLimits,
     projectTokens: (organizationId, projectId, model) => {
       const own =
         written('project', projectId, model, 'tokens_per_minute') ?? written('project', projectId, ANY_MODEL, 'tokens_per_minute') ?? null

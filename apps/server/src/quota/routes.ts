@@ -8,13 +8,14 @@ import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type BudgetNow, readBudgets } from './budgets.ts'
 import {
   type EditRefusal,
-  isOperator,
   type NewLimit,
+  type NewLimits,
   removeBudget,
   setBudget,
   setOrganizationLimits,
   setProjectLimit,
   setTier,
+  setTierLimits,
 } from './edit.ts'
 import { ANY_MODEL, LIMIT_NAMES, type Policy, TIERS } from './policy.ts'
 import { toQuota } from './quota.ts'
@@ -26,6 +27,21 @@ const toLimit = (value: z.infer<typeof Value>): NewLimit => (value === 'unlimite
 const ModelName = z.string().min(1).max(128).default(ANY_MODEL)
 
 const Limits = z.object(Object.fromEntries(LIMIT_NAMES.map((name) => [name, z.union([z.int(), z.null()])])))
+const LimitsRow = Limits.extend({ model: z.string() })
+const LimitsAnswer = z.object({ tier: z.enum(TIERS), limits: z.array(LimitsRow) })
+const Uuid = z.uuid().toLowerCase()
+
+const NewLimitsBody = z.strictObject({ model: ModelName, ...Object.fromEntries(LIMIT_NAMES.map((name) => [name, Value.optional()])) })
+
+const readLimits = (body: z.infer<typeof NewLimitsBody>): { model: string; limits: NewLimits } => {
+  const { model, ...values } = body as { model: string } & Partial<Record<(typeof LIMIT_NAMES)[number], z.infer<typeof Value>>>
+  const limits = LIMIT_NAMES.flatMap((name) => (values[name] === undefined ? [] : [[name, toLimit(values[name])] as const]))
+  return { model, limits: Object.fromEntries(limits) }
+}
+
+const isOrganization = async (db: Db, id: string): Promise<boolean> =>
+  (await db.query('select 1 from organization where id = $1', [id])).rows.length > 0
+
 const BudgetAnswer = z.object({
   id: z.uuid(),
   project_id: z.union([z.uuid(), z.null()]),
@@ -64,38 +80,46 @@ export const quotaRoutes = (
   const { db, clock } = room
   const read = { resource: 'limit', action: 'read', scope: 'organization' } as const
   const write = { resource: 'limit', action: 'write', scope: 'organization' } as const
+  const operatorReads = { resource: 'installation', action: 'read', scope: 'installation' } as const
+  const operatorWrites = { resource: 'installation', action: 'write', scope: 'installation' } as const
   const writeProject = { resource: 'limit', action: 'write', scope: 'project' } as const
-  const forbidden = no({ type: 'permissions_denied', details: [{ resource: 'limit', action: 'write' }] } as const)
+
+  const limitsOf = (organizationId: OrganizationId) => {
+    const policy = room.policy()
+    const names = [ANY_MODEL, ...room.models().map(({ name }) => name)]
+    return { tier: policy.tierOf(organizationId), limits: names.map((model) => ({ model, ...policy.limits(organizationId, model) })) }
+  }
 
   manage({
     method: 'GET',
     path: '/parvis/v1/limits',
     summary: "Read the tier of the caller's organization, and its limits for each model that is served.",
     needs: read,
-    answer: z.object({ tier: z.enum(TIERS), limits: z.array(Limits.extend({ model: z.string() })) }),
-    handle: async ({ actor }) => {
-      const policy = room.policy()
-      const names = [ANY_MODEL, ...room.models().map(({ name }) => name)]
-      return yes({
-        tier: policy.tierOf(actor.organizationId),
-        limits: names.map((model) => ({ model, ...policy.limits(actor.organizationId, model) })),
-      })
-    },
+    answer: LimitsAnswer,
+    handle: async ({ actor }) => yes(limitsOf(actor.organizationId)),
+  })
+
+  manage({
+    method: 'GET',
+    path: '/parvis/v1/limits/organizations/:organization_id',
+    summary: 'Read the tier of any organization, and its limits for each model that is served.',
+    needs: operatorReads,
+    params: z.object({ organization_id: Uuid }),
+    answer: LimitsAnswer,
+    handle: async ({ params: { organization_id: id } }) =>
+      (await isOrganization(db, id)) ? yes(limitsOf(id as OrganizationId)) : no(notFound('organization', id)),
   })
 
   manage({
     method: 'PUT',
     path: '/parvis/v1/limits/organizations/:organization_id',
-    summary: "Set an organization's limits for a model, or for all that have none of their own. Only the operator's organization may.",
-    needs: write,
-    params: z.object({ organization_id: z.uuid() }),
-    body: z.strictObject({ model: ModelName, ...Object.fromEntries(LIMIT_NAMES.map((name) => [name, Value.optional()])) }),
+    summary: "Set an organization's limits for a model, or for all that have none of their own.",
+    needs: operatorWrites,
+    params: z.object({ organization_id: Uuid }),
+    body: NewLimitsBody,
     handle: async ({ params, body, actor }) => {
-      if (!(await isOperator(db, actor.organizationId))) return forbidden
-      const { model, ...values } = body as { model: string } & Partial<Record<(typeof LIMIT_NAMES)[number], z.infer<typeof Value>>>
-      const limits = Object.fromEntries(LIMIT_NAMES.flatMap((name) => (values[name] === undefined ? [] : [[name, toLimit(values[name])]])))
       const organizationId = params.organization_id as OrganizationId
-      const done = await setOrganizationLimits({ db, actor }, { organizationId, model, limits })
+      const done = await setOrganizationLimits({ db, actor }, { organizationId, ...readLimits(body) })
       return done.ok ? done : denied(done.refusal, { organization: organizationId, project: '', principal: '', budget: '' })
     },
   })
@@ -103,15 +127,42 @@ export const quotaRoutes = (
   manage({
     method: 'PUT',
     path: '/parvis/v1/limits/organizations/:organization_id/tier',
-    summary: "Put an organization into a tier. Only the operator's organization may.",
-    needs: write,
-    params: z.object({ organization_id: z.uuid() }),
+    summary: 'Put an organization into a tier.',
+    needs: operatorWrites,
+    params: z.object({ organization_id: Uuid }),
     body: z.strictObject({ tier: z.enum(TIERS) }),
     handle: async ({ params, body, actor }) => {
-      if (!(await isOperator(db, actor.organizationId))) return forbidden
       const organizationId = params.organization_id as OrganizationId
       const done = await setTier({ db, actor }, { organizationId, tier: body.tier })
       return done.ok ? done : denied(done.refusal, { organization: organizationId, project: '', principal: '', budget: '' })
+    },
+  })
+
+  manage({
+    method: 'GET',
+    path: '/parvis/v1/tiers',
+    summary: 'List the tiers, with what is limited in each of them.',
+    needs: operatorReads,
+    query: pageQuery({ max: 100, fallback: 50, orders: ['name_asc'], clamp: true }).strict(),
+    answer: z.object({ tiers: z.array(z.object({ name: z.enum(TIERS), limits: z.array(LimitsRow) })), total_count: z.int() }),
+    handle: async ({ query }) => {
+      const policy = room.policy()
+      const tiers = TIERS.map((name) => ({ name, limits: policy.tierLimits(name) }))
+      const from = (query.page - 1) * query.page_size
+      return yes({ tiers: tiers.slice(from, from + query.page_size), total_count: tiers.length })
+    },
+  })
+
+  manage({
+    method: 'PUT',
+    path: '/parvis/v1/tiers/:tier/limits',
+    summary: 'Set what a tier gives for a model, or for all that have nothing of their own in it. "default" takes a line out.',
+    needs: operatorWrites,
+    params: z.object({ tier: z.enum(TIERS) }),
+    body: NewLimitsBody,
+    handle: async ({ params, body, actor }) => {
+      const done = await setTierLimits({ db, actor }, { tier: params.tier, ...readLimits(body) })
+      return done.ok ? done : denied(done.refusal, { organization: '', project: '', principal: '', budget: '' })
     },
   })
 
