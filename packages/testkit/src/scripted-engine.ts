@@ -3,6 +3,7 @@ import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Serv
 import type { AddressInfo } from 'node:net'
 import { setTimeout as after } from 'node:timers/promises'
 import { DONE, toEvent } from '@parvis/wire/sse'
+import { scriptedResponse, scriptedResponseEvents } from './scripted-responses.ts'
 
 export type ScriptedUsage = { prompt: number; completion?: number; cached?: number; reasoning?: number }
 
@@ -98,12 +99,18 @@ export type ScriptedEngine = {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-const WAIT_MS = 10_000 // a moment that has not come by then will not come
+const WAIT_MS = 30_000 // a moment that has not come by then will not come
 
 /** A real HTTP server on loopback that speaks the OpenAI shapes, well or badly as the test tells it. */
 export const startScriptedEngine = async (
   first: Script = {},
-  options: { models?: readonly string[]; port?: number; bearer?: string } = {},
+  options: {
+    models?: readonly string[]
+    port?: number
+    bearer?: string
+    /** The paths that it says it has, as FastAPI says it. */
+    paths?: readonly string[]
+  } = {},
 ): Promise<ScriptedEngine> => {
   let script = first
   const queued: Script[] = []
@@ -150,6 +157,9 @@ export const startScriptedEngine = async (
     if (path.endsWith('/v1/models') && request.method === 'GET') {
       const data = (options.models ?? ['tiny-chat']).map((id) => ({ id, object: 'model', created: 0, owned_by: 'scripted' }))
       return sendJson(response, 200, { object: 'list', data })
+    }
+    if (path.endsWith('/openapi.json') && request.method === 'GET' && options.paths !== undefined) {
+      return sendJson(response, 200, { openapi: '3.1.0', paths: Object.fromEntries(options.paths.map((name) => [name, { post: {} }])) })
     }
     const json = parse(bytes)
     requests.push({ method: request.method ?? '', path, headers: request.headers, bytes, json })
@@ -232,7 +242,7 @@ const perform = async (answering: Answering, path: string): Promise<void> => {
   if (script.headDelayMs !== undefined) await after(script.headDelayMs)
   if (script.cutAfter === 0) return cutNow(response)
   if (script.holdHead === true) await answering.hold(answering)
-  const streamed = path.endsWith('/completions') && asked['stream'] === true
+  const streamed = /\/(completions|responses)$/.test(path) && asked['stream'] === true
   const contentType =
     script.contentType ?? (streamed && script.body === undefined ? 'text/event-stream; charset=utf-8' : 'application/json')
   const status = script.status ?? 200
@@ -258,6 +268,7 @@ const perform = async (answering: Answering, path: string): Promise<void> => {
   if (streamed) {
     response.writeHead(status, headers)
     response.flushHeaders()
+    if (path.endsWith('/responses')) return responseStream(answering)
     return path.endsWith('/chat/completions') ? stream(answering) : textStream(answering)
   }
   const whole = await wholeAnswerTo(path, answering)
@@ -271,6 +282,7 @@ const wholeAnswerTo = async (path: string, answering: Answering): Promise<unknow
   if (path.endsWith('/embeddings')) return embeddings(answering)
   if (path.endsWith('/tokenize'))
     return { count: PROMPT_TOKENS, max_model_len: 4096, tokens: Array.from({ length: PROMPT_TOKENS }, () => 1) }
+  if (path.endsWith('/responses')) return responseTo(answering)
   return path.endsWith('/chat/completions') ? completion(answering) : textCompletion(answering)
 }
 
@@ -358,6 +370,32 @@ const stream = async (answering: Answering): Promise<void> => {
   await say(answering, chunk({}, finishReasonOf(script), script.usage === 'last' ? usageOf(script, said) : undefined))
   if (wantsUsage && script.usage !== 'last') await say(answering, event({ choices: [], usage: usageOf(script, said) }))
   if (script.done !== false) await say(answering, script.crlf === true ? DONE.replaceAll('\n', '\r\n') : DONE)
+  ended(response)
+}
+
+const responseTo = ({ script, asked }: Answering): unknown => scriptedResponse(script, asked, PROMPT_TOKENS)
+
+/** Words are counted as in a chat, where it comes to cutting, holding and failing. */
+const responseStream = async (answering: Answering): Promise<void> => {
+  const { script, response, asked } = answering
+  if (script.errorAfter === 0) {
+    await say(answering, errorEvent())
+    return ended(response)
+  }
+  let said = 0
+  for (const event of scriptedResponseEvents(script, asked, PROMPT_TOKENS)) {
+    if (answering.gone) break
+    if (script.comments === true) await say(answering, ': ping\n\n')
+    await say(answering, event.text)
+    if (!event.said) continue
+    said += 1
+    if (script.cutAfter === said) return cutNow(response)
+    if (script.errorAfter === said) {
+      await say(answering, 'event: error\ndata: {"type":"error","code":"server_error","message":"Scripted failure","param":null}\n\n')
+      return ended(response)
+    }
+    if (script.holdAfter === said) await answering.hold(answering)
+  }
   ended(response)
 }
 

@@ -3,7 +3,7 @@ import type { Clock, Instant } from '../kit/clock.ts'
 import type { EngineId, ModelId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import type { Address } from './address.ts'
-import type { Replica } from './replica.ts'
+import type { EngineDialect, Replica } from './replica.ts'
 
 /**
  * `starting` may become ready within a wait; requests wait for it. `ready` gets requests. `unhealthy` gets none until it
@@ -23,6 +23,8 @@ export type Engine = {
   readonly kind: 'embedded' | 'external'
   readonly seatLimit: number
   readonly serves: readonly Served[]
+  /** Beside chat. */
+  readonly speaks?: readonly EngineDialect[] | undefined
   /** Empty until its address is known. */
   replicas: ReadonlyMap<ModelId, Replica>
   address: Address | undefined
@@ -74,7 +76,7 @@ const OUT_MS = 5_000
 const MAX_OUT_MS = 60_000
 
 export const newEngine = (
-  fields: Pick<Engine, 'id' | 'name' | 'kind' | 'seatLimit' | 'serves'> & { readonly reason: string },
+  fields: Pick<Engine, 'id' | 'name' | 'kind' | 'seatLimit' | 'serves' | 'speaks'> & { readonly reason: string },
   now: Instant,
 ): Engine => ({
   ...fields,
@@ -170,7 +172,7 @@ export const openDirectory = (options: { clock: Clock; log: Logger }): Directory
       engine.replicas = new Map(
         engine.serves.map(({ modelId, remoteName }) => [
           modelId,
-          { name: engine.name, engineId: engine.id, modelId, ...address, remoteModel: remoteName, bearer },
+          { name: engine.name, engineId: engine.id, modelId, ...address, remoteModel: remoteName, bearer, speaks: engine.speaks },
         ]),
       )
     },

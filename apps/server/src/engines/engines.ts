@@ -45,7 +45,8 @@ export type Engines = {
 }
 
 /** What makes an engine another one: changed, it is taken out and put in anew. */
-const fingerprint = (row: EngineRow): string => JSON.stringify([row.name, row.url, row.sealedBearer?.toString('base64'), row.models])
+const fingerprint = (row: EngineRow): string =>
+  JSON.stringify([row.name, row.url, row.sealedBearer?.toString('base64'), row.models, row.speaks])
 
 /** Opens the directory of engines: those in the database, kept up to date, and the embedded ones that are asked for with `want`. */
 export const openEngines = async (options: {
@@ -67,9 +68,9 @@ export const openEngines = async (options: {
 
   const add = (row: EngineRow): Engine => {
     const now = clock.now()
-    const { id, name, models: serves } = row
+    const { id, name, models: serves, speaks } = row
     const engine = newEngine(
-      { id, name, kind: 'external', seatLimit: limits.seatsPerEngine ?? EXTERNAL_SEATS, serves, reason: 'not asked yet' },
+      { id, name, kind: 'external', seatLimit: limits.seatsPerEngine ?? EXTERNAL_SEATS, serves, speaks, reason: 'not asked yet' },
       now,
     )
     try {

@@ -4,6 +4,7 @@ import { type Db, transaction } from '../kit/db.ts'
 import { type EngineId, type ModelId, newId } from '../kit/ids.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { addressToUrl, readAddress } from './address.ts'
+import type { EngineDialect } from './replica.ts'
 
 /** One of the engine's models, and which of ours it answers for. */
 export type ServedModel = { readonly modelId: ModelId; readonly modelName: string; readonly remoteName: string }
@@ -13,6 +14,8 @@ export type EngineInput = {
   readonly url: string
   readonly bearer: string | undefined
   readonly models: readonly ServedModel[]
+  /** Beside chat. */
+  readonly speaks?: readonly EngineDialect[]
 }
 
 /** An engine as it is shown: that it has a key, never which. */
@@ -22,6 +25,7 @@ export type RegisteredEngine = {
   readonly url: string
   readonly hasKey: boolean
   readonly models: readonly ServedModel[]
+  readonly speaks: readonly EngineDialect[]
   readonly createdAt: Date
 }
 
@@ -29,13 +33,13 @@ export type RegisteredEngine = {
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
 
 const LIST = `
-  select engine.id, engine.name, engine.url, engine.bearer, engine.created_at,
+  select engine.id, engine.name, engine.url, engine.bearer, engine.speaks, engine.created_at,
          engine_model.model_id, engine_model.model_name, engine_model.remote_name
     from engine
     left join engine_model on engine_model.engine_id = engine.id
    order by engine.name, engine_model.model_name`
 
-type Row = { id: EngineId; name: string; url: string; bearer: Buffer | null; created_at: Date } & (
+type Row = { id: EngineId; name: string; url: string; bearer: Buffer | null; speaks: EngineDialect[]; created_at: Date } & (
   | { model_id: ModelId; model_name: string; remote_name: string }
   | { model_id: null; model_name: null; remote_name: null }
 )
@@ -53,6 +57,7 @@ export const readEngines = async (db: Db): Promise<EngineRow[]> => {
       url: row.url,
       sealedBearer: row.bearer,
       models: [],
+      speaks: row.speaks,
       createdAt: row.created_at,
     }
     engines.set(row.id, engine)
@@ -68,11 +73,18 @@ export const listEngines = async (db: Db): Promise<RegisteredEngine[]> =>
 const WHOSE = { organizationId: null, resourceType: 'engine' } as const
 
 /** What the audit keeps: everything but the key. */
-const toAudit = (input: { name: string; url: string; hasKey: boolean; models: readonly ServedModel[] }) => ({
+const toAudit = (input: {
+  name: string
+  url: string
+  hasKey: boolean
+  models: readonly ServedModel[]
+  speaks?: readonly EngineDialect[]
+}) => ({
   name: input.name,
   url: input.url,
   hasKey: input.hasKey,
   models: input.models.map(({ modelName, remoteName }) => ({ model: modelName, remote: remoteName })),
+  ...(input.speaks === undefined || input.speaks.length === 0 ? {} : { speaks: input.speaks }),
 })
 
 const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
@@ -99,12 +111,13 @@ export const addEngine = async (
   const sealed = input.bearer === undefined ? null : rooms.secrets.seal(input.bearer)
   try {
     await transaction(rooms.db, async (client) => {
-      await client.query('insert into engine (id, name, url, bearer, created_at) values ($1, $2, $3, $4, $5)', [
+      await client.query('insert into engine (id, name, url, bearer, created_at, speaks) values ($1, $2, $3, $4, $5, $6)', [
         id,
         input.name,
         url,
         sealed,
         new Date(now),
+        input.speaks ?? [],
       ])
       for (const { modelId, modelName, remoteName } of input.models) {
         await client.query('insert into engine_model (engine_id, model_id, model_name, remote_name) values ($1, $2, $3, $4)', [

@@ -1,6 +1,10 @@
 import type { Client } from 'undici'
 import type { EngineId, ModelId } from '../kit/ids.ts'
 
+/** What an engine may speak beside chat: a request in such a dialect goes to it as it came. */
+export const ENGINE_DIALECTS = ['responses'] as const
+export type EngineDialect = (typeof ENGINE_DIALECTS)[number]
+
 /**
  * One running engine that serves one model. Replicas of the same model are its pool. The data plane does not know
  * whether a replica is a child process of ours or an address that the operator gave.
@@ -17,6 +21,8 @@ export type Replica = {
   readonly remoteModel: string
   /** Set as `Authorization: Bearer`; never logged. */
   readonly bearer: string | undefined
+  /** Where it speaks more than chat. */
+  readonly speaks?: readonly EngineDialect[] | undefined
 }
 
 /** A place at a replica. A seat is a connection: whoever takes one leaves it, whatever happened in between. */

@@ -16,7 +16,7 @@ export const endOfEvent = (bytes: Buffer, from: number): number => {
 export type Splitter = {
   /**
    * Takes what was read and gives each event that is now whole, as the bytes that came. Half an event is no use to a client, so
-   * it waits here for its blank line. False when the event in waiting has grown beyond `MAX_EVENT_BYTES`.
+   * it waits here for its blank line. False when the event in waiting has grown beyond what it may have.
    */
   push(chunk: Buffer, each: (event: Buffer) => void): boolean
   /** What came after the last blank line. */
@@ -26,7 +26,7 @@ export type Splitter = {
 const NOTHING: Buffer = Buffer.alloc(0)
 
 /** Finds events by bytes: one may be cut anywhere, inside a character too, and several may come in one read. */
-export const splitEvents = (): Splitter => {
+export const splitEvents = (maxBytes = MAX_EVENT_BYTES): Splitter => {
   let pieces: Buffer[] = []
   let pendingBytes = 0
   let open = false // the pending bytes end inside what could become a blank line
@@ -43,7 +43,7 @@ export const splitEvents = (): Splitter => {
       // Joining only when an event can end: a long one in many pieces would otherwise be copied again for each of them.
       if (pendingBytes > 0 && !open && !chunk.includes(LF)) {
         keep(chunk)
-        return pendingBytes <= MAX_EVENT_BYTES
+        return pendingBytes <= maxBytes
       }
       const bytes = pendingBytes === 0 ? chunk : Buffer.concat([...pieces, chunk])
       pieces = []
@@ -54,7 +54,7 @@ export const splitEvents = (): Splitter => {
         start = end
       }
       if (start < bytes.length) keep(start === 0 ? bytes : bytes.subarray(start))
-      return pendingBytes <= MAX_EVENT_BYTES
+      return pendingBytes <= maxBytes
     },
     rest: () => (pendingBytes === 0 ? NOTHING : Buffer.concat(pieces)),
   }

@@ -68,15 +68,17 @@ export const openRelay =
     /** Engines that refuse to be asked for running usage; kept as long as this process lives, and there are few. */
     plainEngines: Set<EngineId> = new Set(),
   ): Relay =>
-  (exchange, caller, request, model, seat, spending) =>
+  (exchange, caller, checked, model, seat, spending) =>
     new Promise((resolve, reject) => {
       const { clock, log, limits, deadlines } = options
       const { replica } = seat
+      const { native } = checked
+      const request = native !== undefined && replica.speaks?.includes(native.dialect) === true ? native.request : checked
       const plain = plainEngines.has(replica.engineId)
       const { translate } = request
       const told = request.stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
       const answer: Answer =
-        request.openAnswer?.(exchange) ??
+        request.openAnswer?.(exchange, { remoteModel: replica.remoteModel, spend: spending.spend }) ??
         (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel, spending.spend)
       let controller: Dispatcher.DispatchController | undefined
       let failing: EngineFailure | undefined // the engine's own error answer, while it is being read

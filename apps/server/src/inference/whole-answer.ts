@@ -9,7 +9,7 @@ import { scan, watch } from './scan.ts'
 /** 2,048 vectors of 4,096 numbers are about 100 MB as text. */
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
-const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data', 'results', 'pages'])
+const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data', 'results', 'pages', 'output', 'incomplete_details'])
 const OPEN_BRACKET = 0x5b
 // In JSON text a quote inside a string is escaped, so this is never something that a model said.
 const AT_LIMIT = /"finish_reason"\s*:\s*"length"/
@@ -50,7 +50,10 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
       if (content === undefined || slice(body, { start: content.start, end: content.start + 1 })[0] !== OPEN_BRACKET) {
         return failed('its answer is of another kind', `an answer without an array "${request.answerKey}"`)
       }
-      const atLimit = request.answerKey === 'choices' && AT_LIMIT.test(slice(body, content).toString('latin1'))
+      const isChat = request.answerKey === 'choices'
+      const atLimit = isChat
+        ? AT_LIMIT.test(slice(body, content).toString('latin1'))
+        : textOf('incomplete_details')?.includes('"max_output_tokens"') === true
       const usage = textOf('usage')
       const counts = request.countsOf === undefined ? usage && toCounts(toValue(usage)) : request.countsOf(body)
       const name = spans.get('model')
@@ -58,7 +61,7 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
         name === undefined || remoteModel === model.name
           ? body
           : splice(body, [{ ...name, bytes: Buffer.from(JSON.stringify(model.name)) }])
-      const both = model.features.reasoning ? bufferToBody(withBothNames(slice(named, { start: 0, end: named.bytes }))) : named
+      const both = isChat && model.features.reasoning ? bufferToBody(withBothNames(slice(named, { start: 0, end: named.bytes }))) : named
       const converted = request.convert === undefined ? both : request.convert(both, exchange)
       if (converted === undefined) return failed('its answer cannot be read', 'an answer that cannot be converted')
       return {

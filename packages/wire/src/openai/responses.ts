@@ -13,6 +13,7 @@ const InputImage = z.looseObject({
   type: z.literal('input_image'),
   image_url: z.string({ error: 'expected the URL of an image, or a data URL; files are not kept' }).min(1),
   detail: z.string().nullish(),
+  file_id: z.null({ error: 'files are not kept: expected the image itself, or its URL' }).optional(),
 })
 const InputPart = z.discriminatedUnion('type', [InputText, OutputText, RefusalPart, InputImage], {
   error: 'expected a part of type input_text, input_image or output_text',
@@ -174,3 +175,13 @@ export const ResponseObject = z.looseObject({
     .nullable(),
 })
 export type ResponseObject = z.infer<typeof ResponseObject>
+
+const Count = z.int().nonnegative()
+
+/** Token counts as engines that speak responses give them; some leave the details out. */
+export const ResponseUsage = z.looseObject({
+  input_tokens: Count,
+  output_tokens: Count,
+  input_tokens_details: z.looseObject({ cached_tokens: Count.nullish() }).nullish(),
+  output_tokens_details: z.looseObject({ reasoning_tokens: Count.nullish() }).nullish(),
+})

@@ -1,5 +1,6 @@
 import type { z } from 'zod'
 import type { Model } from '../../catalog/model.ts'
+import type { EngineDialect } from '../../engines/replica.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import type { Counts } from '../../usage/event.ts'
@@ -59,7 +60,9 @@ export type Request = {
   /** What these bytes are; JSON where nothing else is said. */
   readonly contentType?: string
   /** What becomes of the answer, where that is neither chat's stream nor an object with an array in it. */
-  openAnswer?(exchange: Exchange): Answer
+  openAnswer?(exchange: Exchange, at: { readonly remoteModel: string; spend(outputTokens: number): void }): Answer
+  /** The same for an engine that speaks the dialect it came in: as it came, and not as a chat. */
+  readonly native?: { readonly dialect: EngineDialect; readonly request: Request }
   /** What a whole answer must have at its top level, as an array. */
   readonly answerKey: string
   /** Turns a whole answer into what was asked for, where the engine could not. Undefined: it is no such answer. */

@@ -1,5 +1,6 @@
 import type { z } from 'zod'
 import type { Model } from '../../catalog/model.ts'
+import type { EngineDialect } from '../../engines/replica.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, bufferToBody, slice } from '../body.ts'
@@ -23,6 +24,11 @@ export type Translation<T> = Pick<Endpoint, 'name' | 'path' | 'dialect'> & {
   /** The chat completion, in this dialect. */
   whole(completion: unknown, asked: Asked, request: T, model: Model): unknown
   stream(asked: Asked, request: T, model: Model): Translator
+  /** The request for an engine that speaks this dialect itself, made of the chat that has been checked and what came. */
+  readonly native?: {
+    readonly dialect: EngineDialect
+    request(chat: Request, value: Record<string, unknown>, asked: T, model: Model): Request
+  }
   /** What a field of the chat request is called here, for refusals. */
   readonly fields: Readonly<Record<string, string>>
 }
@@ -32,12 +38,12 @@ export type Translation<T> = Pick<Endpoint, 'name' | 'path' | 'dialect'> & {
  * (limits, images, what the model can do, what the engine gets); the answer is written in the dialect.
  */
 export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => {
-  const { name, path, dialect, fields } = translation
+  const { name, path, dialect, fields, native } = translation
 
   /** Refusals name the field that the caller wrote. */
   const inTheirWords = <V>(outcome: Outcome<V>): Outcome<V> => (outcome.ok ? outcome : no(rename(outcome.refusal, fields)))
 
-  const wrap = (request: Request, asked: T, model: Model): Request => {
+  const wrap = (request: Request, value: Record<string, unknown>, asked: T, model: Model): Request => {
     const { complete } = request
     return {
       ...request,
@@ -50,12 +56,13 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
         return bufferToBody(Buffer.from(JSON.stringify(translation.whole(completion.value, exchange, asked, model))))
       },
       translate: (exchange) => translation.stream(exchange, asked, model),
+      ...(native === undefined ? {} : { native: { dialect: native.dialect, request: native.request(request, value, asked, model) } }),
       ...(complete === undefined
         ? {}
         : {
             async complete(exchange) {
               const completed = inTheirWords(await complete(exchange))
-              return completed.ok ? yes(wrap(completed.value, asked, model)) : completed
+              return completed.ok ? yes(wrap(completed.value, value, asked, model)) : completed
             },
           }),
     }
@@ -80,7 +87,7 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
       const asked = checkFields(translation.schema, reading.value)
       if (!asked.ok) return asked
       const request = inTheirWords(asChat({ ...translation.toChat(asked.value, model), model: reading.model }, model))
-      return request.ok ? yes(wrap(request.value, asked.value, model)) : request
+      return request.ok ? yes(wrap(request.value, reading.value ?? {}, asked.value, model)) : request
     },
   }
   return endpoint

@@ -1,6 +1,6 @@
 import type { OutputItem, ResponseObject, ResponsesRequest } from '@parvis/wire/openai/responses'
 import type { Clock, Instant } from '../../../kit/clock.ts'
-import { speak } from '../../../kit/refusal.ts'
+import { type Refusal, speak } from '../../../kit/refusal.ts'
 import type { Counts } from '../../../usage/event.ts'
 import { assemble, type Block, type Step } from '../assemble.ts'
 import { readTold, type Told } from '../told.ts'
@@ -85,16 +85,18 @@ export const responseTranslator = (asked: Asked, request: ResponsesRequest, mode
     },
     /** `response.failed` says how far it came; the `error` behind it is what makes the official SDKs raise. */
     failed(refusal) {
-      const { message, type, param, code } = speak(refusal).body.error
-      const error = { code: code === 429 ? 'rate_limit_exceeded' : 'server_error', message }
+      const { error, event } = failureOf(refusal)
       const response = toObject(frame, { status: 'failed', output: items('incomplete'), finish, counts, error })
-      return (
-        begin() +
-        emit('response.failed', { response }) +
-        emit('error', { code: error.code, message, param, error: { message, type, param, code } })
-      )
+      return begin() + emit('response.failed', { response }) + emit('error', event)
     },
   }
+}
+
+/** What stands in a response that failed, and in the event behind it. */
+export const failureOf = (refusal: Refusal) => {
+  const { message, type, param, code } = speak(refusal).body.error
+  const error = { code: code === 429 ? 'rate_limit_exceeded' : 'server_error', message }
+  return { error, event: { code: error.code, message, param, error: { message, type, param, code } } }
 }
 
 const statusOf = (finish: string | undefined): 'completed' | 'incomplete' =>
@@ -187,7 +189,7 @@ const toObject = (
   }
 }
 
-const toUsage = (counts: Counts): NonNullable<ResponseObject['usage']> => ({
+export const toUsage = (counts: Counts): NonNullable<ResponseObject['usage']> => ({
   input_tokens: counts.input,
   input_tokens_details: { cached_tokens: counts.cachedInput, cache_write_tokens: 0 },
   output_tokens: counts.output,

@@ -1,0 +1,208 @@
+import type { ResponsesRequest } from '@parvis/wire/openai/responses'
+import type { Model } from '../../../catalog/model.ts'
+import type { Clock } from '../../../kit/clock.ts'
+import type { Refusal } from '../../../kit/refusal.ts'
+import type { Counts } from '../../../usage/event.ts'
+import { type Answer, countedByUs, type Ending, LEFT_STATUS, type Verdict } from '../../answer.ts'
+import type { Request } from '../../endpoints/endpoint.ts'
+import { MAX_EVENT_BYTES, splitEvents } from '../../events.ts'
+import type { Exchange } from '../../exchange.ts'
+import { failureOf, responseTranslator, toUsage } from './answer.ts'
+import { responseCounts } from './counts.ts'
+import { type Fields, openItems } from './items.ts'
+
+const PING = Buffer.from(': ping\n\n')
+const BLANK_LINE = Buffer.from('\n\n')
+/** The first and the last event tell all of the answer, with log probabilities too, and repeat what was asked. */
+const MAX_ANSWER_BYTES = 16 * MAX_EVENT_BYTES
+
+/**
+ * A streamed response of an engine that speaks responses: its events are handed on as they come. Held back is the last one, which waits
+ * until the usage is on disk. Changed is the name of the model, and a number where it leaves a gap (data-plane.md 8.5). As in a chat,
+ * nothing is sent before the first event has proved to be one, unless the client had to be told that we live.
+ *
+ * Each event is parsed: what has been said so far must be told again when a budget or a failure ends the stream in the middle.
+ */
+export const passedStream = (
+  exchange: Exchange,
+  request: Request,
+  asked: ResponsesRequest,
+  { model, remoteModel, spend, clock }: { model: Model; remoteModel: string; spend(outputTokens: number): void; clock: Clock },
+): Answer => {
+  const maxBytes = MAX_ANSWER_BYTES + 2 * request.bytesFor(remoteModel).bytes
+  const events = splitEvents(maxBytes)
+  const items = openItems()
+  let out: Buffer[] = []
+  let sent = false
+  let sequence = 0
+  let response: Fields | undefined // the latest that the engine told
+  let last: Buffer | undefined // the last event, which waits
+  let counts: Counts | undefined
+  let atLimit = false
+  let over = false // nothing that follows matters
+  let failure: { reason: string; log: string } | undefined
+  let delivered = 0
+
+  const emit = (type: string, fields: object): Buffer => {
+    const event = Buffer.from(`event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: sequence, ...fields })}\n\n`)
+    sequence += 1
+    return event
+  }
+
+  const look = (event: Buffer): void => {
+    if (over) return
+    const read = readEvent(event)
+    if (read === 'comment') {
+      if (sequence > 0) out.push(event)
+      return
+    }
+    if (read === 'done') {
+      over = true
+      return
+    }
+    const named = read === 'garbage' ? undefined : read['type']
+    const type = typeof named === 'string' ? named : ''
+    if (read === 'garbage') failure = { reason: 'its stream cannot be read', log: 'an event that is no JSON object' }
+    else if (type === 'error' || type === 'response.failed' || Boolean(read['error'])) {
+      failure = { reason: 'it reported an error', log: 'an error inside a stream' }
+    } else if (type === '') failure = { reason: 'its stream cannot be read', log: 'an event without a type' }
+    if (failure !== undefined || read === 'garbage') {
+      over = true
+      return
+    }
+    const theirs = renamed(read, type)
+    items.note(type, theirs.fields)
+    const numbered = read['sequence_number'] === sequence
+    const passed = theirs.changed || !numbered || !startsWithName(event) ? emit(type, withoutNumber(theirs.fields)) : event
+    if (passed === event) sequence += 1
+    if (type !== 'response.completed' && type !== 'response.incomplete') {
+      out.push(passed)
+      if (!type.endsWith('.delta') || typeof read['delta'] !== 'string' || read['delta'] === '') return
+      delivered += 1
+      // What a hard budget does not cover must not go on.
+      spend(delivered)
+      return
+    }
+    over = true
+    last = passed
+    counts = responseCounts(response?.['usage'])
+    atLimit = toFields(response?.['incomplete_details'])['reason'] === 'max_output_tokens'
+    if (counts !== undefined) spend(Math.max(delivered, counts.output))
+  }
+
+  /** The event with the catalogue's name of the model. */
+  const renamed = (fields: Fields, type: string): { fields: Fields; changed: boolean } => {
+    const told = toFields(fields['response'])
+    if (!type.startsWith('response.') || Object.keys(told).length === 0) return { fields, changed: false }
+    response = { ...told, model: model.name }
+    return told['model'] === model.name ? { fields, changed: false } : { fields: { ...fields, response }, changed: true }
+  }
+
+  /** How it went wrong in the middle, said as the engine would have; before anything was said, as we would. */
+  const failed = (refusal: Refusal): Buffer => {
+    if (response === undefined) return Buffer.from(responseTranslator(exchange, asked, model.name, clock).failed(refusal))
+    const { error, event } = failureOf(refusal)
+    const told = { ...response, status: 'failed', error, output: items.all('incomplete'), completed_at: null }
+    return Buffer.concat([emit('response.failed', { response: told }), emit('error', event)])
+  }
+
+  const begin = (): void => exchange.begin(failed)
+
+  /** One write per read; says whether the client keeps up. */
+  const flush = (): boolean => {
+    if (out.length === 0) return true
+    const [only] = out
+    const bytes = out.length === 1 && only !== undefined ? only : Buffer.concat(out)
+    out = []
+    begin()
+    sent = true
+    return exchange.write(bytes)
+  }
+
+  const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => {
+    const counted = counts === undefined ? countedByUs(request, delivered) : ({ counts, counted: 'engine' } as const)
+    return { ending: { ...counted, ended, status: sent ? 200 : LEFT_STATUS, finish } }
+  }
+
+  const broken = (how: Exclude<Ending['ended'], 'complete'>, refusal: Refusal): Verdict => {
+    if (how === 'client_left') return ending(how, () => {})
+    return sent ? ending(how, () => exchange.refuse(refusal)) : { refusal }
+  }
+
+  const fail = (reason: string, log: string): Verdict => ({
+    ...broken('engine_failed', { code: 'engine_failed', model: model.name, reason }),
+    log,
+  })
+
+  return {
+    data(chunk) {
+      const fits = events.push(chunk, look)
+      const keepsUp = flush()
+      if (failure !== undefined) return fail(failure.reason, failure.log)
+      if (!fits) return fail('its stream cannot be read', `an event of more than ${maxBytes} bytes`)
+      if (over) return 'done'
+      return keepsUp ? undefined : 'wait'
+    },
+
+    ping() {
+      begin()
+      exchange.write(PING)
+    },
+
+    exhausted() {
+      if (over || response === undefined) return undefined
+      over = true
+      for (const { type, ...fields } of items.close()) out.push(emit(type, fields))
+      flush()
+      const ended = ending('budget', () => exchange.end(cut))
+      const told = {
+        ...response,
+        status: 'incomplete',
+        incomplete_details: { reason: 'max_output_tokens' },
+        output: items.all('incomplete'),
+        usage: toUsage(ended.ending.counts),
+      }
+      const cut = emit('response.incomplete', { response: told })
+      return ended
+    },
+
+    end() {
+      const rest = events.rest()
+      // Some servers forget the blank line behind their last event; others were cut in the middle of it.
+      if (rest.length > 0 && readEvent(rest) !== 'garbage') look(Buffer.concat([rest, BLANK_LINE]))
+      flush()
+      if (failure !== undefined) return fail(failure.reason, failure.log)
+      const end = last
+      if (end === undefined) {
+        return sent
+          ? fail('its stream ended too early', 'a stream without an end')
+          : fail('its stream was empty', 'a stream without an event')
+      }
+      begin()
+      sent = true
+      const ended = ending(atLimit ? 'length' : 'complete', () => exchange.end(end))
+      return { ...ended, ...(counts === undefined ? { log: 'a stream without usage' } : {}) }
+    },
+
+    broken,
+  }
+}
+
+const readEvent = (event: Buffer): Fields | 'comment' | 'done' | 'garbage' => {
+  const payload = /^data: ?(.*)$/m.exec(event.toString())?.[1]?.trim()
+  if (payload === undefined) return 'comment'
+  if (payload === '[DONE]') return 'done'
+  try {
+    const value: unknown = JSON.parse(payload)
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : 'garbage'
+  } catch {
+    return 'garbage'
+  }
+}
+
+const NAME = Buffer.from('event:')
+const startsWithName = (event: Buffer): boolean => event.compare(NAME, 0, NAME.length, 0, Math.min(NAME.length, event.length)) === 0
+
+const toFields = (value: unknown): Fields => (typeof value === 'object' && value !== null ? (value as Fields) : {})
+
+const withoutNumber = ({ type: _type, sequence_number: _number, ...fields }: Fields): Fields => fields
