@@ -3,6 +3,7 @@ import PDFDocument from 'pdfkit'
 import { type Instant, instantToDate } from '../kit/clock.ts'
 import { type Cents, formatCents, formatPico, sumCents } from '../kit/money.ts'
 import type { MonthBill } from './bill.ts'
+import { type Face, openFaces } from './fonts.ts'
 import type { Invoice } from './invoice.ts'
 import { monthEnd, monthStart } from './month.ts'
 import type { RatedLine } from './rate.ts'
@@ -164,16 +165,6 @@ const MAX_PRINTED_LINES = 2_000
 /** Setting text takes a millisecond a row: streams that run in this process get their turn between. */
 const ROWS_AT_ONCE = 20
 
-// The fonts that every reader has know the characters of Windows-1252. A letter with a mark that they lack loses the mark, any other
-// becomes a question mark: a gap would hide that something is missing.
-const KNOWN = /^[\n\x20-\x7e\xa0-\xff€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]$/u
-const printable = (text: string): string =>
-  Array.from(text.normalize('NFC'), (letter) => {
-    if (KNOWN.test(letter)) return letter
-    const bare = letter.normalize('NFD').charAt(0)
-    return KNOWN.test(bare) ? bare : '?'
-  }).join('')
-
 const percent = (basisPoints: number): string => `${basisPoints / 100} %`
 
 /** The invoice as a document to print, with the same figures as everywhere else. */
@@ -188,30 +179,44 @@ export const invoiceToPdf = async (invoice: Invoice, month: MonthBill): Promise<
   document.on('data', (chunk: Buffer) => chunks.push(chunk))
   const ended = new Promise<void>((resolve, reject) => document.once('end', resolve).once('error', reject))
 
+  const faceFor = openFaces()
+  const registered = new Set<string>()
+  const use = ({ name, bytes }: Face): void => {
+    if (bytes !== undefined && !registered.has(name)) document.registerFont(name, bytes)
+    registered.add(name)
+    document.font(name)
+  }
+
   /** Texts side by side in shares of the width; those after the first `left` stand at the right of theirs. */
-  const row = (cells: readonly string[], shares: readonly number[], left: number, bold = false): void => {
-    document.font(bold ? 'Helvetica-Bold' : 'Helvetica').fontSize(SMALL)
-    const texts = cells.map(printable)
+  const row = async (cells: readonly string[], shares: readonly number[], left: number, bold = false): Promise<void> => {
+    document.fontSize(SMALL)
+    const texts = await Promise.all(cells.map((cell) => faceFor(cell, bold)))
     const widths = shares.map((share) => share * WIDTH)
-    const height = Math.max(...texts.map((text, index) => document.heightOfString(text, { width: (widths[index] ?? 0) - ROW_GAP })))
+    const heights = texts.map(({ text, face }, index) => {
+      use(face)
+      return document.heightOfString(text, { width: (widths[index] ?? 0) - ROW_GAP })
+    })
+    const height = Math.max(...heights)
     if (document.y + height > BOTTOM) document.addPage()
     const { y } = document
     let x = MARGIN
-    for (const [index, text] of texts.entries()) {
+    for (const [index, { text, face }] of texts.entries()) {
       const width = widths[index] ?? 0
+      use(face)
       document.text(text, x, y, { width: width - ROW_GAP, align: index < left ? 'left' : 'right' })
       x += width
     }
     document.x = MARGIN
     document.y = y + height + ROW_GAP
   }
+  // Headings and the title are our own words, which the built-in fonts have.
   const heading = (text: string): void => {
     if (document.y + 60 > BOTTOM) document.addPage()
-    document.moveDown().font('Helvetica-Bold').fontSize(11).text(printable(text), MARGIN).moveDown(0.5)
+    document.moveDown().font('Helvetica-Bold').fontSize(11).text(text, MARGIN).moveDown(0.5)
   }
-  const sum = (words: string, cents: Cents, bold = false): void => row([words, `€ ${formatCents(cents)}`], [0.8, 0.2], 1, bold)
+  const sum = (words: string, cents: Cents, bold = false): Promise<void> => row([words, `€ ${formatCents(cents)}`], [0.8, 0.2], 1, bold)
 
-  document.font('Helvetica-Bold').fontSize(16).text(printable(title), MARGIN, MARGIN)
+  document.font('Helvetica-Bold').fontSize(16).text(title, MARGIN, MARGIN)
   document.moveDown()
   const facts: readonly (readonly [string, string])[] = [
     ['From', invoice.sellerName],
@@ -220,20 +225,20 @@ export const invoiceToPdf = async (invoice: Invoice, month: MonthBill): Promise<
     ['Issued', day(invoice.issuedAt)],
     ...(invoice.type === 'credit_note' ? [] : [['Due', day(invoice.dueAt)] as const]),
   ]
-  for (const fact of facts) row(fact, [0.12, 0.88], 2)
+  for (const fact of facts) await row(fact, [0.12, 0.88], 2)
 
   if (invoice.type === 'credit_note') {
     heading('Credit')
-    sum(invoice.reason === '' ? 'Credit' : invoice.reason, invoice.untaxedCents)
+    await sum(invoice.reason === '' ? 'Credit' : invoice.reason, invoice.untaxedCents)
   } else {
     heading('Lines')
     const shares = [0.2, 0.14, 0.12, 0.1, 0.1, 0.16, 0.09, 0.09]
-    row(['Product', 'Kind', 'Quantity', 'Free', 'Billed', 'Price', 'Exact', 'Rounded up'], shares, 2, true)
+    await row(['Product', 'Kind', 'Quantity', 'Free', 'Billed', 'Price', 'Exact', 'Rounded up'], shares, 2, true)
     const { lines } = month.bill
     for (const [index, line] of lines.slice(0, MAX_PRINTED_LINES).entries()) {
       if (index % ROWS_AT_ONCE === 0) await turn()
       const unit = unitWordsOf(line.meter)
-      row(
+      await row(
         [
           line.product,
           line.lateFrom === null ? kindOf(line) : `${kindOf(line)}, late from ${line.lateFrom}`,
@@ -249,19 +254,19 @@ export const invoiceToPdf = async (invoice: Invoice, month: MonthBill): Promise<
       )
     }
     if (lines.length > MAX_PRINTED_LINES) {
-      sum(
+      await sum(
         `${lines.length - MAX_PRINTED_LINES} more lines, as in the CSV`,
         sumCents(lines.slice(MAX_PRINTED_LINES).map(({ cents }) => cents)),
       )
     }
     const rounding = roundingOverProjects(month)
-    if (rounding !== 0n) sum("Each project's lines are rounded up by themselves", rounding)
+    if (rounding !== 0n) await sum("Each project's lines are rounded up by themselves", rounding)
 
     heading('Projects')
-    row(['Project', 'Consumption', FREE_TIER_DEDUCTION, 'Amount'], [0.4, 0.15, 0.3, 0.15], 1, true)
+    await row(['Project', 'Consumption', FREE_TIER_DEDUCTION, 'Amount'], [0.4, 0.15, 0.3, 0.15], 1, true)
     for (const [index, project] of month.bill.projects.entries()) {
       if (index % ROWS_AT_ONCE === 0) await turn()
-      row(
+      await row(
         [
           month.projectNames[project.projectId] ?? project.projectId,
           formatCents(project.grossCents),
@@ -276,12 +281,12 @@ export const invoiceToPdf = async (invoice: Invoice, month: MonthBill): Promise<
 
   heading('Total')
   if (invoice.type !== 'credit_note') {
-    sum('Consumption', invoice.grossCents)
-    sum(FREE_TIER_DEDUCTION, invoice.discountCents)
+    await sum('Consumption', invoice.grossCents)
+    await sum(FREE_TIER_DEDUCTION, invoice.discountCents)
   }
-  sum('Before tax', invoice.untaxedCents)
-  sum(`${invoice.taxName} ${percent(invoice.taxBasisPoints)}`, invoice.taxCents)
-  sum('Total', invoice.taxedCents, true)
+  await sum('Before tax', invoice.untaxedCents)
+  await sum(`${invoice.taxName} ${percent(invoice.taxBasisPoints)}`, invoice.taxCents)
+  await sum('Total', invoice.taxedCents, true)
   document.end()
   await ended
   return Buffer.concat(chunks)

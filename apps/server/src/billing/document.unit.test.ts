@@ -1,5 +1,5 @@
-import { inflateSync } from 'node:zlib'
-import { expect, test } from 'vitest'
+import { extractText } from 'unpdf'
+import { describe, expect, test } from 'vitest'
 import type { Instant } from '../kit/clock.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import type { Cents } from '../kit/money.ts'
@@ -58,23 +58,10 @@ const invoiceOf = ({ bill }: MonthBill, more: Partial<Invoice> = {}): Invoice =>
   ...more,
 })
 
-/** What a reader would find when it searches: each page's texts, piece by piece. */
-const textsOf = (pdf: Buffer): string => {
-  const source = pdf.toString('latin1')
-  const pages = []
-  for (const match of source.matchAll(/stream\r?\n/g)) {
-    const from = match.index + match[0].length
-    const bytes = Buffer.from(source.slice(from, source.indexOf('endstream', from)), 'latin1')
-    try {
-      pages.push(inflateSync(bytes).toString('latin1'))
-    } catch {
-      // Not every stream is packed.
-    }
-  }
-  const decode = (hex: string): string => Buffer.from(hex, 'hex').toString('latin1').replaceAll('\x80', '€') // as Windows-1252 has it
-  return [...pages.join('\n').matchAll(/\[(.*?)\] TJ/g)]
-    .map((show) => [...(show[1] ?? '').matchAll(/<([0-9a-f]*)>/g)].map((piece) => decode(piece[1] ?? '')).join(''))
-    .join('\n')
+/** What a reader finds when it searches. It does not say where a cell ended, but a line of the page is one here. */
+const textsOf = async (pdf: Buffer): Promise<string> => {
+  const { text } = await extractText(new Uint8Array(pdf))
+  return text.join('\n')
 }
 
 const two = monthOf([
@@ -106,10 +93,10 @@ test('half of an odd price is written out, and so is half of a short one', () =>
 
 test('the printed invoice has every line with quantity, free part, price and rounding, the projects and the total', async () => {
   const pdf = await invoiceToPdf(invoiceOf(two), two)
-  const texts = textsOf(pdf)
+  const texts = await textsOf(pdf)
   for (const text of [
     'Invoice 202600001',
-    'Zubr & Söhne, ?',
+    'Żubr & Söhne, 東',
     '2026-02-01 to 2026-02-28',
     '2026-03-12',
     '1000000',
@@ -124,14 +111,39 @@ test('the printed invoice has every line with quantity, free part, price and rou
   ]) {
     expect(texts).toContain(text)
   }
-  expect(texts).toMatch(/Total\n€ \d+\.\d\d$/)
+  expect(texts).toMatch(/Total\s+€ \d+\.\d\d$/)
 })
 
 test('an invoice of many lines goes over as many pages as it needs', async () => {
   const long = monthOf(Array.from({ length: 300 }, (_, index) => quantity(A, `model-${index}`, 350_000n, 1_000n)))
   const pdf = await invoiceToPdf(invoiceOf(long), long)
   expect(pdf.toString('latin1').match(/\/Type \/Page\b/g)?.length).toBeGreaterThan(4)
-  for (const index of [0, 150, 299]) expect(textsOf(pdf)).toContain(`model-${index}`)
+  const texts = await textsOf(pdf)
+  for (const index of [0, 150, 299]) expect(texts).toContain(`model-${index}`)
+})
+
+describe('a name stands on the invoice as it is written', () => {
+  test.each([
+    ['in Western European letters, with the fonts of every reader', 'Søren & Çelik “GmbH” €', 0],
+    ['in Polish', 'Żółć Łódź sp. z o.o.', 1],
+    ['in Greek', 'Ελληνική Εταιρεία', 1],
+    ['in Russian', 'Общество «Ромашка»', 1],
+    ['in Vietnamese', 'Công ty Việt Nam', 1],
+    ['in Chinese', '上海人工智能有限公司', 1],
+    ['in Japanese', '株式会社サンプル', 1],
+    ['in Korean', '주식회사 한국', 1],
+  ])('%s', async (_language, name, fonts) => {
+    const named: MonthBill = { ...two, projectNames: { [A]: name, [B]: 'default' } }
+    const pdf = await invoiceToPdf(invoiceOf(two, { organizationName: name, sellerName: name }), named)
+    const texts = await textsOf(pdf)
+    expect(texts.split(name)).toHaveLength(4)
+    expect(pdf.toString('latin1').match(/\/FontFile2/g)?.length ?? 0).toBe(fonts)
+  })
+
+  test('a letter that no font has is seen to be missing, and what cannot be seen is left out', async () => {
+    const texts = await textsOf(await invoiceToPdf(invoiceOf(two, { organizationName: 'a\u{10ffff}b Ω\u200bc' }), two))
+    expect(texts).toContain('a?b Ωc')
+  })
 })
 
 test('a credit note is printed as one, with its reason', async () => {
@@ -142,7 +154,7 @@ test('a credit note is printed as one, with its reason', async () => {
     taxCents: -6n as Cents,
     taxedCents: -119n as Cents,
   })
-  const texts = textsOf(await invoiceToPdf(note, two))
+  const texts = await textsOf(await invoiceToPdf(note, two))
   expect(texts).toContain('Credit note 202600001')
   expect(texts).toContain('an outage')
   expect(texts).toContain('€ -1.19')
