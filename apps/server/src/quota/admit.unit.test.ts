@@ -390,6 +390,29 @@ describe('random arrivals', () => {
   })
 })
 
+test('what refills while the ledger answers is not lost: who fits by then is not refused', async () => {
+  const clock = stoppedClock()
+  const memory = openMemoryLedger(clock)
+  let late = (): void => {}
+  const slow: Ledger = {
+    ...memory,
+    ask: async (asks) => {
+      const answers = await memory.ask(asks)
+      late()
+      return answers
+    },
+  }
+  const house = open({ limits: { tokens_per_minute: 100 }, clock, ledger: slow })
+  for (const units of [12, 26, 22, 18]) await house.taken(ALICE, units)
+  late = () => {
+    clock.at += 1_200
+  }
+  // What is left in hand is used, so the ledger is asked in the background; two more have come by the time it answers.
+  await house.taken(ALICE, 1)
+  late = () => {}
+  await house.taken(ALICE, 22)
+})
+
 describe('with the ledger away', () => {
   test('a gateway goes on with its part, then refuses by the rule; a hard budget is not lent', async () => {
     const clock = stoppedClock()

@@ -187,22 +187,24 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     return { ...limited, need: nothing ? 0 : need, least: nothing ? null : least, back, used: share.used, held: Math.max(0, share.held) }
   }
 
-  const heard = (share: Kept, ask: Ask, { granted, left }: Answer): void => {
+  const heard = (share: Kept, ask: Ask, { granted, left }: Answer, askedAt: number): void => {
     share.stock += granted
     if (ask.kind !== 'minute') share.held += granted
-    share.known = { left, at: clock.now() }
+    // What refills has done so since the ledger looked, which was after we asked: counted from when we heard, somebody would be refused who fits.
+    share.known = { left, at: ask.kind === 'minute' ? askedAt : clock.now() }
     share.creditAt = undefined
     if (ask.least !== null) share.keep = Math.max(0, granted - ask.need)
   }
 
   const call = async (shares: readonly Kept[], how: 'ask' | 'tell'): Promise<boolean> => {
     const asks = shares.map((share) => toAsk(share, how))
+    const askedAt = clock.now()
     try {
       const answers = await limited(ledger.ask(asks))
       for (const [index, share] of shares.entries()) {
         const ask = asks[index]
         const answer = answers[index]
-        if (ask !== undefined && answer !== undefined) heard(share, ask, answer)
+        if (ask !== undefined && answer !== undefined) heard(share, ask, answer, askedAt)
       }
       back()
       return true
