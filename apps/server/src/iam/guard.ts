@@ -44,7 +44,9 @@ export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId
       may: ({ resource, action, scope }, projectId) =>
         scope === 'anywhere'
           ? permitsAnywhere(rights, `${resource}:${action}`, origin, now)
-          : (projectId === undefined || isOurs(projectId)) && permits(rights, `${resource}:${action}`, projectId, origin, now),
+          : (scope !== 'installation' || organizationId === iam.operatorId) &&
+            (projectId === undefined || isOurs(projectId)) &&
+            permits(rights, `${resource}:${action}`, projectId, origin, now),
     })
   }
 }

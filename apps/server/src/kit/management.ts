@@ -35,12 +35,13 @@ export type Actor = Origin & {
 /**
  * What a route asks of the caller: the kind of object in the singular, and whether it is changed (control-plane.md 3). Scope
  * `organization` is asked before the handler; with `project` the handler asks, since it knows of which project; with `self`
- * too, since a principal may do some things with what is its own, whatever its policies say. `anywhere` is for what is the same in
- * every project: the right in one of them is enough.
+ * too, since a principal may do some things with what is its own, whatever its policies say. `installation` is the operator's:
+ * the right counts only in the organization that the first start made. `anywhere` is for what is the same in every project: the right
+ * in one of them is enough.
  */
 export type Needs = { readonly resource: string; readonly action: 'read' | 'write'; readonly scope: Scope }
 
-type Scope = 'organization' | 'project' | 'self' | 'anywhere'
+type Scope = 'organization' | 'project' | 'self' | 'installation' | 'anywhere'
 
 export type May = (needs: Needs, projectId?: ProjectId) => boolean
 
