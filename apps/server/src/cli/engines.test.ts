@@ -128,6 +128,27 @@ test.each([
   expect(await parvis('list')).toContain('No engines are registered')
 })
 
+test('what an engine speaks is read from its own description, or said; the list shows it', async () => {
+  const speaking = await startEngine({}, { models: ['m'], paths: ['/v1/chat/completions', '/v1/responses', '/tokenize'] })
+  expect(await add(speaking.url)).toContain('It speaks responses')
+  expect(await parvis('list')).toContain('  speaks responses\n')
+  expect(JSON.parse(await parvis('list', '--json'))).toMatchObject([{ name: 'gpu', speaks: ['responses'] }])
+  expect(await parvis('add', '--name', 'chats-only', '--url', speaking.url, '--speaks', 'chat')).not.toContain('It speaks')
+  const silent = await startEngine({}, { models: ['m'] })
+  expect(await parvis('add', '--name', 'silent', '--url', silent.url)).not.toContain('It speaks')
+  expect(await parvis('add', '--name', 'said', '--url', silent.url, '--speaks', 'responses')).toContain('It speaks responses')
+  const listed = JSON.parse(await parvis('list', '--json')) as { name: string; speaks: string[] }[]
+  expect(listed.map(({ name, speaks }) => [name, speaks])).toEqual([
+    ['chats-only', []],
+    ['gpu', ['responses']],
+    ['said', ['responses']],
+    ['silent', []],
+  ])
+  await expect(parvis('add', '--name', 'odd', '--url', silent.url, '--speaks', 'klingon')).rejects.toThrow(/speaks responses or chat/)
+  // Nothing was tried out: only its description and its models were read.
+  expect(speaking.requests).toHaveLength(0)
+})
+
 test('removing an engine that is not there says so', async () => {
   await expect(parvis('remove', 'nobody')).rejects.toThrow(/no engine nobody/)
 })

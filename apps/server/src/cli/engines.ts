@@ -4,9 +4,10 @@ import type { ModelType } from '../catalog/model.ts'
 import { addModel, listModels } from '../catalog/models.ts'
 import type { Config, Environment } from '../config.ts'
 import { readAddress } from '../engines/address.ts'
-import { type DiscoveredModel, discoverModels } from '../engines/discover.ts'
+import { type DiscoveredModel, discoverDialects, discoverModels } from '../engines/discover.ts'
 import { askHealth, type Health } from '../engines/probe.ts'
 import { addEngine, type EngineRow, readEngines, removeEngine, type ServedModel } from '../engines/registry.ts'
+import { ENGINE_DIALECTS, type EngineDialect } from '../engines/replica.ts'
 import { readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
 import type { ModelId } from '../kit/ids.ts'
@@ -127,6 +128,7 @@ type AddFlags = {
   type?: [string, ServedType][]
   context?: [string, number][]
   vision?: string[]
+  speaks?: EngineDialect[]
   force?: boolean
 }
 
@@ -154,6 +156,7 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
   const key = readKey(flags, io.env)
   readAddress(flags.url)
   const { models: discovered, silent } = await discover(flags, key)
+  const speaks = flags.speaks ?? (silent === undefined ? await discoverDialects(flags.url, key) : [])
   const wanted: Wanted = {
     models: flags.model ?? [],
     types: new Map(flags.type ?? []),
@@ -177,12 +180,19 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
       const modelId = model.id ?? (await addModel(db, systemClock, operatorHere(), toNewModel(model, flags.name, vision)))
       served.push({ modelId, modelName: model.name, remoteName: model.remote })
     }
-    await addEngine({ db, secrets, clock: systemClock }, { name: flags.name, url: flags.url, bearer: key, models: served }, operatorHere())
+    await addEngine(
+      { db, secrets, clock: systemClock },
+      { name: flags.name, url: flags.url, bearer: key, models: served, speaks },
+      operatorHere(),
+    )
     return plan
   })
 
   if (silent !== undefined) io.print(`Not asked: ${silent}`)
   io.print(`The engine ${flags.name} is added. Running servers use it within a second.`)
+  if (speaks.length > 0) {
+    io.print(`It speaks ${speaks.join(' and ')}: such requests go to it as they come. If it should get chats only: --speaks chat`)
+  }
   for (const model of done.planned) io.print(`  ${describe(model)}`)
   if (done.leftOut.length > 0) io.print(`Left out, since they are neither for chat nor embedding nor rerank: ${done.leftOut.join(', ')}`)
   const fresh = done.planned.filter(({ id }) => id === undefined)
@@ -260,6 +270,7 @@ const list = async (config: Config, options: { json?: boolean }, io: CommandIo):
     io.print(
       `${engine.name}  ${engine.url}  ${engine.sealedBearer === null ? 'no key' : 'with a key'}  ${sayHealth(healths[at]) ?? 'answers'}`,
     )
+    if (engine.speaks.length > 0) io.print(`  speaks ${engine.speaks.join(' and ')}`)
     for (const { modelName, remoteName } of engine.models)
       io.print(`  ${modelName}${remoteName === modelName ? '' : ` (there: ${remoteName})`}`)
   }
@@ -293,6 +304,13 @@ const readType = (text: string): [string, ServedType] => {
   if (type !== 'chat' && type !== 'embedding' && type !== 'rerank' && type !== 'ocr')
     throw new InvalidArgumentError('The type is chat, embedding, rerank or ocr.')
   return [name, type]
+}
+
+/** `chat` is what they all speak. */
+const readSpeaks = (text: string): EngineDialect[] => {
+  const named = ENGINE_DIALECTS.find((dialect) => dialect === text)
+  if (named === undefined && text !== 'chat') throw new InvalidArgumentError(`An engine speaks ${ENGINE_DIALECTS.join(', ')} or chat.`)
+  return named === undefined ? [] : [named]
 }
 
 const readContext = (text: string): [string, number] => {
@@ -330,6 +348,11 @@ export const registerEngines = (
     .option('--type <name=type>', 'chat, embedding, rerank or ocr; otherwise guessed from the name', collect(readType))
     .option('--context <name=tokens>', `context window; otherwise what the server says, else ${DEFAULT_CONTEXT}`, collect(readContext))
     .option('--vision <name>', 'the model takes images', collect(String))
+    .option(
+      '--speaks <dialect>',
+      'responses: it has a /v1/responses of its own, which gets those requests as they come; chat: it has none. Otherwise it is asked what it has',
+      readSpeaks,
+    )
     .option('--force', 'also when the server does not answer, or does not list the model')
     .addHelpText('after', '\nSeveral engines may serve one model: add each under its own name; requests go to the least busy one.')
     .action((flags: AddFlags) => add(readSettings(), flags, io))

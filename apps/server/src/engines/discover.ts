@@ -2,6 +2,7 @@ import { Agent, request } from 'undici'
 import { z } from 'zod'
 import { addressToUrl, readAddress } from './address.ts'
 import { explain } from './explain.ts'
+import { ENGINE_DIALECTS, type EngineDialect } from './replica.ts'
 
 /** A model that an engine offers. Its context length only where it says one. */
 export type DiscoveredModel = { readonly id: string; readonly contextTokens: number | undefined }
@@ -66,4 +67,22 @@ const readModels = (place: string, text: string): DiscoveredModel[] => {
     id,
     contextTokens: max_model_len ?? context_length ?? meta?.n_ctx ?? meta?.n_ctx_train,
   }))
+}
+
+const Description = z.looseObject({ paths: z.record(z.string(), z.looseObject({ post: z.unknown().optional() })) })
+
+/**
+ * What an engine speaks beside chat, where it describes its paths (vLLM and SGLang do, as FastAPI has it). Only read: nothing is tried out, since
+ * what looks like a harmless request costs money at a hosted service. Whoever does not say is taken to speak nothing more.
+ */
+export const discoverDialects = async (url: string, bearer: string | undefined): Promise<EngineDialect[]> => {
+  try {
+    const { statusCode, text } = await ask(`${addressToUrl(readAddress(url))}/openapi.json`, bearer)
+    const described = Description.safeParse(statusCode === 200 ? JSON.parse(text) : undefined)
+    if (!described.success) return []
+    const paths = Object.entries(described.data.paths).flatMap(([path, { post }]) => (post === undefined ? [] : [path]))
+    return ENGINE_DIALECTS.filter((dialect) => paths.some((path) => path.endsWith(`/v1/${dialect}`)))
+  } catch {
+    return []
+  }
 }

@@ -3,7 +3,7 @@ import { createServer, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { afterEach, expect, test } from 'vitest'
-import { discoverModels } from './discover.ts'
+import { discoverDialects, discoverModels } from './discover.ts'
 
 const servers: Server[] = []
 afterEach(() => {
@@ -92,4 +92,20 @@ test('every way it can fail is told with what to do, and never with the key', as
     expect(error?.message).toMatch(says)
     expect(error?.message).not.toContain('hunter2')
   }
+})
+
+test.each<[string, RequestListener, string[]]>([
+  ['a description with the path', json({ paths: { '/v1/responses': { post: {} }, '/health': { get: {} } } }), ['responses']],
+  ['one below a path of its own', json({ paths: { '/openai/v1/responses': { post: {} } } }), ['responses']],
+  ['one that can only be read', json({ paths: { '/v1/responses': { get: {} } } }), []],
+  ['another path', json({ paths: { '/v1/responses/{id}': { get: {} }, '/v1/chat/completions': { post: {} } } }), []],
+  ['no description', (_, response) => response.writeHead(404).end(), []],
+  ['something else', (_, response) => response.writeHead(200).end('<html>'), []],
+  ['a list', json([1]), []],
+])('what an engine speaks is read from %s', async (_name, answer, expected) => {
+  expect(await discoverDialects(await serve(answer), undefined)).toEqual(expected)
+})
+
+test('an engine that is away speaks nothing more than chat', async () => {
+  expect(await discoverDialects('http://127.0.0.1:9', undefined)).toEqual([])
 })

@@ -101,6 +101,15 @@ test('an engine that is added serves its model, by its own name for it, and no m
   expect((await engines.takeSeat(model, never)).ok).toBe(false)
 })
 
+test('what an engine speaks beside chat stands on its seats', async () => {
+  const engine = await startEngine()
+  const engines = await open()
+  await add({ url: engine.url, speaks: ['responses'] })
+  await until('it serves', () => engines.states().some(({ state }) => state === 'ready'))
+  const outcome = await engines.takeSeat(model, never)
+  expect(outcome.ok && outcome.value.replica).toMatchObject({ speaks: ['responses'] })
+})
+
 test('engines that are there at the start are known before anybody asks, and asked before anybody is refused', async () => {
   const engine = await startEngine()
   await add({ url: engine.url })
