@@ -2,7 +2,7 @@ import type { Model } from '../catalog/model.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { EngineId } from '../kit/ids.ts'
-import type { Outcome } from '../kit/outcome.ts'
+import { no, type Outcome } from '../kit/outcome.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Failed, Relay, Relayed, Spending } from './relay.ts'
@@ -29,7 +29,11 @@ export const openCall =
     const party = { projectId: caller.projectId, tokens: inputTokens + outputTokens }
     let refused: Called | undefined
     for (let agains = 0; ; ) {
-      const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried, party)
+      const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried, party).catch((error: unknown) => {
+        // No engine has the request, so it is over here, for the books too; where the client has left it is no fault at all.
+        exchange.fault(error)
+        return no({ code: 'fault' })
+      })
       // What the engine said is worth more than that there is no other.
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)

@@ -97,3 +97,49 @@ test('how an engine did is told when its seat is left', async () => {
   }
   expect(told).toEqual([['clean'], ['clean'], ['clean'], ['failed'], ['failed'], ['broken']])
 })
+
+test.each([true, false])(
+  'a client that leaves while it waits for a seat leaves nothing that could be taken for lost (stream: %s)',
+  async (stream) => {
+    const begun: string[] = []
+    const withdrawn: string[] = []
+    let waits = (): void => {}
+    const waiting = new Promise<void>((resolve) => {
+      waits = resolve
+    })
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({
+      engine: engine.url,
+      rooms: {
+        begin: ({ id }) => void begun.push(id),
+        withdraw: (id) => void withdrawn.push(id),
+        takeSeat: (_model, signal) =>
+          new Promise((_resolve, reject) => {
+            signal.addEventListener('abort', () => reject(signal.reason as Error))
+            waits()
+          }),
+      },
+    })
+    const client = await plane.raw()
+    client.post(CHAT, JSON.stringify({ ...ASK, stream }))
+    await waiting
+    client.socket.destroy()
+    await expect.poll(() => withdrawn).toHaveLength(1)
+    expect(withdrawn).toEqual(begun)
+    expect([plane.records, plane.settled, engine.requests]).toEqual([[], [0], []])
+    expect(plane.log.join('')).not.toContain('A request failed')
+  },
+)
+
+test('a wait for a seat that breaks is a fault of ours, and nothing that could be taken for lost', async () => {
+  const withdrawn: string[] = []
+  await using engine = await startScriptedEngine()
+  await using plane = await startDataPlane({
+    engine: engine.url,
+    rooms: { withdraw: (id) => void withdrawn.push(id), takeSeat: () => Promise.reject(new Error('a bug of ours')) },
+  })
+  const answer = await plane.ask(CHAT, ASK)
+  expect([answer.status, (await answer.text()).includes('a bug of ours')]).toEqual([500, false])
+  expect(withdrawn).toEqual([answer.headers.get('x-request-id')])
+  expect(plane.log.join('')).toContain('a bug of ours')
+})
