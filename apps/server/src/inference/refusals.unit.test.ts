@@ -325,7 +325,7 @@ describe.each([true, false])('an engine in trouble before the first byte (stream
 
   test('an answer that does not come in time is 504, and the engine is stopped', async () => {
     await using engine = await startScriptedEngine({ holdAfter: 0, holdHead: true })
-    await using plane = await startDataPlane({ engine: engine.url, limits: stream ? { firstByteMs: 150 } : { totalMs: 150 } })
+    await using plane = await startDataPlane({ engine: engine.url, limits: stream ? { firstByteMs: 600 } : { totalMs: 600 } })
     expect(await refusalOf(await plane.ask(CHAT, ask))).toMatchObject({ status: 504, type: 'GatewayTimeoutError' })
     await engine.until('aborted')
     expect(plane.records).toMatchObject([{ ended: 'timed_out', counted: 'delivered', status: 504, output: 0 }])

@@ -60,7 +60,7 @@ const pull = (options: Partial<PullOptions> = {}) =>
     clock: systemClock,
     signal: new AbortController().signal,
     retries: { delayMs: 1, maxDelayMs: 4 },
-    limits: { connectMs: 2_000, headersMs: 2_000, idleMs: 2_000 },
+    limits: { connectMs: 30_000, headersMs: 30_000, idleMs: 30_000 },
     ...options,
   })
 
@@ -250,7 +250,9 @@ describe('a broken transfer goes on where it was', () => {
   test('a transfer that stands still is given up after a while and taken up again', async () => {
     const { fail } = await open()
     fail('cdn', { do: 'stall', afterBytes: MB })
-    expect(await pull({ limits: { connectMs: 2_000, headersMs: 2_000, idleMs: 300 } })).toMatchObject({ weights: { sha256: sha256(chat) } })
+    expect(await pull({ limits: { connectMs: 30_000, headersMs: 30_000, idleMs: 1_500 } })).toMatchObject({
+      weights: { sha256: sha256(chat) },
+    })
     expect(downloads()).toHaveLength(2)
   })
 
@@ -258,7 +260,9 @@ describe('a broken transfer goes on where it was', () => {
     const { fail } = await open()
     fail('cdn', { do: 'silence' })
     fail('resolve', { do: 'silence' })
-    expect(await pull({ limits: { connectMs: 2_000, headersMs: 300, idleMs: 2_000 } })).toMatchObject({ weights: { sha256: sha256(chat) } })
+    expect(await pull({ limits: { connectMs: 30_000, headersMs: 300, idleMs: 30_000 } })).toMatchObject({
+      weights: { sha256: sha256(chat) },
+    })
   })
 
   test('a body without a length that ends early is seen to be short', async () => {
