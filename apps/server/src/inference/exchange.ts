@@ -69,6 +69,8 @@ export type Exchange = {
   whenOver(listener: ((over: Over) => void) | undefined): void
   /** Names and values in turn; they stand on whatever answer is sent from here on. */
   setHeaders(headers: readonly string[]): void
+  /** The same, for what is true of the answer whoever gets it. They stand beside the others, on refusals too. */
+  addHeaders(headers: readonly string[]): void
   /** A whole answer; JSON where nothing else is said. */
   answer(status: number, body: Body, contentType?: string): void
   /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
@@ -184,6 +186,7 @@ export const openExchange = (
   }
 
   let extra: readonly string[] = []
+  let added: readonly string[] = []
   const named = dialect === undefined ? [] : [dialect.idHeader, id]
   const headers = (contentType: string, ...more: string[]): string[] => [
     'content-type',
@@ -191,6 +194,7 @@ export const openExchange = (
     'x-request-id',
     id,
     ...named,
+    ...added,
     ...extra,
     ...more,
   ]
@@ -314,6 +318,9 @@ export const openExchange = (
     },
     setHeaders(given) {
       extra = given
+    },
+    addHeaders(given) {
+      added = [...added, ...given]
     },
     answer(status, body, contentType = 'application/json') {
       if (answered) return

@@ -198,6 +198,7 @@ export const record = (
     },
     // What is left of a limit is true for the one whose request was counted, and only now.
     setHeaders: (headers) => first.setHeaders(headers),
+    addHeaders: (headers) => say(one(0, (to) => to.addHeaders(headers))),
     answer: (...given) =>
       close(
         one(given[1].bytes, (to) => to.answer(...given)),

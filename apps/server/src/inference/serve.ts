@@ -1,4 +1,5 @@
 import type { Resolve } from '../catalog/resolve.ts'
+import type { Engines } from '../engines/engines.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Clock } from '../kit/clock.ts'
