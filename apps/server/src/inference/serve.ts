@@ -1,5 +1,4 @@
 import type { Resolve } from '../catalog/resolve.ts'
-import type { Engines } from '../engines/engines.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Clock } from '../kit/clock.ts'
@@ -43,6 +42,9 @@ export const serve =
 
     const model = rooms.resolve(reading.value.model)
     if (!model.ok) return exchange.refuse(model.refusal)
+
+    // Who asks for a model that has ended learns that another one answers (serverless-platform.md 8.3).
+    if (model.value.name !== reading.value.model) exchange.addHeaders(['x-parvis-requested-model', reading.value.model])
 
     const asked = endpoint.check(reading.value, model.value)
     if (!asked.ok) return exchange.refuse(asked.refusal)
