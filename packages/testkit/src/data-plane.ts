@@ -5,6 +5,8 @@ import { connect, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import { type Model, NO_RULES } from '@parvis/server/catalog/model'
 import type { Replica } from '@parvis/server/engines/replica'
+import { bufferToBody } from '@parvis/server/inference/body'
+import { guessUnseen, mixOf } from '@parvis/server/inference/guess'
 import { inferenceRoutes, refuseUnroutable } from '@parvis/server/inference/routes'
 import type { Rooms } from '@parvis/server/inference/serve'
 import { type Instant, systemClock } from '@parvis/server/kit/clock'
@@ -45,6 +47,12 @@ export const aModel = (given: Partial<Model> = {}): Model => ({
   weights: null,
   ...given,
 })
+
+/** What a gateway that has learned nothing takes these messages, or this prompt, for. */
+export const guessedTokens = (text: unknown): number => {
+  const bytes = Buffer.from(JSON.stringify(text))
+  return guessUnseen('', mixOf(bufferToBody(bytes), [{ start: 0, end: bytes.length }])).tokens
+}
 
 /**
  * The data plane alone, with real sockets on both sides and the smallest rooms around it that keep their promises: one key, one

@@ -9,6 +9,7 @@ import { type Engine, type EngineState, newEngine, openDirectory } from './direc
 import { type LocalLimits, type LocalModel, type LocalOptions, openLocal } from './local.ts'
 import { openHealthWatch, type ProbeLimits } from './probe.ts'
 import { type EngineRow, readEngines } from './registry.ts'
+import type { Replica } from './replica.ts'
 import { openSeats, type SeatLimits, type TakeSeat } from './seat.ts'
 
 /** Answers that run at once on an engine that the operator gave. vLLM's own default is the same. */
@@ -37,6 +38,8 @@ export type ReplicaState = {
 
 export type Engines = {
   takeSeat: TakeSeat
+  /** The least busy of the ready ones, for a question that takes no place. */
+  replicaOf: (model: ModelId) => Replica | undefined
   /** Which models embedded engines shall run from now on: starts, restarts and stops children to match. */
   want: (models: readonly LocalModel[]) => void
   states: () => readonly ReplicaState[]
@@ -123,6 +126,12 @@ export const openEngines = async (options: {
 
   return {
     takeSeat: seats.takeSeat,
+    replicaOf: (model) =>
+      directory
+        .forModel(model)
+        .filter(({ state, suspect }) => state === 'ready' && !suspect)
+        .toSorted((one, other) => one.busy - other.busy)[0]
+        ?.replicas.get(model),
     want: local.want,
     states: () =>
       directory

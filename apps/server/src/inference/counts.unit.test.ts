@@ -1,4 +1,4 @@
-import { startDataPlane } from '@parvis/testkit/data-plane'
+import { guessedTokens, startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { describe, expect, test } from 'vitest'
 import { no, yes } from '../kit/outcome.ts'
@@ -8,7 +8,7 @@ const CHAT = '/v1/chat/completions'
 const TEXT = '/v1/completions'
 const ASK = { model: 'tiny-chat', stream: true, messages: [{ role: 'user', content: 'How are you today?' }] }
 const TEXT_ASK = { model: 'tiny-chat', stream: true, prompt: 'How are you today?' }
-const estimateOf = (body: object): number => Math.ceil(JSON.stringify(body).length / 4)
+const estimateOf = (body: { messages?: unknown; prompt?: unknown }): number => guessedTokens(body.messages ?? body.prompt)
 
 type Chunk = {
   choices: { index: number; finish_reason: string | null; stop_reason?: string }[]

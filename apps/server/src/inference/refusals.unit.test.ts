@@ -1,6 +1,6 @@
 import { no, yes } from '@parvis/server/kit/outcome'
 import type { Refusal } from '@parvis/server/kit/refusal'
-import { aModel, openTicket, startDataPlane } from '@parvis/testkit/data-plane'
+import { aModel, guessedTokens, openTicket, startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { ErrorBody } from '@parvis/wire/openai/error'
 import { describe, expect, test } from 'vitest'
@@ -233,7 +233,7 @@ describe.each([true, false])('an engine in trouble before the first byte (stream
     expect(plane.log.join('')).toContain('Engine: ')
     expect(plane.log.join('')).toContain(answer.headers.get('x-request-id'))
     expect(plane.log.join('')).not.toContain('Scripted')
-    const input = Math.ceil(JSON.stringify(ask).length / 4)
+    const input = guessedTokens(ask.messages)
     expect(plane.records).toMatchObject(idle ? [] : [{ ended: 'engine_failed', counted: 'delivered', status, input, output: 0 }])
     expect(plane.settled).toEqual([idle ? 0 : input])
     expect(plane.seats.left).toHaveLength(1)

@@ -3,6 +3,7 @@ import type { Model } from '../catalog/model.ts'
 import { isUuid, type ProjectId } from '../kit/ids.ts'
 import { speak } from '../kit/refusal.ts'
 import { openCall } from './call.ts'
+import { openCount } from './count.ts'
 import { openDeadlines } from './deadlines.ts'
 import { chat } from './endpoints/chat.ts'
 import { completions } from './endpoints/completions.ts'
@@ -15,6 +16,7 @@ import { rerank } from './endpoints/rerank.ts'
 import { responses } from './endpoints/responses.ts'
 import { transcriptions } from './endpoints/transcriptions.ts'
 import { DEFAULT_LIMITS, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
+import { openGuesses } from './guess.ts'
 import { type IdempotencyLimits, openIdempotency } from './idempotency.ts'
 import { openMemory } from './memory.ts'
 import { openRelay } from './relay.ts'
@@ -52,6 +54,9 @@ export const inferenceRoutes = (
   const all = { ...DEFAULT_LIMITS, ...given }
   const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: all, memory: openMemory(all.inflightBytes) }
   const call = openCall(rooms.takeSeat, openRelay(parts))
+  const { count, close: closeCount } = openCount(rooms)
+  app.addHook('onClose', closeCount)
+  const input = { ...openGuesses(), count }
   const idempotency = openIdempotency({ ...parts, authenticate: rooms.authenticate }, asked)
   app.addHook('preClose', async () => idempotency.stop())
 
@@ -85,7 +90,7 @@ export const inferenceRoutes = (
   }
 
   const mount = <R extends Reading>(endpoint: Endpoint<R> | FormEndpoint<R>): void =>
-    route('POST', endpoint.path, idempotency.once(endpoint.path, serve(rooms, call, endpoint)), endpoint)
+    route('POST', endpoint.path, idempotency.once(endpoint.path, serve(rooms, call, input, endpoint)), endpoint)
   for (const endpoint of [...ENDPOINTS, responses(rooms.clock)]) mount(endpoint)
   mount(transcriptions)
   route('GET', '/models', listModels(rooms))

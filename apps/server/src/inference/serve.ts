@@ -1,14 +1,17 @@
 import type { Resolve } from '../catalog/resolve.ts'
+import type { Engines } from '../engines/engines.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
 import { speak } from '../kit/refusal.ts'
-import type { Admit, Used } from '../quota/admit.ts'
+import type { Admit, Estimate, Used } from '../quota/admit.ts'
 import type { Usage } from '../usage/usage.ts'
 import type { Call } from './call.ts'
+import type { CountInput } from './count.ts'
 import type { Endpoint, FormEndpoint, Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
+import type { Guesses } from './guess.ts'
 import type { Relayed } from './relay.ts'
 import { lostEvent, usageEvent } from './usage-event.ts'
 
@@ -17,6 +20,7 @@ export type Rooms = {
   resolve: Resolve
   admit: Admit
   takeSeat: TakeSeat
+  replicaOf: Engines['replicaOf']
   begin: Usage['begin']
   withdraw: Usage['withdraw']
   record: Usage['record']
@@ -24,12 +28,15 @@ export type Rooms = {
   log: Logger
 }
 
+/** How much input a request has: as guessed, as an engine counts it, and what is learned of the difference. */
+export type Input = Guesses & { readonly count: CountInput }
+
 /**
  * A request, from socket to engine and back: every branch is here and none of the details.
  * The order of checks is data-plane.md 3.2.
  */
 export const serve =
-  <R extends Reading>(rooms: Rooms, call: Call, endpoint: Endpoint<R> | FormEndpoint<R>) =>
+  <R extends Reading>(rooms: Rooms, call: Call, input: Input, endpoint: Endpoint<R> | FormEndpoint<R>) =>
   async (exchange: Exchange): Promise<void> => {
     const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
@@ -46,11 +53,14 @@ export const serve =
     // Who asks for a model that has ended learns that another one answers (serverless-platform.md 8.3).
     if (model.value.name !== reading.value.model) exchange.addHeaders(['x-parvis-requested-model', reading.value.model])
 
-    const asked = endpoint.check(reading.value, model.value)
+    const asked = endpoint.check(reading.value, model.value, input.guess)
     if (!asked.ok) return exchange.refuse(asked.refusal)
 
-    // A stream can be ended in the middle when a budget has run out.
-    const ticket = await rooms.admit(caller.value, model.value, { ...asked.value.estimate, endable: asked.value.stream })
+    const ticket = await rooms.admit(
+      caller.value,
+      model.value,
+      estimateOf(asked.value, () => input.count(model.value, asked.value, exchange.signal)),
+    )
     if (!ticket.ok) return exchange.refuse(ticket.refusal)
     exchange.setHeaders(ticket.value.headers())
 
@@ -74,6 +84,8 @@ export const serve =
       }
 
       used = toUsed(request.value, relayed.value)
+      const { guessed } = request.value.estimate
+      if (guessed !== undefined && relayed.value.counted === 'engine') input.learn(model.value.name, guessed.mix, used.input)
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
       await rooms.record(usageEvent(begun, request.value, relayed.value))
       relayed.value.finish()
@@ -81,6 +93,17 @@ export const serve =
       ticket.value.settle(used)
     }
   }
+
+/** Bounds that lie closer together decide nothing that is worth a question to an engine. */
+const WORTH_COUNTING_TOKENS = 256
+
+const estimateOf = ({ estimate, stream }: Request, count: () => Promise<number | undefined>): Estimate => {
+  const { inputTokens, outputTokens, audioSeconds = 0, guessed } = estimate
+  // A stream can be ended in the middle when a budget has run out.
+  const asked = { inputTokens, outputTokens, audioSeconds, endable: stream }
+  if (guessed === undefined || guessed.most - guessed.least < WORTH_COUNTING_TOKENS) return asked
+  return { ...asked, spread: { least: guessed.least, most: guessed.most, count } }
+}
 
 /** Limits count what is not counted, too: an engine that has begun has had all of the input, and leaving early makes room for no more. */
 const toUsed = ({ estimate }: Request, { counts, counted, begun }: Pick<Relayed, 'counts' | 'counted' | 'begun'>): Used => {

@@ -1,4 +1,4 @@
-import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
+import { aModel, guessedTokens, startDataPlane } from '@parvis/testkit/data-plane'
 import { dataUrl, png } from '@parvis/testkit/media'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { describe, expect, test } from 'vitest'
@@ -87,7 +87,7 @@ describe('a whole answer', () => {
     client.socket.destroy()
     await engine.until('aborted')
     await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'delivered', status: 499, output: 0 }])
-    expect(plane.records[0]?.input).toBe(Math.ceil(JSON.stringify(ASK).length / 4))
+    expect(plane.records[0]?.input).toBe(guessedTokens(ASK.messages))
     expect(plane.settled).toEqual([plane.records[0]?.input])
   })
 

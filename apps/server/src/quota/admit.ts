@@ -14,11 +14,15 @@ export type Estimate = {
   readonly inputTokens: number
   readonly outputTokens: number
   readonly audioSeconds?: number
+  readonly spread?: Spread
   /** It can be ended in the middle, so that a budget need not have all of its output in reserve. */
   readonly endable?: boolean
   /** Batches are exempt from everything by the minute and from concurrency; budgets hold for them (data-plane.md 4.1). */
   readonly batch?: boolean
 }
+
+/** How far off a guess may be, and who can count in its place; undefined where nobody can, or not now. */
+export type Spread = { readonly least: number; readonly most: number; count(): Promise<number | undefined> }
 
 /** What was used in truth; as the usage event has it. */
 export type Used = { readonly input: number; readonly cachedInput: number; readonly output: number; readonly audioMs?: number }
@@ -65,11 +69,16 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     'model',
   ])
   const exhausted = metrics.counter('parvis_budget_exhausted_total', 'Streams ended because a budget was used up.', ['model'])
+  const counts = metrics.counter(
+    'parvis_inputs_counted_total',
+    'Inputs near the end of a limit or a budget that an engine was asked to count before they were admitted.',
+    ['model', 'outcome'],
+  )
   const shares = openShares(parts)
   const gatesFor = openGates({ policy: parts.policy, shares, clock })
   let open = 0
 
-  type Asked = { caller: Holder; model: PricedModel; estimate: Estimate }
+  type Asked = { readonly caller: Holder; readonly model: PricedModel; readonly estimate: Estimate; readonly counted?: boolean }
 
   const refuse = (gate: Gate, { model }: Asked, retryAfterMs: number): Outcome<never> => {
     refusals.add([gate.limit, model.name])
@@ -84,13 +93,13 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     return no(refusal)
   }
 
-  const unitsOf = (gate: Gate, { model, estimate }: Asked): number => {
+  const unitsOf = (gate: Gate, { model, estimate }: Asked, inputTokens = inputOf(gate, estimate)): number => {
     if (gate.unit === 'call') return 1
     if (gate.unit === 'audio') return Math.ceil(estimate.audioSeconds ?? 0)
     const ahead =
       gate.budget !== undefined && estimate.endable === true ? Math.min(AHEAD_TOKENS, estimate.outputTokens) : estimate.outputTokens
     return priceOf(gate.unit, model, {
-      input: estimate.inputTokens,
+      input: inputTokens,
       cachedInput: 0,
       output: ahead,
       audioMs: (estimate.audioSeconds ?? 0) * 1000,
@@ -121,18 +130,49 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
   const admit: Admit = (caller, model, estimate) => {
     const asked = { caller, model, estimate }
     const gates = gatesFor(caller, model.name, estimate.batch === true)
+    if (isInDoubt(gates, asked)) return countAndDecide(gates, asked)
     const first = decide(gates, asked)
     return Array.isArray(first) ? askAndDecide(gates, asked, first) : first
   }
 
+  /** Whether the least that the input can be gets past a gate at which the most cannot. */
+  const isInDoubt = (gates: readonly Gate[], asked: Asked): boolean => {
+    const { spread } = asked.estimate
+    if (spread === undefined || asked.counted === true) return false
+    return gates.some((gate) => {
+      if (gate.soft || gate.unit === 'call' || gate.unit === 'audio') return false
+      const { kind, capacity } = gate.share.limited
+      const left = gate.share.left()
+      // Who needs more than a bucket can ever hold waits for a full one.
+      const most = unitsOf(gate, asked, spread.most)
+      return left >= unitsOf(gate, asked, spread.least) && left < (kind === 'minute' ? Math.min(most, capacity) : most)
+    })
+  }
+
+  /** The engine's count takes the place of the guess. Where there is none, budgets are asked for the most and limits for what is likely. */
+  const count = async (asked: Asked): Promise<Asked> => {
+    const { spread, ...rest } = asked.estimate
+    const inputTokens = await spread?.count()
+    counts.add([asked.model.name, inputTokens === undefined ? 'unknown' : 'counted'])
+    return { ...asked, counted: true, estimate: inputTokens === undefined ? asked.estimate : { ...rest, inputTokens } }
+  }
+
+  const countAndDecide = async (gates: readonly Gate[], asked: Asked): Promise<Outcome<Ticket>> => {
+    const counted = await count(asked)
+    const first = decide(gates, counted)
+    return Array.isArray(first) ? askAndDecide(gates, counted, first) : first
+  }
+
   const askAndDecide = async (
     gates: readonly Gate[],
-    asked: Asked,
+    guessed: Asked,
     first: { gate: Gate; share: Gate['share']; units: number }[],
   ): Promise<Outcome<Ticket>> => {
+    let asked = guessed
     let lacking = first
     for (let asks = 0; asks < MAX_ASKS; asks += 1) {
       const answered = await shares.bring(lacking)
+      if (isInDoubt(gates, asked)) asked = await count(asked)
       const decided = decide(gates, asked)
       if (!Array.isArray(decided)) return decided
       lacking = decided
@@ -165,7 +205,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
 
     const costOf = (gate: Gate, output: number): number =>
       priceOf(gate.unit === 'money' ? 'money' : 'tokens', model, {
-        input: estimate.inputTokens,
+        input: inputOf(gate, estimate),
         cachedInput: 0,
         output: Math.min(output, Math.max(estimate.outputTokens, made)),
       })
@@ -229,6 +269,10 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
 
   return { admit, open: () => open, beat: shares.beat, close: shares.close }
 }
+
+/** What a budget must not lack is reserved for the most that the input can be; a limit by the minute may be overdrawn once, and refills. */
+const inputOf = (gate: Gate, { inputTokens, spread }: Estimate): number =>
+  gate.budget === undefined ? inputTokens : (spread?.most ?? inputTokens)
 
 /** A request that was let through has been made, whatever came of it; a place is free again. */
 const usedAt = (gate: Gate, model: PricedModel, used: Used | undefined): number => {

@@ -4,6 +4,7 @@ import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, type Change, type Span, slice, splice } from '../body.ts'
 import { type Conversation, readConversation, type Turn } from '../conversation.ts'
+import { guessUnseen, mixOf } from '../guess.ts'
 import { bringImages, checkMedia, type Media } from '../media/media.ts'
 import { watch } from '../scan.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody, streamOptions } from './endpoint.ts'
@@ -28,8 +29,6 @@ const WATCHED = watch(
   ],
 )
 
-/** Of English text in most vocabularies; data-plane.md 15. */
-const BYTES_PER_TOKEN = 4
 /** What a chat template may add that stands nowhere in the body: its markers, a system prompt, the frame around tools. */
 const TEMPLATE_TOKENS = 512
 
@@ -41,7 +40,7 @@ export const chat: Endpoint = {
 
   read: (body) => readBody(body, WATCHED),
 
-  check(reading, model) {
+  check(reading, model, guess = guessUnseen) {
     if (model.type !== 'chat') return no(mismatch(chat, model))
     const fields = checkedFields(reading)
     if (!fields.ok) return fields
@@ -70,6 +69,10 @@ export const chat: Endpoint = {
     const limit = asked ?? defaultLimit(reading.body, model, media.value)
     const wanted = { stream, limit: asked === undefined ? limit : undefined }
     const edits = [...developersToSystem(turns), ...toolPrompt(reading, turns, model), ...nearestEffort(reading, settings, model)]
+    const places = [...told.value.images, ...told.value.sounds].map(({ span }) => span)
+    const mix = mixOf(reading.body, [reading.spans.get('messages'), reading.spans.get('tools')], places)
+    const input = guess(model.name, mix)
+    const most = (tokens: number): number => Math.min(tokens + media.value.tokens, model.contextTokens)
     const request = (brought: readonly Change[]): Request => ({
       enginePath: chat.enginePath,
       stream,
@@ -77,8 +80,11 @@ export const chat: Endpoint = {
       wantsRunningUsage: settings.stream_options?.['continuous_usage_stats'] === true,
       answers: settings.n ?? 1,
       estimate: {
-        inputTokens: Math.min(estimateInput(reading.body, media.value), model.contextTokens),
-        outputTokens: (limit ?? model.maxOutputTokens ?? 0) * (settings.n ?? 1),
+        inputTokens: most(input.tokens),
+        // Without a limit an engine goes on until the context is full.
+        outputTokens: Math.min(limit ?? model.maxOutputTokens ?? 0, model.contextTokens - most(input.least)) * (settings.n ?? 1),
+        // What an image weighs is a rule and no guess, and says nothing about words.
+        ...(places.length === 0 ? { guessed: { least: most(input.least), most: most(input.most), mix } } : {}),
       },
       bytesFor: (remoteModel, plain = false) =>
         splice(reading.body, [...changes(reading, settings, { remoteModel, plain, ...wanted }), ...edits, ...brought]),
@@ -196,9 +202,6 @@ const defaultLimit = (body: Body, model: Model, media: Media): number | undefine
   if (model.maxOutputTokens === null || media.bytes > 0 || media.urls.length > 0) return undefined
   return body.bytes + TEMPLATE_TOKENS + model.maxOutputTokens <= model.contextTokens ? model.maxOutputTokens : undefined
 }
-
-/** Only to reserve; the engine's count settles it. Base64 is not text, so images and sound are counted apart. */
-const estimateInput = (body: Body, media: Media): number => Math.ceil((body.bytes - media.bytes) / BYTES_PER_TOKEN) + media.tokens
 
 const changes = (
   reading: Reading,

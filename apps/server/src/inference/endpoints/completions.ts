@@ -1,6 +1,7 @@
 import { CompletionRequest, CompletionSettings } from '@parvis/wire/openai/completions'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import { type Change, splice } from '../body.ts'
+import { guessUnseen, mixOf } from '../guess.ts'
 import { watch } from '../scan.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody, streamOptions } from './endpoint.ts'
 
@@ -9,7 +10,6 @@ const WATCHED = watch(
   ['temperature', 'top_p', 'presence_penalty', 'frequency_penalty', 'stop'],
 )
 
-const BYTES_PER_TOKEN = 4
 /** What engines make when nothing is said: OpenAI's own default for this endpoint, which clients rely on. */
 const DEFAULT_OUTPUT_TOKENS = 16
 
@@ -21,7 +21,7 @@ export const completions: Endpoint = {
 
   read: (body) => readBody(body, WATCHED),
 
-  check(reading, model) {
+  check(reading, model, guess = guessUnseen) {
     if (model.type !== 'chat') return no(mismatch(completions, model))
     const checked = checkedFields(reading)
     if (!checked.ok) return checked
@@ -37,6 +37,8 @@ export const completions: Endpoint = {
     }
 
     const stream = settings.stream === true
+    const mix = mixOf(reading.body, [reading.spans.get('prompt')])
+    const input = guess(model.name, mix)
     const answers = Math.max(settings.n ?? 1, settings.best_of ?? 1) * prompts.count
     return yes({
       enginePath: completions.enginePath,
@@ -45,8 +47,9 @@ export const completions: Endpoint = {
       wantsRunningUsage: settings.stream_options?.['continuous_usage_stats'] === true,
       answers: (settings.n ?? 1) * prompts.count,
       estimate: {
-        inputTokens: prompts.tokens > 0 ? prompts.tokens : Math.ceil(reading.body.bytes / BYTES_PER_TOKEN),
+        inputTokens: prompts.tokens > 0 ? prompts.tokens : input.tokens,
         outputTokens: (asked ?? DEFAULT_OUTPUT_TOKENS) * answers,
+        ...(prompts.tokens > 0 ? {} : { guessed: { least: input.least, most: input.most, mix } }),
       },
       bytesFor: (remoteModel, plain = false) => splice(reading.body, changes(reading, settings, { remoteModel, plain, stream })),
       answerKey: 'choices',

@@ -3,14 +3,13 @@ import type { Model } from '../../catalog/model.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, bufferToBody, type Change, slice, splice } from '../body.ts'
+import { guessUnseen, mixOf } from '../guess.ts'
 import { type Cursor, read, watch } from '../scan.ts'
 import { cutTo, lengthOf, toBase64, toFloats } from '../vectors.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody } from './endpoint.ts'
 
 // Some engines take a conversation in place of the input, and fetch the images in it.
 const WATCHED = watch(['model', 'input', 'dimensions', 'encoding_format'], ['messages'])
-
-const BYTES_PER_TOKEN = 4
 
 /** `POST /v1/embeddings` (data-plane.md 9). */
 export const embeddings: Endpoint = {
@@ -20,7 +19,7 @@ export const embeddings: Endpoint = {
 
   read: (body) => readBody(body, WATCHED),
 
-  check(reading, model) {
+  check(reading, model, guess = guessUnseen) {
     if (model.type !== 'embedding') return no(mismatch(embeddings, model))
     const checked = checkedFields(reading)
     if (!checked.ok) return checked
@@ -30,13 +29,19 @@ export const embeddings: Endpoint = {
     const wrong = wrongDimensions(settings.dimensions, model)
     if (wrong !== undefined) return no(wrong)
 
-    const inputTokens = tokens.length > 0 ? tokens.reduce((sum, count) => sum + count, 0) : Math.ceil(reading.body.bytes / BYTES_PER_TOKEN)
+    const sent = tokens.reduce((sum, count) => sum + count, 0)
+    const mix = mixOf(reading.body, [reading.spans.get('input')])
+    const input = guess(model.name, mix)
     const encoding = settings.encoding_format ?? 'float'
     return yes({
       enginePath: embeddings.enginePath,
       stream: false,
       wantsUsage: false,
-      estimate: { inputTokens, outputTokens: 0 },
+      estimate: {
+        inputTokens: tokens.length > 0 ? sent : input.tokens,
+        outputTokens: 0,
+        ...(tokens.length > 0 ? {} : { guessed: { least: input.least, most: input.most, mix } }),
+      },
       bytesFor: (remoteModel) => splice(reading.body, changes(reading, settings, model, remoteModel)),
       answerKey: 'data',
       convert: (answer) => toAsked(answer, encoding, settings.dimensions ?? undefined),

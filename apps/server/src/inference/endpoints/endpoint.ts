@@ -8,6 +8,7 @@ import type { Answer } from '../answer.ts'
 import { type Body, JOIN_BYTES, type Span, slice } from '../body.ts'
 import type { Translator } from '../dialects/translator.ts'
 import type { Accepts, Dialect, Exchange } from '../exchange.ts'
+import type { Guess, GuessTokens, Mix } from '../guess.ts'
 import { scan, type Watch } from '../scan.ts'
 
 /** One endpoint of the data plane that an engine answers. */
@@ -24,7 +25,7 @@ export type Endpoint<R extends Reading = Reading> = {
   /** From bytes to the model that is meant: broken JSON is 400, no model 422 (data-plane.md 3.2). */
   read(body: Body, contentType?: string): Outcome<R>
   /** What the model makes of the request: the wrong endpoint, a wrong field, more output than there is. */
-  check(reading: R, model: Model): Outcome<Request>
+  check(reading: R, model: Model, guess?: GuessTokens): Outcome<Request>
 }
 
 /** One whose body takes longer to read than a look at its bytes. */
@@ -54,7 +55,13 @@ export type Request = {
   /** How many answers come side by side, where it is not one. */
   readonly answers?: number
   /** `outputTokens` is the most that can come; 0 where nothing is generated. */
-  readonly estimate: { readonly inputTokens: number; readonly outputTokens: number; readonly audioSeconds?: number }
+  readonly estimate: {
+    readonly inputTokens: number
+    readonly outputTokens: number
+    readonly audioSeconds?: number
+    /** Where the input is guessed: by what, and between which bounds it is. */
+    readonly guessed?: Pick<Guess, 'least' | 'most'> & { readonly mix: Mix }
+  }
   /** The bytes for an engine that knows the model by this name. `plain`: without our asking for running usage, which this one refuses. */
   bytesFor(remoteModel: string, plain?: boolean): Body
   /** What these bytes are; JSON where nothing else is said. */

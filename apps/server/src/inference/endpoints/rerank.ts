@@ -6,12 +6,12 @@ import type { Counts } from '../../usage/event.ts'
 import { NO_COUNTS } from '../answer.ts'
 import { type Body, piecesToBody, type Span, slice } from '../body.ts'
 import type { Exchange } from '../exchange.ts'
+import { guessUnseen, mixOf, plus } from '../guess.ts'
 import { read, watch } from '../scan.ts'
 import { dot, toFloats } from '../vectors.ts'
 import { checkFields, type Endpoint, fieldsOf, mismatch, parse, type Reading, type Request, readBody } from './endpoint.ts'
 
 const WATCHED = watch(['model', 'query', 'documents', 'top_n'])
-const BYTES_PER_TOKEN = 4
 
 /**
  * `POST /v1/rerank` (data-plane.md 10). With a rerank model it is the engine's own; with an embedding model it is a convenience: the
@@ -24,16 +24,20 @@ export const rerank: Endpoint = {
 
   read: (body) => readBody(body, WATCHED),
 
-  check(reading, model) {
+  check(reading, model, guess = guessUnseen) {
     if (model.type !== 'rerank' && model.type !== 'embedding') return no(mismatch(rerank, model))
     const settings = checkFields(RerankSettings, settingsOf(reading))
     if (!settings.ok) return settings
     const texts = readTexts(reading)
     if (!texts.ok) return texts
     const ranking: Ranking = { body: reading.body, ...texts.value, topN: settings.value.top_n ?? undefined, model: model.name }
+    // A rerank model reads the query beside each document, an embedding model once.
+    const times = model.type === 'rerank' ? ranking.documents.length : 1
+    const mix = plus(mixOf(reading.body, ranking.documents), mixOf(reading.body, [ranking.query]), times)
+    const { tokens, least, most } = guess(model.name, mix)
     return yes({
       ...requestFor(ranking, model.type),
-      estimate: { inputTokens: Math.ceil(reading.body.bytes / BYTES_PER_TOKEN), outputTokens: 0 },
+      estimate: { inputTokens: tokens, outputTokens: 0, guessed: { least, most, mix } },
     })
   },
 }

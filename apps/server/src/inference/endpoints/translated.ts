@@ -5,6 +5,7 @@ import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, bufferToBody, slice } from '../body.ts'
 import type { Asked, Translator } from '../dialects/translator.ts'
+import type { GuessTokens } from '../guess.ts'
 import { watch } from '../scan.ts'
 import { chat } from './chat.ts'
 import { checkFields, type Endpoint, mismatch, parse, type Reading, type Request, readBody } from './endpoint.ts'
@@ -82,20 +83,20 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
       return value.ok ? yes({ ...reading.value, value: value.value as Record<string, unknown> }) : value
     },
 
-    check(reading, model) {
+    check(reading, model, guess) {
       if (model.type !== 'chat') return no(mismatch(endpoint, model))
       const asked = checkFields(translation.schema, reading.value)
       if (!asked.ok) return asked
-      const request = inTheirWords(asChat({ ...translation.toChat(asked.value, model), model: reading.model }, model))
+      const request = inTheirWords(asChat({ ...translation.toChat(asked.value, model), model: reading.model }, model, guess))
       return request.ok ? yes(wrap(request.value, reading.value ?? {}, asked.value, model)) : request
     },
   }
   return endpoint
 }
 
-const asChat = (body: Record<string, unknown>, model: Model): Outcome<Request> => {
+const asChat = (body: Record<string, unknown>, model: Model, guess?: GuessTokens): Outcome<Request> => {
   const reading: Outcome<Reading> = chat.read(toBody(body))
-  return reading.ok ? chat.check(reading.value, model) : reading
+  return reading.ok ? chat.check(reading.value, model, guess) : reading
 }
 
 const toBody = (value: unknown): Body => bufferToBody(Buffer.from(JSON.stringify(value)))
