@@ -282,7 +282,6 @@ describe('adding a model', () => {
     ['no context', { contextTokens: 0 }, 'contextTokens'],
     ['a fraction of a token', { contextTokens: 1.5 }, 'contextTokens'],
     ['a chat model without a maximum output', { maxOutputTokens: null }, 'a chat model has a maximum output'],
-    ['an output above the context', { maxOutputTokens: 5000 }, 'must fit into the context window'],
     ['an embedding model that generates', { type: 'embedding' }, 'a chat model has a maximum output, and no other has'],
     ['itself as successor', { successor: 'm' }, 'a model cannot follow itself'],
     ['a price as a float', { price: { input: 0.15, output: 0 } }, 'price.input'],

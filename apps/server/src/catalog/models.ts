@@ -70,10 +70,6 @@ const NewModel = z
     path: ['maxOutputTokens'],
     message: 'a chat model has a maximum output, and no other has',
   })
-  .refine((model) => (model.maxOutputTokens ?? 0) <= model.contextTokens, {
-    path: ['maxOutputTokens'],
-    message: 'the maximum output must fit into the context window',
-  })
   .refine(
     ({ matryoshka, dimensions }) =>
       matryoshka.every((length, index) => length > (matryoshka[index - 1] ?? 0) && dimensions !== null && length < dimensions),
