@@ -159,7 +159,7 @@ test('holds every entry of the hosted catalogue, also the one whose output is sa
   try {
     for (const [name, , status, contextTokens, maxOutputTokens, dimensions, , , rules] of ENTRIES) {
       const model = catalog.resolve(name)
-      expect(model.ok, name).toBe(status !== 'eol')
+      expect([name, model.ok]).toEqual([name, status !== 'eol'])
       if (model.ok) expect(model.value).toMatchObject({ name, contextTokens, maxOutputTokens, dimensions, rules })
     }
     // Ended models are in no list (data-plane.md 5.2).
