@@ -78,7 +78,7 @@ beforeAll(async () => {
     defaultZone: 'fr-par-1',
   })
   billing = new Billingv2beta1.API(client)
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()

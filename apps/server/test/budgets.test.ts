@@ -11,7 +11,7 @@ let house: TestHouse
 beforeAll(async () => {
   database = await freshDatabase()
   house = await startHouse({ database })
-}, 60_000)
+})
 afterAll(async () => {
   await house?.stop()
   await database?.drop()

@@ -50,7 +50,7 @@ beforeAll(async () => {
     rules: { minDimensions: 32 },
   })
   await Promise.all(['tiny-chat', 'tiny-embed', 'tiny-rerank'].map(house.ready))
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()

@@ -21,7 +21,7 @@ beforeAll(async () => {
   openai = house.openai()
   anthropic = new Anthropic({ baseURL: house.url, apiKey: house.secretKey, maxRetries: 0 })
   await house.ready('tiny-chat')
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()
@@ -125,19 +125,14 @@ test('every way is counted under its own name', async () => {
 
 describe('the examples run as they stand', () => {
   const run = promisify(execFile)
-  test.each(['openai-responses', 'anthropic', 'langchain', 'ai-sdk'])(
-    '%s',
-    async (name) => {
-      const file = fileURLToPath(new URL(`../../../examples/${name}.mjs`, import.meta.url))
-      const { stdout } = await run(process.execPath, [file], {
-        env: { ...process.env, PARVIS_URL: house.url, PARVIS_API_KEY: house.secretKey },
-        timeout: 60_000,
-      })
-      expect(stdout).toMatch(/streamed: .*Paris/)
-      expect(stdout).toMatch(/called: weather \{ city: /)
-      expect(stdout).toMatch(/answered: /)
-      expect(stdout).toMatch(/parsed: \{ city: /)
-    },
-    90_000,
-  )
+  test.each(['openai-responses', 'anthropic', 'langchain', 'ai-sdk'])('%s', async (name) => {
+    const file = fileURLToPath(new URL(`../../../examples/${name}.mjs`, import.meta.url))
+    const { stdout } = await run(process.execPath, [file], {
+      env: { ...process.env, PARVIS_URL: house.url, PARVIS_API_KEY: house.secretKey },
+    })
+    expect(stdout).toMatch(/streamed: .*Paris/)
+    expect(stdout).toMatch(/called: weather \{ city: /)
+    expect(stdout).toMatch(/answered: /)
+    expect(stdout).toMatch(/parsed: \{ city: /)
+  })
 })

@@ -249,7 +249,7 @@ describe('a hard budget', () => {
     expect(spent).toBeGreaterThan(0.9)
     expect(cut.length).toBeGreaterThan(0)
     expect((await house.call(`/parvis/v1/budgets/${id}`, { method: 'DELETE' })).status).toBe(204)
-  }, 60_000)
+  })
 
   test.each([
     ['an unknown field', { unit: 'tokens', period: 'day', amount: 1, colour: 'red' }, 'colour'],

@@ -26,7 +26,7 @@ beforeAll(async () => {
   house = await startHouse({ database: { url: url.href }, settings: { PARVIS_DEMO_MODELS: 'true' } })
   await serveScripted(house, engine, { name: 'scripted' })
   await house.ready('tiny-chat')
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()
@@ -75,14 +75,12 @@ test('with the database away known keys and models are served, the server says t
   await wire.mend()
   await until('it is ready again', async () => (await status('/ready', { key: null })) === 200)
   await expect.poll(events).toBe(6)
-}, 90_000)
+})
 
 test('after an outage a change still arrives', async () => {
   await database.db.query(`update model set status = 'deprecated' where name = 'scripted'; select note_change('catalog')`)
-  await until(
-    'the change has arrived',
-    () => house.catalog.list().some((model) => model.name === 'scripted' && model.status === 'deprecated'),
-    5_000,
+  await until('the change has arrived', () =>
+    house.catalog.list().some((model) => model.name === 'scripted' && model.status === 'deprecated'),
   )
 })
 
@@ -142,7 +140,7 @@ test('an engine that is killed in the middle of a stream ends that stream with a
       { timeout: 10_000 },
     )
     .toBe(1)
-}, 90_000)
+})
 
 test('a client that leaves in mid-stream frees the engine, and what was generated until then is in the ledger', async () => {
   engine.play({ tokens: ['a', 'b', 'c'], holdAfter: 2 })

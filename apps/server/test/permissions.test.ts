@@ -69,7 +69,7 @@ beforeAll(async () => {
   team = String((await must('POST', '/account/v3/projects', { name: 'team' }))['id'])
   for (const name of PERMISSION_SETS.keys())
     keys.set(name, (await newKey([{ permission_set_names: [name], organization_id: organizationId }])).secretKey)
-}, 60_000)
+})
 
 afterAll(async () => {
   await house?.stop()
@@ -128,7 +128,7 @@ test('each permission set opens the routes of its rights and no other', async ()
       }
     }
   }
-}, 120_000)
+})
 
 test('a key of another organization sees nothing of this one: the answers are those for what does not exist', async () => {
   const other = randomUUID()

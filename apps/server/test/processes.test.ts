@@ -116,7 +116,7 @@ test('on SIGTERM a running stream ends in full, nothing new is accepted, and the
   expect(text).toBe('abc')
   expect(await stopped).toBe(0)
   expect((await database.db.query('select ended from usage_event order by accepted_at desc limit 1')).rows).toEqual([{ ended: 'complete' }])
-}, 60_000)
+})
 
 test('a stream that does not end within the limit is cut, its usage is written, and the exit code is still 0', async () => {
   database = await emptyDatabase()
@@ -137,7 +137,7 @@ test('a stream that does not end within the limit is cut, its usage is written, 
   expect((await database.db.query('select output_tokens from usage_event order by accepted_at desc limit 1')).rows).toEqual([
     { output_tokens: 2n },
   ])
-}, 60_000)
+})
 
 test('after kill -9 every answer that a client saw to its end is in the ledger, once', async () => {
   database = await emptyDatabase()
@@ -225,4 +225,4 @@ test('every command has its help, and an unknown one is named', async () => {
   const unknown = await runParvis(['serv'], env)
   expect(unknown.code).toBe(1)
   expect(unknown.err).toMatch(/serv/)
-}, 60_000)
+})

@@ -14,7 +14,7 @@ beforeAll(async () => {
   house = await startHouse({ database, settings: { PARVIS_DEMO_MODELS: 'true' } })
   openai = house.openai()
   await Promise.all(['tiny-chat', 'tiny-embed', 'tiny-rerank'].map(house.ready))
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()

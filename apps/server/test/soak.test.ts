@@ -30,7 +30,7 @@ beforeAll(async () => {
   await until('both are ready', () => house.engines.states().filter(({ state }) => state === 'ready').length === 2)
   const unlimited = { requests_per_minute: 'unlimited', tokens_per_minute: 'unlimited' }
   await house.call(`/parvis/v1/limits/organizations/${house.owner.organizationId}`, { method: 'PUT', body: unlimited })
-}, 60_000)
+})
 
 afterAll(async () => {
   await house?.stop()
@@ -114,7 +114,7 @@ const ask = async ({ mood, stream, spoil, idempotency, leaveAfterMs }: Asked, nu
 const CLIENTS = 12
 const REQUESTS = 400
 
-test('after some hundred requests in all moods nothing is held, and the ledger is what was served', { timeout: 60_000 }, async () => {
+test('after some hundred requests in all moods nothing is held, and the ledger is what was served', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(asked, { minLength: REQUESTS, maxLength: REQUESTS }), async (requests) => {
       const seen: Seen[] = []

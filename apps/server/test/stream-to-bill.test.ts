@@ -17,7 +17,7 @@ beforeAll(async () => {
   // One for each request: after so many tokens a model's limit for this minute is used up.
   await serveScripted(house, engine, { name: 'scripted' })
   await serveScripted(house, engine, { name: 'other' })
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()

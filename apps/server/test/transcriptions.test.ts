@@ -20,14 +20,12 @@ beforeAll(async () => {
   house = await startHouse({ database, settings: { PARVIS_DEMO_MODELS: 'true' } })
   openai = house.openai()
   await house.ready(MODEL)
-}, 120_000)
+})
 
 afterAll(async () => {
   await house?.stop()
   await database?.drop()
 })
-
-const PATIENT = { timeout: 120_000 }
 
 /** Until the ledger has this many events of the endpoint, with what they measured. */
 const measured = async (count: number): Promise<number[]> => {
@@ -41,7 +39,7 @@ const measured = async (count: number): Promise<number[]> => {
   }
 }
 
-test('the same words in wav, mp3 and ogg are the same text, and the same milliseconds on the bill', PATIENT, async () => {
+test('the same words in wav, mp3 and ogg are the same text, and the same milliseconds on the bill', async () => {
   const texts: string[] = []
   for (const format of ['wav', 'mp3', 'ogg']) {
     const { text } = await openai.audio.transcriptions.create({ model: MODEL, file: clip(`02-two-sentences.${format}`) })
@@ -51,7 +49,7 @@ test('the same words in wav, mp3 and ogg are the same text, and the same millise
   expect(await measured(3)).toEqual([4792, 4792, 4792])
 })
 
-test('segments, subtitles and plain text', PATIENT, async () => {
+test('segments, subtitles and plain text', async () => {
   const ask = { model: MODEL, language: 'en', temperature: 0 }
   const verbose = await openai.audio.transcriptions.create({ ...ask, file: clip('05.flac'), response_format: 'verbose_json' })
   expect(verbose).toMatchObject({ language: 'english', duration: 4.551 })
@@ -63,7 +61,7 @@ test('segments, subtitles and plain text', PATIENT, async () => {
   expect(await openai.audio.transcriptions.create({ ...ask, file: clip('12-silence.wav') })).toMatchObject({ text: '' })
 })
 
-test('a minute of speech is read out while it is written down', PATIENT, async () => {
+test('a minute of speech is read out while it is written down', async () => {
   const stream = await openai.audio.transcriptions.create({ model: MODEL, file: clip('11-long.mp3'), stream: true })
   let text = ''
   let deltas = 0
@@ -79,7 +77,7 @@ test('a minute of speech is read out while it is written down', PATIENT, async (
   expect(text).toContain('Paul is going to Paris in June.')
 })
 
-test('what is no sound is refused with what to do, and nothing is charged for it', PATIENT, async () => {
+test('what is no sound is refused with what to do, and nothing is charged for it', async () => {
   const before = (await measured(8)).length // of the tests above
   const m4a = new File([Buffer.from('\0\0\0\x20ftypM4A \0\0\0\0', 'latin1')], 'memo.m4a')
   const refused = openai.audio.transcriptions.create({ model: MODEL, file: m4a })

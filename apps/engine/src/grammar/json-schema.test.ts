@@ -449,7 +449,7 @@ test('what a real model writes under any of these grammars is valid, whatever it
   }
   expect(ended).toBeGreaterThan(TABLE.length)
   await context.dispose()
-}, 120_000)
+})
 
 describe('refused, with the keyword and its place', () => {
   test.each([

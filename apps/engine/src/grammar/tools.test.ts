@@ -123,7 +123,7 @@ test('a real model under the grammar of any family writes a call that the parser
     }
   }
   await context.dispose()
-}, 60_000)
+})
 
 describe('what cannot be kept is refused by name', () => {
   const tool = (parameters: unknown, name = 'f') => [{ name, parameters }]

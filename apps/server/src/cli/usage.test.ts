@@ -64,7 +64,7 @@ const writeSegment = async (directory: string, number: number, events: readonly 
   await writeFile(join(directory, segmentName(number)), Buffer.concat(events.map((event) => frame(JSON.stringify(event)))))
 }
 
-test('the journal of a machine that never returns is shipped by hand, once and again', { timeout: 60_000 }, async () => {
+test('the journal of a machine that never returns is shipped by hand, once and again', async () => {
   const left = join(dataDir, 'left')
   const events = Array.from({ length: 30 }, (_, index) => at(index))
   const lost = at(99, { ended: 'lost', counted: 'none', charged: false, input: 0, cachedInput: 0, output: 0 })
@@ -96,7 +96,7 @@ test('the journal of a machine that never returns is shipped by hand, once and a
   expect(nobody.out).toContain('lost')
 })
 
-test('reconcile finds nothing where all is well, and every planted difference by its request', { timeout: 60_000 }, async () => {
+test('reconcile finds nothing where all is well, and every planted difference by its request', async () => {
   const [good, changed, waiting, refused, uncounted] = [at(0), at(1), at(2), at(3), at(4, { counted: 'none', charged: false })]
   await insert(good, changed, uncounted)
   await settle()
@@ -123,7 +123,7 @@ test('reconcile finds nothing where all is well, and every planted difference by
   expect(backwards).toMatchObject({ code: 1, complaints: expect.stringContaining('--from must lie before --to') })
 })
 
-test("an engine's own counters stand beside the ledger's sums for it", { timeout: 60_000 }, async () => {
+test("an engine's own counters stand beside the ledger's sums for it", async () => {
   const startedAt = (systemClock.now() - 60_000) as Instant
   const metrics = [
     '# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.',

@@ -78,9 +78,7 @@ const ask = async (): Promise<string> => {
   return (JSON.parse(text) as { choices: { message: { content: string } }[] }).choices[0]?.message.content ?? ''
 }
 
-test('the embedded engine loads, takes only our key, answers, and is there again with the same answer after it was killed', {
-  timeout: 2 * LOADING_LIMIT_MS,
-}, async () => {
+test('the embedded engine loads, takes only our key, answers, and is there again with the same answer after it was killed', async () => {
   const first = await ask()
   expect(first.length).toBeGreaterThan(0)
 
@@ -97,7 +95,7 @@ test('the embedded engine loads, takes only our key, answers, and is there again
   expect(await ask()).toBe(first)
 })
 
-test('a file that is no model is told with a reason', { timeout: LOADING_LIMIT_MS }, async () => {
+test('a file that is no model is told with a reason', async () => {
   local.want([chat, broken])
   // That its process has ended is noticed before its last words are read.
   await until('the reason is told', () => /gguf|model/i.test(directory.forModel(broken.id)[0]?.reason ?? ''), LOADING_LIMIT_MS)

@@ -162,7 +162,7 @@ const MOODS: Script[] = [
 ]
 
 describe('whole exchanges', () => {
-  test('pipelined, cut and broken off at random leave nothing behind', { timeout: 60_000 }, async () => {
+  test('pipelined, cut and broken off at random leave nothing behind', async () => {
     const clients = fc.array(
       fc.record({
         acts: fc.array(act, { minLength: 1, maxLength: 5 }),

@@ -113,9 +113,7 @@ const readAll = async () => {
 
 const settle = () => database.db.query(`update usage_total_state set settled_before = clock_timestamp()`)
 
-test('totals are the sums of the events, whatever their order, however often they are shipped and computed', {
-  timeout: 120_000,
-}, async () => {
+test('totals are the sums of the events, whatever their order, however often they are shipped and computed', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(anEvent, { maxLength: 60 }),

@@ -236,9 +236,7 @@ test('a segment that grows while it is shipped is shipped whole and only forgott
   expect(await listSegments(join(dataDir, 'usage'))).toEqual([])
 })
 
-test('killed in the middle of writing, again and again, every acknowledged event is in the database once', {
-  timeout: 60_000,
-}, async () => {
+test('killed in the middle of writing, again and again, every acknowledged event is in the database once', async () => {
   const acknowledged: string[] = []
   for (let round = 0; round < 4; round += 1) {
     const child = spawn(process.execPath, ['--import', TSX, '--conditions=@parvis/source', WRITER, join(dataDir, 'usage'), '8', '50000'], {
