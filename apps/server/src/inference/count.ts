@@ -26,8 +26,9 @@ const NO_ROUTE: ReadonlySet<number> = new Set([404, 405, 501])
 export const openCount = (parts: {
   log: Logger
   replicaOf(model: ModelId): Replica | undefined
+  answerMs?: number
 }): { count: CountInput; close(): Promise<void> } => {
-  const { log } = parts
+  const { log, answerMs = ANSWER_LIMIT_MS } = parts
   const agent = new Agent({ connections: MAX_AT_ONCE, connect: { timeout: CONNECT_LIMIT_MS } })
   const without = new Set<EngineId>()
   let asking = 0
@@ -42,7 +43,7 @@ export const openCount = (parts: {
         ...(replica.bearer === undefined ? {} : { authorization: `Bearer ${replica.bearer}` }),
       },
       body: Buffer.concat(pieces),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_LIMIT_MS)]),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(answerMs)]),
     })
     if (NO_ROUTE.has(statusCode)) without.add(replica.engineId)
     let edges = ''
