@@ -10,8 +10,12 @@ import type { Model } from './catalog/model.ts'
 import { seedTinyModels } from './catalog/seed.ts'
 import { pulledDir } from './catalog/weights-path.ts'
 import { withoutSpeech } from './catalog/without-speech.ts'
+import { placesOf } from './cockpit/places.ts'
+import { cockpitRoutes } from './cockpit/routes.ts'
 import type { Config } from './config.ts'
 import { openCors } from './cors.ts'
+import { cpuNode } from './deployments/node-types.ts'
+import { deploymentRoutes } from './deployments/routes.ts'
 import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
 import { askDatabase, openHttp } from './http.ts'
@@ -25,12 +29,14 @@ import { type Clock, systemClock } from './kit/clock.ts'
 import { holdDataDir } from './kit/data-dir.ts'
 import { openDb } from './kit/db.ts'
 import { type Logger, openLog } from './kit/log.ts'
+import { openMail } from './kit/mail.ts'
 import { openManagement } from './kit/management.ts'
 import { openMetrics } from './kit/metrics.ts'
 import { migrate } from './kit/migrate.ts'
 import { no } from './kit/outcome.ts'
 import { openEmbeddedPostgres } from './kit/postgres.ts'
 import { openSecrets } from './kit/secrets.ts'
+import { leftOutRoutes } from './left-out.ts'
 import { metricsRoute } from './metrics-route.ts'
 import { type Admit, openAdmission } from './quota/admit.ts'
 import { watchBudgets } from './quota/budgets.ts'
@@ -174,6 +180,11 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     billingRoutes(manage, { db, clock, terms })
     budgetRoutes(manage, { db, clock, secrets })
     priceListRoutes(manage, { models: catalog.list, region: terms.region })
+    const places = placesOf(config.domain, () => config.publicUrl ?? addressOf(config.host, app.server.address() as AddressInfo))
+    const { region, cockpitName: platformName } = config
+    cockpitRoutes(manage, { db, clock, secrets, region, platformName, places, sendMail: openMail(config) })
+    deploymentRoutes(manage, { models: served.list, nodeTypes: [cpuNode(config.engine)], region })
+    leftOutRoutes(manage)
 
     await app.listen({ host: config.host, port: config.port })
     const { port } = app.server.address() as AddressInfo
@@ -198,7 +209,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('http', drain)
 
     log.info({ host: config.host, port }, 'listening')
-    return { config, db, url: `http://${urlHost(config.host)}:${port}`, owner, catalog, engines, routes: shapes, close }
+    return { config, db, url: addressOf(config.host, { port }), owner, catalog, engines, routes: shapes, close }
   } catch (error) {
     await close()
     throw error
@@ -213,6 +224,7 @@ const placeOf = (url: string): string => {
 
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
+const addressOf = (host: string, { port }: Pick<AddressInfo, 'port'>): string => `http://${urlHost(host)}:${port}`
 const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)
 
 const localModels = (models: readonly Model[]) =>

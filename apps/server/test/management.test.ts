@@ -74,10 +74,92 @@ test("another organization's projects are answered as if it had none", async () 
   expect((await house.call(`${PROJECTS}?organization_id=${STRANGER}`)).json()).toEqual({ total_count: 0, projects: [] })
 })
 
-test('an unknown management path is JSON too', async () => {
-  const answer = await house.call('/account/v3/nothing')
-  expect(answer.status).toBe(404)
-  expect(answer.json()).toMatchObject({ error: { code: 404 } })
+const missing = (path: string) => ({ message: 'resource is not found', type: 'not_found', resource: 'route', resource_id: path })
+
+test.each([
+  '/account/v3/nothing',
+  '/account/v2/projects',
+  '/iam',
+  '/cockpit/v1/regions/fr-par',
+  // The data plane's paths with something else than a project in front.
+  '/billing/v1/models',
+  // A slash at the end is another path.
+  `${PROJECTS}/${STRANGER}/`,
+  '/billing/v2beta1/invoices/export/',
+])('%s is no path, with a key and without', async (path) => {
+  for (const request of [{}, { key: null }, { method: 'POST', body: {} }, { method: 'DELETE' }]) {
+    const answer = await house.call(path, request)
+    expect([answer.status, answer.headers.get('content-type'), answer.json()]).toEqual([404, 'application/json', missing(path)])
+    expect(answer.headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/)
+  }
+})
+
+test('an id that is empty does not turn one thing into a list of all', async () => {
+  const answer = await house.call(`${PROJECTS}/`)
+  expect([answer.status, answer.json()]).toMatchObject([400, { details: [{ argument_name: 'project_id', reason: 'format' }] }])
+  expect((await house.call(`${PROJECTS}/`, { method: 'DELETE' })).status).toBe(400)
+  expect((await house.call('/iam/v1alpha1/api-keys/', { method: 'DELETE' })).json()).toMatchObject({ resource: 'access_key' })
+  expect((await house.call(`${PROJECTS}/`, { body: { name: 'x' } })).json()).toEqual(missing(`${PROJECTS}/`))
+})
+
+test('what is no path of the management API is answered in the shape of the data plane', async () => {
+  for (const path of ['/accounts/v3/projects', '/v1/nothing', '/'])
+    expect((await house.call(path)).json()).toMatchObject({ error: { code: 404 } })
+})
+
+test('doubled slashes are one', async () => {
+  expect((await house.call('//account//v3///projects')).json()).toMatchObject({ total_count: 1 })
+  expect((await house.call(`/account/v3//projects//${STRANGER}`)).json()).toMatchObject({ resource: 'project_id' })
+})
+
+test('a method that a path does not have is 405, and which it has is said', async () => {
+  for (const method of ['PUT', 'DELETE', 'PATCH']) {
+    const answer = await house.call(PROJECTS, { method, body: {} })
+    expect([answer.status, answer.headers.get('allow')]).toEqual([405, 'GET, POST, HEAD, OPTIONS'])
+    expect(answer.json()).toEqual({ message: 'there is no such method on this resource', type: 'method_not_allowed' })
+  }
+  const options = await house.call(`${PROJECTS}/${STRANGER}`, { method: 'OPTIONS', key: null, headers: { origin: 'https://a.example' } })
+  expect([options.status, options.text, options.headers.get('allow')]).toEqual([204, '', 'GET, PATCH, DELETE, HEAD, OPTIONS'])
+  expect(options.headers.get('access-control-allow-origin')).toBeNull()
+})
+
+test('HEAD is GET without a body', async () => {
+  const get = await house.call(PROJECTS)
+  const head = await house.call(PROJECTS, { method: 'HEAD' })
+  expect([head.status, head.text, head.headers.get('content-type'), head.headers.get('content-length')]).toEqual([
+    200,
+    '',
+    'application/json',
+    get.headers.get('content-length'),
+  ])
+  expect((await house.call(PROJECTS, { method: 'HEAD', key: null })).status).toBe(401)
+  expect((await house.call('/account/v3/nothing', { method: 'HEAD' })).status).toBe(404)
+})
+
+test.each([
+  ['GET', '/iam/v1alpha1/ssh-keys'],
+  ['DELETE', `/iam/v1alpha1/users/${STRANGER}/mfa-otp`],
+  ['GET', '/iam/v1alpha1/grace-periods'],
+  ['POST', `/iam/v1alpha1/organizations/${STRANGER}/saml`],
+  ['POST', '/account/v3/contract-signatures/check'],
+  ['POST', `/account/v3/projects/${STRANGER}/delete-with-resources`],
+  ['POST', '/billing/v2beta1/redeem-coupon?code=x'],
+  ['GET', '/billing/v2beta1/charges'],
+  ['GET', '/cockpit/v1/regions/fr-par/exporters'],
+  ['GET', '/cockpit/v1/grafana/product-dashboards'],
+  ['POST', '/cockpit/v1/regions/fr-par/alert-manager/enable-alert-rules'],
+  ['GET', '/inference/v1beta1/regions/fr-par/deployments'],
+  ['PUT', `/inference/v1beta1/regions/fr-par/deployments/${STRANGER}/acls`],
+  ['GET', '/audit-trail/v1alpha1/regions/fr-par/events'],
+  ['GET', '/environmental-footprint/v1alpha1/reports/available'],
+  ['GET', '/ipam/v1/regions/fr-par/ips'],
+  ['POST', '/vpc/v2/regions/fr-par/private-networks'],
+])('%s %s is left out, and says so to whoever has a key', async (method, path) => {
+  const request = method === 'GET' ? { method } : { method, body: {} }
+  const answer = await house.call(path, request)
+  expect([answer.status, answer.headers.get('content-type')]).toEqual([501, 'application/json'])
+  expect(answer.json()).toEqual({ message: 'this method is not implemented', type: 'not_implemented' })
+  expect((await house.call(path, { ...request, key: null })).status).toBe(401)
 })
 
 test('the metrics are there for the operator in the format of Prometheus, and for nobody without a key', async () => {

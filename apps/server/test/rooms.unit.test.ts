@@ -17,6 +17,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   usage: ['kit', 'audit'],
   inference: ['kit', 'iam', 'catalog', 'quota', 'engines', 'usage'],
   billing: ['kit', 'iam', 'catalog', 'usage', 'audit'],
+  cockpit: ['kit', 'audit'],
+  deployments: ['kit', 'iam', 'catalog', 'engines', 'usage', 'audit'],
 }
 
 /** Workspaces that may look at no part of another but these. */

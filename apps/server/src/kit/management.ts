@@ -136,15 +136,19 @@ const withoutNulls = (value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).filter(([, item]) => item !== null))
     : value
 
-const reasonOf = (issue: z.core.$ZodIssue): ArgumentFault['reason'] => {
+/** What stands at a path of what was given. */
+const at = (given: unknown, path: readonly PropertyKey[]): unknown =>
+  path.reduce<unknown>((value, key) => (typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined), given)
+
+const reasonOf = (issue: z.core.$ZodIssue, given: unknown): ArgumentFault['reason'] => {
   if (issue.code === 'unrecognized_keys') return 'unknown'
-  if (issue.code === 'invalid_type') return /received undefined/.test(issue.message) ? 'required' : 'format'
-  return issue.code === 'invalid_format' ? 'format' : 'constraint'
+  if (at(given, issue.path) === undefined && issue.code.startsWith('invalid_')) return 'required'
+  return issue.code === 'invalid_type' || issue.code === 'invalid_format' ? 'format' : 'constraint'
 }
 
-const toDetails = (error: z.ZodError): ArgumentFault[] =>
+const toDetails = (error: z.ZodError, given: unknown): ArgumentFault[] =>
   error.issues.flatMap((issue) => {
-    const reason = reasonOf(issue)
+    const reason = reasonOf(issue, given)
     // A typing mistake is named by its own name, not by that of the object around it.
     const names = issue.code === 'unrecognized_keys' ? issue.keys.map((key) => [...issue.path, key]) : [issue.path]
     return names.map((path) => ({ argument_name: path.map(String).join('.'), reason, help_message: issue.message }))
@@ -153,7 +157,7 @@ const toDetails = (error: z.ZodError): ArgumentFault[] =>
 const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, Denial> => {
   if (schema === undefined) return yes(undefined as T)
   const parsed = schema.safeParse(value)
-  return parsed.success ? yes(parsed.data) : no({ type: 'invalid_arguments', details: toDetails(parsed.error) })
+  return parsed.success ? yes(parsed.data) : no({ type: 'invalid_arguments', details: toDetails(parsed.error, value) })
 }
 
 /** For readers that want no JSON. */
