@@ -283,6 +283,9 @@ type EngineFailure = {
   bytes: number
 }
 
+/** As much of a type as goes into a log: anything else might be words of an answer. */
+const MIME = /^(?:application|audio|image|text)\/[a-z0-9.+-]{1,40}(?=;|$)/
+
 /** What an engine's error answer means to the client. Nothing has been sent yet. */
 const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: string): Verdict => {
   const { status } = failure
@@ -291,7 +294,7 @@ const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: str
     refusal: { code: 'engine_failed', model: model.name, reason },
     log,
   })
-  if (status === 200) return failed('its answer is of another kind', `content type ${JSON.stringify(failure.type.slice(0, 80))}`)
+  if (status === 200) return failed('its answer is of another kind', `content type ${MIME.exec(failure.type)?.[0] ?? 'unreadable'}`)
   if (status === 429 || status === 503) {
     return {
       refusal: { code: 'busy', reason: `the engine of ${model.name} is busy`, retryAfterMs: retryMs(failure) },
