@@ -181,7 +181,7 @@ describe('what is said stays between those who say it, with an engine that', () 
       await heard(path, body)
       expect(engine.requests.length, `${name} did not reach the engine`).toBeGreaterThan(asked)
       // A good one in between: an engine that fails again and again is not asked any more.
-      expect(await heard(path, body), name).toMatch(/^200/)
+      expect(await heard(path, body), `${name}, once more`).toMatch(/^200/)
       expect(wordsIn(await filesUnder(house.dataDir))).toEqual([])
     }
     expect(wordsIn(house.log())).toEqual([])
