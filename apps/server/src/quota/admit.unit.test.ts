@@ -5,7 +5,7 @@ import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { openMetrics } from '../kit/metrics.ts'
 import { speak } from '../kit/refusal.ts'
-import { openAdmission, type Ticket } from './admit.ts'
+import { type Estimate, openAdmission, type Ticket } from './admit.ts'
 import { type Ledger, openMemoryLedger } from './ledger.ts'
 import { type Budget, type LimitName, toPolicy } from './policy.ts'
 
@@ -71,12 +71,8 @@ const open = ({ limits = {}, project, budgets = [], clock = stoppedClock(), ledg
     log: openLog('silent'),
     metrics,
   })
-  const ask = async (
-    who = ALICE,
-    inputTokens = 1,
-    outputTokens = 0,
-    more: { endable?: boolean; batch?: boolean; audioSeconds?: number } = {},
-  ) => admission.admit(who, MODEL, { inputTokens, outputTokens, ...more })
+  const ask = async (who = ALICE, inputTokens = 1, outputTokens = 0, more: Omit<Estimate, 'inputTokens' | 'outputTokens'> = {}) =>
+    admission.admit(who, MODEL, { inputTokens, outputTokens, ...more })
   const taken = async (...asked: Parameters<typeof ask>): Promise<Ticket> => {
     const outcome = await ask(...asked)
     if (!outcome.ok) throw new Error(`refused: ${JSON.stringify(outcome.refusal)}`)
@@ -298,6 +294,83 @@ describe('budgets', () => {
     expect(tokens).toBeLessThanOrEqual(20_000 + 200)
     // And nothing much is left lying.
     expect(tokens).toBeGreaterThan(19_500)
+  })
+})
+
+describe('an input that is guessed', () => {
+  /** A guess of 900 tokens, between 800 and 1,200; the engine says what it is told to. */
+  const guess = (said: number | undefined) => {
+    const asked = { times: 0 }
+    const count = () => {
+      asked.times += 1
+      return Promise.resolve(said)
+    }
+    return { asked, more: { spread: { least: 800, most: 1_200, count } } }
+  }
+
+  test.each<[string, number | undefined, boolean]>([
+    ['is let through when its engine counts what is left', 1_000, true],
+    ['is refused when its engine counts a token more', 1_001, false],
+    ['is refused where nobody counts, since it may be too much', undefined, false],
+  ])('at a budget that decides between its bounds %s', async (_, said, ok) => {
+    const house = open({ budgets: [{ unit: 'tokens', amount: 1_000 }] })
+    const { asked, more } = guess(said)
+    expect((await house.ask(ALICE, 900, 0, more)).ok).toBe(ok)
+    expect(asked.times).toBe(1)
+    const outcome = said === undefined ? 'unknown' : 'counted'
+    expect(house.metrics.render()).toContain(`parvis_inputs_counted_total{model="tiny-chat",outcome="${outcome}"} 1`)
+  })
+
+  test.each<[string, number | undefined, object]>([
+    ['is let through when its engine counts what is left', 1_000, { ok: true }],
+    ['is refused with the time that the true count takes', 1_010, { ok: false, refusal: { limit: 'tokens', retryAfterMs: 300 } }],
+    ['is let through as guessed where nobody counts, since a limit refills', undefined, { ok: true }],
+  ])('at a limit that decides between its bounds %s', async (_, said, expected) => {
+    const house = open({ limits: { tokens_per_minute: 2_000 } })
+    await house.taken(ALICE, 1_000)
+    expect(await house.ask(ALICE, 900, 0, guess(said).more)).toMatchObject(expected)
+  })
+
+  test('is counted by nobody where it fits or fails whatever it is', async () => {
+    const house = open({ limits: { tokens_per_minute: 2_500 }, budgets: [{ unit: 'tokens', amount: 1_900 }] })
+    const { asked, more } = guess(900)
+    expect((await house.ask(ALICE, 900, 0, more)).ok).toBe(true)
+    expect(await house.refused(ALICE, 900, 0, more)).toMatchObject({ limit: 'budget_tokens_day' })
+    expect(asked.times).toBe(0)
+  })
+
+  test('takes the most it can be from a budget, and gives back what it was not', async () => {
+    const house = open({ budgets: [{ unit: 'tokens', amount: 2_000 }] })
+    const ticket = await house.taken(ALICE, 900, 0, guess(undefined).more)
+    expect(await house.refused(ALICE, 801)).toBeDefined()
+    ticket.settle(used(900, 0))
+    await house.taken(ALICE, 1_100)
+  })
+
+  test('overdraws no budget, whoever counts and whatever is asked', async () => {
+    const request = fc.record({
+      least: fc.integer({ min: 1, max: 3_000 }),
+      wider: fc.nat({ max: 3_000 }),
+      truth: fc.double({ min: 0, max: 1, noNaN: true }),
+      counts: fc.boolean(),
+      settles: fc.boolean(),
+    })
+    await fc.assert(
+      fc.asyncProperty(fc.array(request, { maxLength: 40 }), async (requests) => {
+        const house = open({ budgets: [{ unit: 'tokens', amount: 10_000 }] })
+        let spent = 0
+        for (const { least, wider, truth, counts, settles } of requests) {
+          const [most, tokens] = [least + wider, least + Math.floor(wider * truth)]
+          const spread = { least, most, count: () => Promise.resolve(counts ? tokens : undefined) }
+          const outcome = await house.ask(ALICE, least + Math.floor(wider / 2), 0, { spread })
+          if (!outcome.ok) continue
+          spent += tokens
+          if (settles) outcome.value.settle(used(tokens, 0))
+        }
+        expect(spent).toBeLessThanOrEqual(10_000)
+        await house.close()
+      }),
+    )
   })
 })
 
