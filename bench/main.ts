@@ -1,17 +1,19 @@
 import { benchEngine } from './engine/engine.ts'
 import { machine, type Row } from './measure.ts'
 import { benchAdmit } from './micro/admit/admit.ts'
+import { benchGuess } from './micro/guess/guess.ts'
 import { benchLook } from './micro/look/look.ts'
 import { benchLeave } from './path/leave.ts'
 import { benchPath } from './path/path.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [leave] [engine] [admit] [look] [work] [--quick] [--millions 10]
+const HELP = `npm run bench -- [path] [leave] [engine] [admit] [guess] [look] [work] [--quick] [--millions 10]
 
   path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
   leave    how long it takes until an engine hears that its client has left
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
   admit    what it costs to decide whether a request may begin
+  guess    how near guessed tokens come to an engine's count, and what guessing costs
   look     what it costs to look at a request before an engine gets it: its fields, its messages, its images
   work     usage events a second through journal, shipping and totals, and what the end of a stream waits for
   --quick  fewer rounds; what CI runs. Fails on the cliffs only
@@ -28,6 +30,7 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   leave: benchLeave,
   engine: benchEngine,
   admit: benchAdmit,
+  guess: benchGuess,
   look: benchLook,
   work: (quick) => benchWork(quick, millions),
 }

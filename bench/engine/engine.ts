@@ -11,7 +11,7 @@ const TOKENS = 120
 
 type Engine = { pid: number; port: number; key: string; stop(): Promise<void> }
 
-const startEngine = async (): Promise<Engine> => {
+export const startEngine = async (): Promise<Engine> => {
   const key = randomUUID()
   const child = fork(
     join(ROOT, 'apps/engine/dist/main.js'),

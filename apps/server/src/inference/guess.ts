@@ -19,27 +19,35 @@ export type Guesses = {
  * A text up to so many bytes is looked at whole; of a longer one as many places, evenly spread, as make about as much. More would cost more
  * than the decision that rests on it.
  */
-const LOOK_BYTES = 1024
+const LOOK_BYTES = 512
 const WINDOW_BYTES = 64
 const WINDOWS = LOOK_BYTES / WINDOW_BYTES
 /** So long without a space is no word but a key, a hash or base64, of which tokens are short. */
 const LONGEST_WORD = 24
 
-const SPACE = 0x20
 const BACKSLASH = 0x5c
-const OF_0 = 0x30
-const OF_9 = 0x39
-const OF_A = 0x61
 const OF_N = 0x6e
 const OF_T = 0x74
 const OF_U = 0x75
-const OF_Z = 0x7a
-const LOWER = 0x20
 /** `\u4f60`, five behind the backslash, stands for a character that would be three bytes. */
 const ESCAPE_BYTES = 5
 const ESCAPED_BYTES = 3
 /** What a sign counts for behind another. */
 const TOGETHER = 0.4
+
+const LETTER = 0
+const SPACE = 1
+const DIGIT = 2
+const WIDE = 3
+const SIGN = 4
+/** What each byte is; a table, since this stands before every admission. */
+const KIND_OF = Uint8Array.from({ length: 256 }, (_, byte) => {
+  if (byte > 0x7f) return WIDE
+  const character = String.fromCharCode(byte)
+  if (/[a-z]/i.test(character)) return LETTER
+  if (/[0-9]/.test(character)) return DIGIT
+  return character === ' ' ? SPACE : SIGN
+})
 
 /** What these parts of a body are made of, without the places in them that are no text (images, sound). */
 export const mixOf = (body: Body, parts: readonly (Span | undefined)[], without: readonly Span[] = []): Mix => {
@@ -97,33 +105,38 @@ const add = (mix: { words: number; marks: number; wide: number }, bytes: Buffer)
   let behindSign = false
   for (let at = 0; at < bytes.length; at += 1) {
     const byte = bytes[at] as number
-    const letter = byte | LOWER
-    let isSign = false
-    if (byte === SPACE) {
-      if (sinceSpace > 0) words += 1
-      sinceSpace = 0
-    } else if (byte > 0x7f) {
-      wide += 1
-      sinceSpace = 1
-    } else if (letter >= OF_A && letter <= OF_Z) {
+    const kind = KIND_OF[byte]
+    if (kind === LETTER) {
       sinceSpace += 1
       if (sinceSpace > LONGEST_WORD) marks += 1
       else words += 1
-    } else if (byte >= OF_0 && byte <= OF_9) {
+    } else if (kind === SPACE) {
+      if (sinceSpace > 0) words += 1
+      sinceSpace = 0
+    } else if (kind === WIDE) {
+      wide += 1
+      sinceSpace = 1
+    } else if (kind === DIGIT) {
       sinceSpace += 1
       marks += 1
-    } else if (byte === BACKSLASH && bytes[at + 1] === OF_U) {
-      at += ESCAPE_BYTES
-      wide += ESCAPED_BYTES
-      sinceSpace = 1
-    } else {
-      const isBreak = byte === BACKSLASH && (bytes[at + 1] === OF_N || bytes[at + 1] === OF_T)
-      if (byte === BACKSLASH) at += 1
-      marks += behindSign ? TOGETHER : 1
-      isSign = !isBreak
+    } else if (byte === BACKSLASH) {
+      at += 1
+      const escaped = bytes[at]
+      if (escaped === OF_U) {
+        at += ESCAPE_BYTES - 1
+        wide += ESCAPED_BYTES
+      } else marks += behindSign ? TOGETHER : 1
+      const isBreak = escaped === OF_N || escaped === OF_T
       sinceSpace = isBreak ? 0 : sinceSpace + 1
+      behindSign = !isBreak && escaped !== OF_U
+      continue
+    } else {
+      marks += behindSign ? TOGETHER : 1
+      sinceSpace += 1
+      behindSign = true
+      continue
     }
-    behindSign = isSign
+    behindSign = false
   }
   mix.words += words
   mix.marks += marks
