@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process'
+import { readdir } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import Anthropic from '@anthropic-ai/sdk'
@@ -124,15 +125,40 @@ test('every way is counted under its own name', async () => {
 })
 
 describe('the examples run as they stand', () => {
-  const run = promisify(execFile)
-  test.each(['openai-responses', 'anthropic', 'langchain', 'ai-sdk'])('%s', async (name) => {
+  const execute = promisify(execFile)
+  const run = async (name: string): Promise<string> => {
     const file = fileURLToPath(new URL(`../../../examples/${name}.mjs`, import.meta.url))
-    const { stdout } = await run(process.execPath, [file], {
-      env: { ...process.env, PARVIS_URL: house.url, PARVIS_API_KEY: house.secretKey },
-    })
-    expect(stdout).toMatch(/streamed: .*Paris/)
-    expect(stdout).toMatch(/called: weather \{ city: /)
-    expect(stdout).toMatch(/answered: /)
-    expect(stdout).toMatch(/parsed: \{ city: /)
+    const env = { ...process.env, PARVIS_URL: house.url, PARVIS_API_KEY: house.secretKey }
+    return (await execute(process.execPath, [file], { env })).stdout
+  }
+
+  test.each(['openai-chat', 'openai-responses', 'anthropic', 'langchain', 'ai-sdk'])('%s', async (name) => {
+    const said = await run(name)
+    expect(said).toMatch(/streamed: .*Paris/)
+    expect(said).toMatch(/called: weather \{ city: /)
+    expect(said).toMatch(/answered: /)
+    expect(said).toMatch(/parsed: \{ city: /)
+  })
+
+  test('openai-embeddings', async () => {
+    await house.ready('tiny-embed')
+    const said = await run('openai-embeddings')
+    expect(said).toMatch(/nearest: \{ text: 'a little puppy', dimensions: 192, tokens: \d+ \}/)
+    expect(said).toMatch(/shorter: \{ text: 'a little puppy', dimensions: 64,/)
+    expect(said).toMatch(/reranked: a little puppy/)
+  })
+
+  test('openai-audio', async () => {
+    await house.ready('tiny-whisper')
+    const said = await run('openai-audio')
+    expect(said).toContain('text: There are eighteen boxes in the kitchen. The happy lion is in the house. (5 s)')
+    expect(said).toMatch(/subtitles:\n1\n00:00:00,\d{3} --> /)
+    expect(said).toMatch(/streamed: .*eighteen boxes/)
+  })
+
+  test('none is left out', async () => {
+    const pages = (await readdir(new URL('../../../examples/', import.meta.url))).filter((name) => name.endsWith('.mjs'))
+    const told = ['ai-sdk', 'anthropic', 'langchain', 'openai-audio', 'openai-chat', 'openai-embeddings', 'openai-responses']
+    expect(pages.toSorted()).toEqual(told.map((name) => `${name}.mjs`))
   })
 })
