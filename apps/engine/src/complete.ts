@@ -1,7 +1,9 @@
 import { type LlamaContextSequence, type LlamaGrammar, LlamaGrammarEvaluationState } from 'node-llama-cpp'
 import { type Delta, openAnswer } from './answer.ts'
+import type { Finished } from './counters.ts'
+import type { Engine } from './exchange.ts'
 import { generate, type Sampling, type TokenLogprob } from './llama/generate.ts'
-import type { ChatModel, Loaded } from './llama/model.ts'
+import type { ChatModel } from './llama/model.ts'
 import type { Lease } from './llama/slots.ts'
 import { openText } from './llama/text.ts'
 import type { ReasoningStyle } from './output/reasoning.ts'
@@ -42,13 +44,14 @@ export type Completed = {
 
 /** Generates one answer on a leased sequence and hands it over piece by piece. `onPiece` must not wait. */
 export const complete = async (
-  loaded: Loaded,
+  engine: Engine,
   chat: ChatModel,
   lease: Lease<LlamaContextSequence>,
   plan: Plan,
   signal: AbortSignal,
   onPiece: (piece: Piece) => void,
 ): Promise<Completed> => {
+  const { loaded, counters } = engine
   const { vocabulary, model } = loaded
   const answer = openAnswer(plan)
   const text = openText(vocabulary.detokenize, plan.prompt)
@@ -81,51 +84,59 @@ export const complete = async (
   }
 
   const grammarState = plan.grammar === undefined ? undefined : new LlamaGrammarEvaluationState({ model, grammar: plan.grammar })
-  const result = await generate(loaded, chat, {
-    lease,
-    prompt: plan.prompt,
-    sampling: plan.sampling,
-    maxTokens: plan.maxTokens,
-    ignoresEnd: plan.ignoresEnd,
-    // What a model thinks is not bound to the form of its answer.
-    grammar: grammarState === undefined ? undefined : () => (answer.isThinking() ? undefined : grammarState),
-    topLogprobs: plan.topLogprobs,
-    signal,
-    onStart: (cached) => {
-      cachedTokens = cached
-    },
-    onStep: (step) => {
-      outputTokens += 1
-      const silent = vocabulary.isEnd(step.token) || (!showsControl && vocabulary.isControl(step.token))
-      const piece = silent ? '' : text.push(step.token)
-      const wasThinking = answer.isThinking()
-      const out = answer.push(piece)
-      if (wasThinking || answer.isThinking()) reasoningTokens = outputTokens
-      if (step.logprob !== undefined) {
-        const top = step.top.map(describe)
-        waiting.push({ start: produced, entry: { ...describe({ token: step.token, logprob: step.logprob }), top_logprobs: top } })
-      }
-      produced += piece.length
-      passed += out.passed
-      if (out.deltas.length > 0) onPiece({ deltas: out.deltas, logprobs: ready(), usage: usage() })
-      return answer.matched() === undefined
-    },
-  })
-  outputTokens = result.outputTokens
+  // Counted however it ends, and before anybody hears that it has ended.
+  let begun = false
+  let ended: Finished = 'error'
+  try {
+    const result = await generate(loaded, chat, {
+      lease,
+      prompt: plan.prompt,
+      sampling: plan.sampling,
+      maxTokens: plan.maxTokens,
+      ignoresEnd: plan.ignoresEnd,
+      // What a model thinks is not bound to the form of its answer.
+      grammar: grammarState === undefined ? undefined : () => (answer.isThinking() ? undefined : grammarState),
+      topLogprobs: plan.topLogprobs,
+      signal,
+      onStart: (cached) => {
+        cachedTokens = cached
+        begun = true
+      },
+      onStep: (step) => {
+        outputTokens += 1
+        const silent = vocabulary.isEnd(step.token) || (!showsControl && vocabulary.isControl(step.token))
+        const piece = silent ? '' : text.push(step.token)
+        const wasThinking = answer.isThinking()
+        const out = answer.push(piece)
+        if (wasThinking || answer.isThinking()) reasoningTokens = outputTokens
+        if (step.logprob !== undefined) {
+          const top = step.top.map(describe)
+          waiting.push({ start: produced, entry: { ...describe({ token: step.token, logprob: step.logprob }), top_logprobs: top } })
+        }
+        produced += piece.length
+        passed += out.passed
+        if (out.deltas.length > 0) onPiece({ deltas: out.deltas, logprobs: ready(), usage: usage() })
+        return answer.matched() === undefined
+      },
+    })
+    outputTokens = result.outputTokens
 
-  if (result.ended !== 'aborted') {
-    const tail = answer.push(text.end())
-    const out = answer.end()
-    passed += tail.passed + out.passed
-    // The end token was made without text; nothing after the last text is left out but what lies behind a stop.
-    if (answer.matched() === undefined) passed = Number.POSITIVE_INFINITY
-    const deltas = [...tail.deltas, ...out.deltas]
-    const logprobs = ready()
-    if (deltas.length > 0 || logprobs.length > 0) onPiece({ deltas, logprobs, usage: usage() })
-  }
-  return {
-    finish: result.ended === 'aborted' ? 'aborted' : result.ended === 'limit' && answer.matched() === undefined ? 'length' : 'stop',
-    stopMatched: answer.matched(),
-    usage: usage(),
+    if (result.ended !== 'aborted') {
+      const tail = answer.push(text.end())
+      const out = answer.end()
+      passed += tail.passed + out.passed
+      // The end token was made without text; nothing after the last text is left out but what lies behind a stop.
+      if (answer.matched() === undefined) passed = Number.POSITIVE_INFINITY
+      const deltas = [...tail.deltas, ...out.deltas]
+      const logprobs = ready()
+      if (deltas.length > 0 || logprobs.length > 0) onPiece({ deltas, logprobs, usage: usage() })
+    }
+    const finish = result.ended === 'aborted' ? 'aborted' : result.ended === 'limit' && answer.matched() === undefined ? 'length' : 'stop'
+    ended = finish === 'aborted' ? 'abort' : finish
+    return { finish, stopMatched: answer.matched(), usage: usage() }
+  } finally {
+    if (begun) counters.read(plan.prompt.length, cachedTokens)
+    counters.wrote(outputTokens)
+    counters.ended(ended)
   }
 }

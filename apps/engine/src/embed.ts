@@ -1,4 +1,5 @@
 import type { Token } from 'node-llama-cpp'
+import type { Counters } from './counters.ts'
 import type { EmbeddingModel, Loaded } from './llama/model.ts'
 import { contextExceeded, fieldInvalid, no, type Outcome, yes } from './refusal.ts'
 import { normalize } from './vectors.ts'
@@ -29,14 +30,16 @@ export const readInputs = (
 }
 
 /** Vectors of length 1, in the order of the inputs; undefined when the caller has left meanwhile. */
-export const embed = async (embedding: EmbeddingModel, inputs: readonly Input[], signal: AbortSignal) => {
+export const embed = async (embedding: EmbeddingModel, inputs: readonly Input[], counters: Counters, signal: AbortSignal) => {
   const vectors: number[][] = []
   let tokens = 0
   for (const input of inputs) {
     if (signal.aborted) return undefined
     const { vector } = await embedding.context.getEmbeddingFor(input.tokens as Token[])
     vectors.push(normalize(vector))
-    tokens += embedding.context.calculateInputLength(input.tokens as Token[])
+    const count = embedding.context.calculateInputLength(input.tokens as Token[])
+    counters.read(count)
+    tokens += count
   }
   return { vectors, tokens }
 }

@@ -1,12 +1,19 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { EngineOptions } from './command-line.ts'
+import type { Counters } from './counters.ts'
 import type { Loaded } from './llama/model.ts'
 import type { Log } from './log.ts'
 import { type Refusal, refusalBody } from './refusal.ts'
 
 /** What every route works with. */
-export type Engine = { readonly loaded: Loaded; readonly options: EngineOptions; readonly log: Log; readonly startedAtSeconds: number }
+export type Engine = {
+  readonly loaded: Loaded
+  readonly options: EngineOptions
+  readonly log: Log
+  readonly startedAtSeconds: number
+  readonly counters: Counters
+}
 
 /** One request and its answer. */
 export type Exchange = {

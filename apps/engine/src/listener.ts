@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { type Counters, METRICS_TYPE } from './counters.ts'
 import { requestIdOf, writeJson, writeRefusal } from './exchange.ts'
 import { faultOf, type Log } from './log.ts'
 import { badRequest, fault, keyMissing, no, type Outcome, type Refusal, routeUnknown, yes } from './refusal.ts'
@@ -41,6 +42,7 @@ export const openListener = (house: {
   readonly log: Log
   readonly card: Readonly<Record<string, unknown>>
   work(): { busy: number; waiting: number }
+  readonly counters: Counters
   /** Undefined for a path that this engine does not have. */
   post(path: string): ((visit: Visit) => Promise<void>) | undefined
 }) => {
@@ -60,6 +62,10 @@ export const openListener = (house: {
     if (method === 'GET' && path === '/health') return writeJson(response, 200, { status: 'ok', ...house.work() })
     if (!mayEnter(request)) return refuse(keyMissing)
     if (method === 'GET' && path === '/v1/models') return writeJson(response, 200, { object: 'list', data: [house.card] })
+    if (method === 'GET' && path === '/metrics') {
+      response.writeHead(200, { 'content-type': METRICS_TYPE }).end(house.counters.render(house.work()))
+      return
+    }
     const serve = method === 'POST' ? house.post(path) : undefined
     if (serve === undefined) return refuse(routeUnknown(method, path))
     await serve({ path, request, response, requestId, refuse })

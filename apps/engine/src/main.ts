@@ -1,5 +1,6 @@
 import { unixSeconds } from './clock.ts'
 import { type EngineOptions, readCommandLine } from './command-line.ts'
+import { openCounters } from './counters.ts'
 import type { Started } from './listener.ts'
 import { faultOf, openLog } from './log.ts'
 
@@ -37,7 +38,7 @@ const fail = async (reason: string): Promise<never> => {
 const text = async (options: EngineOptions, progress: Progress): Promise<Started> => {
   const [{ loadModel }, { openServer }] = await Promise.all([import('./llama/model.ts'), import('./server.ts')])
   const loaded = await loadModel(options, log, progress)
-  const server = openServer({ loaded, options, log, startedAtSeconds: unixSeconds() }, key)
+  const server = openServer({ loaded, options, log, startedAtSeconds: unixSeconds(), counters: openCounters(options.name) }, key)
   return {
     ...server,
     facts: {

@@ -64,6 +64,7 @@ export const openServer = (engine: Engine, key: string | undefined): Listener =>
       max_model_len: loaded.contextTokens,
       type: options.type,
     },
+    counters: engine.counters,
     work: () => ({ busy: slots.busy(), waiting: slots.waiting() }),
     post: (path) => {
       const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : undefined

@@ -129,7 +129,7 @@ export const chat = async (engine: Engine, exchange: Exchange): Promise<void> =>
   try {
     if (request.value.stream !== true) {
       const entries: LogprobEntry[] = []
-      const done = await complete(loaded, model, lease.value, plan.value, exchange.signal, (piece) => {
+      const done = await complete(engine, model, lease.value, plan.value, exchange.signal, (piece) => {
         message.add(piece.deltas)
         entries.push(...piece.logprobs)
       })
@@ -171,7 +171,7 @@ export const chat = async (engine: Engine, exchange: Exchange): Promise<void> =>
     }
     try {
       let leftOver: readonly LogprobEntry[] = []
-      const done = await complete(loaded, model, lease.value, plan.value, exchange.signal, (piece) => {
+      const done = await complete(engine, model, lease.value, plan.value, exchange.signal, (piece) => {
         begin(piece.usage)
         message.add(piece.deltas)
         leftOver = [...leftOver, ...piece.logprobs]

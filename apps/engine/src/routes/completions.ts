@@ -87,7 +87,7 @@ export const completions = async (engine: Engine, exchange: Exchange): Promise<v
   try {
     let text = ''
     const entries: LogprobEntry[] = []
-    const done = await complete(loaded, model, lease.value, plan.value, exchange.signal, (piece) => {
+    const done = await complete(engine, model, lease.value, plan.value, exchange.signal, (piece) => {
       const added = piece.deltas.map((delta) => (delta.kind === 'content' ? delta.text : '')).join('')
       const logprobs = plan.value.topLogprobs === undefined ? null : logprobsToJson(piece.logprobs, text.length)
       text += added

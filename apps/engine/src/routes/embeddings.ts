@@ -21,7 +21,7 @@ const inputsOf = (input: EmbeddingRequest['input']): (string | number[])[] => {
 
 /** `POST /v1/embeddings` (data-plane.md 9). */
 export const embeddings = async (engine: Engine, exchange: Exchange): Promise<void> => {
-  const { loaded, options } = engine
+  const { loaded, options, counters } = engine
   if (loaded.serves.type !== 'embedding') throw new Error('the embeddings route needs an embedding model')
   const model = loaded.serves
   const request = readBody(EmbeddingRequest, exchange.body)
@@ -35,7 +35,8 @@ export const embeddings = async (engine: Engine, exchange: Exchange): Promise<vo
   const lease = await model.slots.take(exchange.tenant, [], exchange.signal)
   if (!lease.ok) return exchange.refuse(lease.refusal)
   try {
-    const made = await embed(model, inputs.value, exchange.signal)
+    const made = await embed(model, inputs.value, counters, exchange.signal)
+    counters.ended(made === undefined ? 'abort' : 'stop')
     if (made === undefined) return
     const asBase64 = request.value.encoding_format === 'base64'
     const data = made.vectors.map((vector, index) => {

@@ -1,3 +1,4 @@
+import type { Counters } from '../counters.ts'
 import { embed, readInputs } from '../embed.ts'
 import type { Engine, Exchange } from '../exchange.ts'
 import type { Loaded, RerankModel } from '../llama/model.ts'
@@ -6,7 +7,7 @@ import { RerankRequest, readBody } from '../schema.ts'
 import { cosine } from '../vectors.ts'
 
 type Scored = { readonly scores: readonly number[]; readonly tokens: number }
-type Work = (signal: AbortSignal) => Promise<Scored | undefined>
+type Work = (counters: Counters, signal: AbortSignal) => Promise<Scored | undefined>
 
 /** A cross-encoder reads the query and one document together; its score is the sigmoid of what it puts out. */
 const crossEncoder = (loaded: Loaded, model: RerankModel, query: string, documents: readonly string[]): Outcome<Work> => {
@@ -16,11 +17,12 @@ const crossEncoder = (loaded: Loaded, model: RerankModel, query: string, documen
     if (count > loaded.contextTokens) return no(contextExceeded(count, loaded.contextTokens, `documents.${index}`))
     lengths.push(count)
   }
-  return yes(async (signal) => {
+  return yes(async (counters, signal) => {
     const scores: number[] = []
-    for (const document of documents) {
+    for (const [index, document] of documents.entries()) {
       if (signal.aborted) return undefined
       scores.push(await model.context.rank(query, document))
+      counters.read(lengths[index] ?? 0)
     }
     return { scores, tokens: lengths.reduce((sum, count) => sum + count, 0) }
   })
@@ -34,8 +36,8 @@ const byVectors = (loaded: Loaded, query: string, documents: readonly string[]):
   if (!first.ok) return first
   const others = readInputs(loaded, model, documents, 'documents')
   if (!others.ok) return others
-  return yes(async (signal) => {
-    const made = await embed(model, [...first.value, ...others.value], signal)
+  return yes(async (counters, signal) => {
+    const made = await embed(model, [...first.value, ...others.value], counters, signal)
     const [queryVector, ...vectors] = made?.vectors ?? []
     if (made === undefined || queryVector === undefined) return undefined
     return { scores: vectors.map((vector) => cosine(queryVector, vector)), tokens: made.tokens }
@@ -44,7 +46,7 @@ const byVectors = (loaded: Loaded, query: string, documents: readonly string[]):
 
 /** `POST /v1/rerank` (data-plane.md 10). */
 export const rerank = async (engine: Engine, exchange: Exchange): Promise<void> => {
-  const { loaded, options } = engine
+  const { loaded, options, counters } = engine
   const { serves } = loaded
   if (serves.type === 'chat') throw new Error('the rerank route needs a rerank or embedding model')
   const request = readBody(RerankRequest, exchange.body)
@@ -58,7 +60,8 @@ export const rerank = async (engine: Engine, exchange: Exchange): Promise<void> 
   const lease = await serves.slots.take(exchange.tenant, [], exchange.signal)
   if (!lease.ok) return refuse(lease.refusal)
   try {
-    const scored = await work.value(exchange.signal)
+    const scored = await work.value(counters, exchange.signal)
+    counters.ended(scored === undefined ? 'abort' : 'stop')
     if (scored === undefined) return
     const results = documents
       .map((text, index) => ({ index, document: { text, multi_modal: null }, relevance_score: scored.scores[index] ?? 0 }))

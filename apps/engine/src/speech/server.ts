@@ -3,6 +3,7 @@ import type { Sound } from '../audio/decode.ts'
 import { decodeInThread } from '../audio/decoding.ts'
 import { unixSeconds } from '../clock.ts'
 import type { EngineOptions } from '../command-line.ts'
+import { openCounters } from '../counters.ts'
 import { openExchange } from '../exchange.ts'
 import { type Listener, openListener, readBytes, type Visit } from '../listener.ts'
 import { openSlots } from '../llama/slots.ts'
@@ -117,6 +118,7 @@ const measured = (sound: Sound) => ({
 export const openSpeechServer = (engine: { options: EngineOptions; writer: Writer; log: Log }, key: string | undefined): Listener => {
   const { options, writer, log } = engine
   const line = openSlots({ sequences: [undefined], cached: () => [], maxWaiting: options.maxWaiting, maxWaitMs: options.maxWaitMs })
+  const counters = openCounters(options.name)
   let heldBytes = 0
 
   const serve = async (visit: Visit): Promise<void> => {
@@ -145,10 +147,12 @@ export const openSpeechServer = (engine: { options: EngineOptions; writer: Write
         }
         // What is written down is sent away with the order, so its length is taken before.
         const measures = measured(sound.value)
+        counters.heard(sound.value.durationMs)
         let written: { language: string | undefined } | undefined
         try {
           written = await writer.write(sound.value, manner, tell, exchange.signal)
         } catch (error) {
+          counters.ended('error')
           log.error('a file could not be written down', {
             requestId: visit.requestId,
             reason: error instanceof Broken ? error.message : faultOf(error),
@@ -156,6 +160,7 @@ export const openSpeechServer = (engine: { options: EngineOptions; writer: Write
           if (events?.started() === true) return events.refuse(fault)
           return visit.refuse(fault)
         }
+        counters.ended(written === undefined ? 'abort' : 'stop')
         if (written === undefined) return
         if (events !== undefined) {
           events.send({ type: 'transcript.text.done', text: text.whole(), ...measures })
@@ -182,6 +187,7 @@ export const openSpeechServer = (engine: { options: EngineOptions; writer: Write
     key,
     log,
     card: { id: options.name, object: 'model', created: unixSeconds(), owned_by: 'parvis', type: options.type },
+    counters,
     work: () => ({ busy: line.busy(), waiting: line.waiting() }),
     post: (path) => (path === PATH ? serve : undefined),
   })
