@@ -1,4 +1,5 @@
 import type { Model } from '../catalog/model.ts'
+import type { Seat } from '../engines/replica.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { EngineId } from '../kit/ids.ts'
@@ -29,11 +30,13 @@ export const openCall =
     const party = { projectId: caller.projectId, tokens: inputTokens + outputTokens }
     let refused: Called | undefined
     for (let agains = 0; ; ) {
-      const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried, party).catch((error: unknown) => {
-        // No engine has the request, so it is over here, for the books too; where the client has left it is no fault at all.
-        exchange.fault(error)
-        return no({ code: 'fault' })
-      })
+      const seat = await takeSeat(model, exchange.signal, tried.size === 0 ? undefined : tried, party).catch(
+        (error: unknown): Outcome<Seat> => {
+          // No engine has the request, so it is over here, for the books too; where the client has left it is no fault at all.
+          exchange.fault(error)
+          return no({ code: 'fault' })
+        },
+      )
       // What the engine said is worth more than that there is no other.
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)
