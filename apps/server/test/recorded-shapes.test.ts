@@ -1,38 +1,105 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { billRound } from '../src/billing/billing.ts'
+import { termsOf } from '../src/billing/terms.ts'
+import { addModel } from '../src/catalog/models.ts'
+import { readConfig } from '../src/config.ts'
+import { bootstrap } from '../src/iam/bootstrap.ts'
+import { systemClock } from '../src/kit/clock.ts'
+import { openLog } from '../src/kit/log.ts'
+import { openSecrets } from '../src/kit/secrets.ts'
+import { addPriced, handClock, use } from './billing-usage.ts'
+import { differences, RECORDED } from './recorded/shape.ts'
 
-// The recorded answers of control-plane.md 5 and 6 beside ours: the same fields, of the same types.
+// Every example of an answer in control-plane.md beside ours: the same fields, of the same types and formats, null where it may be.
 
 let database: TestDatabase
 let house: TestHouse
 let organizationId: string
-const made: Record<string, Record<string, unknown>> = {}
+
+type Json = Record<string, unknown>
+
+const ask = async (method: string, path: string, body?: unknown, expected = 200): Promise<Json> => {
+  const answer = await house.call(path, { method, body })
+  if (answer.status !== expected) throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`)
+  return answer.json() as Json
+}
+const get = (path: string, expected?: number) => ask('GET', path, undefined, expected)
+const post = (path: string, body: unknown, expected?: number) => ask('POST', path, body, expected)
 
 const IAM = '/iam/v1alpha1'
-const ask = async (method: string, path: string, body?: unknown): Promise<Record<string, unknown>> => {
-  const answer = await house.call(path, { method, body })
-  if (answer.status !== 200) throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`)
-  return answer.json() as Record<string, unknown>
-}
+const PROJECTS = '/account/v3/projects'
+const BILLING = '/billing/v2beta1'
+const BUDGETS = '/billing/v2'
+const COCKPIT = '/cockpit/v1'
+const COCKPIT_HERE = `${COCKPIT}/regions/fr-par`
+const INFERENCE = '/inference/v1/regions/fr-par'
+const SETTINGS = { PARVIS_TAX_PERCENT: '20' }
+const NOBODY = randomUUID()
+
+/** What the answers below are about. */
+const made: Record<string, Json> = {}
+const idOf = (what: string): string => String(made[what]?.['id'])
 
 beforeAll(async () => {
   database = await freshDatabase()
-  house = await startHouse({ database })
+  const { db } = database
+  // A month of the past with an invoice: the server closes by itself only what is due now.
+  const dataDir = await mkdtemp(join(tmpdir(), 'parvis-recorded-'))
+  const secretKey = randomUUID()
+  const secrets = await openSecrets({ dataDir, masterKey: undefined })
+  const owner = await bootstrap(db, secrets, systemClock, { secretKey, log: openLog('silent') })
+  await db.query(`update organization set created_at = '2026-01-05T00:00:00Z' where id = $1`, [owner.organizationId])
+  const priceId = await addPriced(db, 'llama', { input: '0.90', output: '0.90' })
+  await use(db, {
+    organizationId: owner.organizationId,
+    model: 'llama',
+    priceId,
+    at: '2026-01-12T10:00:00Z',
+    input: 800_000,
+    output: 2_500_000,
+  })
+  const terms = termsOf(readConfig(SETTINGS, dataDir))
+  await billRound({ db, clock: handClock('2026-02-03T00:00:00Z'), log: openLog('silent'), terms })
+  // Weights that no engine of this machine starts.
+  await addModel(db, systemClock, 'test', {
+    name: 'reader',
+    ownedBy: 'acme',
+    type: 'ocr',
+    contextTokens: 4_096,
+    weights: { path: '/nowhere/reader-q8_0.gguf', bytes: 1_000_000, sha256: '0'.repeat(64) },
+    price: { input: 0n, output: 0n },
+  })
+
+  house = await startHouse({ database, dataDir, settings: { ...SETTINGS, PARVIS_BOOTSTRAP_SECRET_KEY: secretKey } })
   organizationId = house.owner.organizationId
-  const project = await ask('POST', '/account/v3/projects', { name: 'team-a', organization_id: organizationId })
-  const application = await ask('POST', `${IAM}/applications`, { name: 'billing-bot', organization_id: organizationId, tags: null })
-  const user = await ask('POST', `${IAM}/users`, {
+  made['project'] = await post(PROJECTS, { name: 'team-a', organization_id: organizationId })
+  made['application'] = await post(`${IAM}/applications`, { name: 'billing-bot', organization_id: organizationId, tags: null })
+  made['user'] = await post(`${IAM}/users`, {
     member: { email: 'jane@example.com', username: 'jane', first_name: 'Jane', last_name: 'Doe', locale: 'en_US' },
   })
-  const group = await ask('POST', `${IAM}/groups`, { name: 'research' })
-  const policy = await ask('POST', `${IAM}/policies`, {
-    name: 'model-users',
-    application_id: application['id'],
-    rules: [{ permission_set_names: ['GenerativeApisModelAccess'], project_ids: [project['id']], organization_id: null, condition: null }],
-  })
-  const key = await ask('POST', `${IAM}/api-keys`, { application_id: application['id'], description: 'ci' })
-  Object.assign(made, { project, application, user, group, policy, key })
+  made['group'] = await post(`${IAM}/groups`, { name: 'research' })
+  const rules = [
+    { permission_set_names: ['GenerativeApisModelAccess'], project_ids: [idOf('project')], organization_id: null, condition: null },
+  ]
+  made['policy'] = await post(`${IAM}/policies`, { name: 'model-users', application_id: idOf('application'), rules })
+  made['key'] = await post(`${IAM}/api-keys`, { application_id: idOf('application'), description: 'ci' })
+  made['budget'] = await post(`${BUDGETS}/budgets`, { organization_id: organizationId, consumption_limit: 10_000, enabled: false })
+  made['alert'] = await post(`${BUDGETS}/budget-alerts`, { budget_id: idOf('budget'), threshold: 80 })
+  const recipients = { email_addresses: ['alerts@example.com'] }
+  made['notification'] = await post(`${BUDGETS}/budget-alert-notifications`, { budget_alert_id: idOf('alert'), ...recipients })
+  made['source'] = await post(`${COCKPIT_HERE}/data-sources`, { name: 'my-logs', type: 'logs', retention_days: 10 })
+  made['token'] = await post(`${COCKPIT_HERE}/tokens`, { name: 'grafana', token_scopes: ['read_only_metrics'] })
+  made['grafana user'] = await post(`${COCKPIT}/grafana/users`, { login: 'jane', role: 'editor' })
+  made['alert manager'] = await get(`${COCKPIT_HERE}/alert-manager`)
+  made['enabled alert manager'] = await post(`${COCKPIT_HERE}/alert-manager/enable`, {})
+  const email = { to: 'a@example.com' }
+  made['contact point'] = await post(`${COCKPIT_HERE}/alert-manager/contact-points`, { email, send_resolved_notifications: true })
 })
 
 afterAll(async () => {
@@ -40,105 +107,161 @@ afterAll(async () => {
   await database?.drop()
 })
 
-/** Field by field; null stands for any type, since what is nullable is recorded both ways. */
-const differences = (recorded: unknown, ours: unknown, at = ''): string[] => {
-  if (recorded === null || ours === null) return []
-  const [theirs, own] = [recorded, ours].map((value) => (Array.isArray(value) ? 'array' : typeof value))
-  if (theirs !== own) return [`${at}: ${theirs} recorded, ${own} answered`]
-  if (Array.isArray(recorded) && Array.isArray(ours))
-    return recorded.length > 0 && ours.length > 0 ? differences(recorded[0], ours[0], `${at}[]`) : []
-  if (typeof recorded !== 'object' || typeof ours !== 'object') return []
-  const names = new Set([...Object.keys(recorded), ...Object.keys(ours)])
-  return [...names].flatMap((name) => {
-    if (!(name in ours)) return [`${at}.${name}: recorded, not answered`]
-    if (!(name in recorded)) return [`${at}.${name}: answered, not recorded`]
-    return differences((recorded as Record<string, unknown>)[name], (ours as Record<string, unknown>)[name], `${at}.${name}`)
-  })
+const first = async (path: string, list: string): Promise<Json> => ((await get(path))[list] as Json[])[0] ?? {}
+
+/** How we come to the answer of each example, by what it shows. */
+const OURS: Readonly<Record<string, () => unknown>> = {
+  'a file': async () => get(`${BILLING}/invoices/${String((await first(`${BILLING}/invoices`, 'invoices'))['id'])}/download`),
+
+  'error invalid_arguments': () => post(`${IAM}/applications`, { name: 'no/slash' }, 400),
+  'error denied_authentication': async () => (await house.call(PROJECTS, { key: NOBODY })).json(),
+  'error permissions_denied': async () => (await house.call(`${COCKPIT_HERE}/config`, { key: String(made['key']?.['secret_key']) })).json(),
+  'error quotas_exceeded': async () => {
+    const one = (index: number) => house.call(PROJECTS, { body: { name: `full ${index}`, organization_id: organizationId } })
+    const answers = await Promise.all(Array.from({ length: 25 }, (_, index) => one(index)))
+    return answers.find(({ status }) => status === 403)?.json()
+  },
+  'error not_found': () => get(`${INFERENCE}/deployments/${NOBODY}`, 404),
+
+  'a model': async () => get(`${INFERENCE}/models/${String((await first(`${INFERENCE}/models`, 'models'))['id'])}`),
+  models: () => get(`${INFERENCE}/models?page_size=1000`),
+  'a node type': () => first(`${INFERENCE}/node-types`, 'node_types'),
+  'node types': () => get(`${INFERENCE}/node-types`),
+
+  'an application': () => get(`${IAM}/applications/${idOf('application')}`),
+  applications: () => get(`${IAM}/applications`),
+  'a user': () => get(`${IAM}/users/${idOf('user')}`),
+  users: () => get(`${IAM}/users?type=member`),
+  'a group': () => get(`${IAM}/groups/${idOf('group')}`),
+  groups: () => get(`${IAM}/groups`),
+  'a policy': () => get(`${IAM}/policies/${idOf('policy')}`),
+  policies: () => get(`${IAM}/policies`),
+  rules: () => get(`${IAM}/rules?policy_id=${idOf('policy')}`),
+  'rules that were set': () =>
+    ask('PUT', `${IAM}/rules`, {
+      policy_id: idOf('policy'),
+      rules: [{ permission_set_names: ['GenerativeApisModelAccess'], project_ids: [idOf('project')] }],
+    }),
+  'permission sets': () => get(`${IAM}/permission-sets?page_size=100`),
+  'a new API key': () => made['key'],
+  'an API key': () => get(`${IAM}/api-keys/${String(made['key']?.['access_key'])}`),
+  'API keys': () => get(`${IAM}/api-keys?bearer_type=application`),
+  'a quota': async () => {
+    const { name } = await first(`${IAM}/quota?organization_id=${organizationId}`, 'quota')
+    return get(`${IAM}/quota/${String(name)}?organization_id=${organizationId}`)
+  },
+  quotas: () => get(`${IAM}/quota?organization_id=${organizationId}`),
+  logs: () => get(`${IAM}/logs?resource_type=policy`),
+  'a log': async () => get(`${IAM}/logs/${String((await first(`${IAM}/logs?resource_type=policy`, 'logs'))['id'])}`),
+  'the organization': () => get(`${IAM}/organizations/${organizationId}`),
+  'its security settings': () => get(`${IAM}/organizations/${organizationId}/security-settings`),
+
+  'a project': () => made['project'],
+  projects: () => get(PROJECTS),
+
+  consumptions: () => get(`${BILLING}/consumptions?billing_period=2026-01`),
+  taxes: () => get(`${BILLING}/taxes?billing_period=2026-01`),
+  'an invoice': async () => get(`${BILLING}/invoices/${String((await first(`${BILLING}/invoices`, 'invoices'))['id'])}`),
+  invoices: () => get(`${BILLING}/invoices`),
+  discounts: () => get(`${BILLING}/discounts`),
+  'a budget': () => get(`${BUDGETS}/budgets/${idOf('budget')}`),
+  budgets: () => get(`${BUDGETS}/budgets`),
+  'an alert of a budget': async () => ((await get(`${BUDGETS}/budgets/${idOf('budget')}`))['alerts'] as unknown[])[0],
+  'a notification of an alert': () => made['notification'],
+
+  'a new data source': () => made['source'],
+  'a data source': () => get(`${COCKPIT_HERE}/data-sources/${idOf('source')}`),
+  'data sources': () => get(`${COCKPIT_HERE}/data-sources`),
+  retention: () => get(`${COCKPIT_HERE}/config`),
+  'a new token': () => made['token'],
+  'a token': () => get(`${COCKPIT_HERE}/tokens/${idOf('token')}`),
+  tokens: () => get(`${COCKPIT_HERE}/tokens`),
+  Grafana: () => get(`${COCKPIT}/grafana`),
+  'Grafana users': () => get(`${COCKPIT}/grafana/users`),
+  'a Grafana user': () => made['grafana user'],
+  'a plan': () => get(`${COCKPIT}/current-plan`),
+  plans: () => get(`${COCKPIT}/plans`),
+  'a usage overview': () => get(`${COCKPIT_HERE}/usage-overview`),
+  'an alert manager': () => made['alert manager'],
+  'an alert manager that is enabled': () => made['enabled alert manager'],
+  'a contact point': () => made['contact point'],
+  'contact points': () => get(`${COCKPIT_HERE}/alert-manager/contact-points`),
+  alerts: () => get(`${COCKPIT_HERE}/alerts`),
+  'a count of rules': () => get(`${COCKPIT_HERE}/rules/count`),
+  'products with metrics': () => get(`${COCKPIT_HERE}/products`),
+
+  'the price list': () => get('/product-catalog/v2alpha1/public-catalog/products'),
 }
 
-const RECORDED: readonly [what: string, recorded: string, ours: () => unknown][] = [
+type NotServed = readonly [what: string, why: string, method: string, path: string, answer: unknown]
+
+const NOT_IMPLEMENTED = { message: 'this method is not implemented', type: 'not_implemented' }
+const LATER = 'nothing can be deployed yet'
+const SKIP = 'the contract leaves it out (section 12)'
+
+/** Whatever is not served, why, and how that shows: once it answers something else, its example belongs above. */
+const NOT_SERVED: readonly NotServed[] = [
+  ['error out_of_stock', LATER, 'POST', `${INFERENCE}/deployments`, NOT_IMPLEMENTED],
+  ['a public endpoint', LATER, 'POST', `${INFERENCE}/endpoints`, NOT_IMPLEMENTED],
+  ['a private endpoint', LATER, 'POST', `${INFERENCE}/endpoints`, NOT_IMPLEMENTED],
+  ['a deployment', LATER, 'POST', `${INFERENCE}/deployments`, NOT_IMPLEMENTED],
+  ['deployments', LATER, 'GET', `${INFERENCE}/deployments`, { deployments: [], total_count: 0 }],
+  ['error of an import', 'nothing can be imported yet', 'POST', `${INFERENCE}/models`, NOT_IMPLEMENTED],
   [
-    'an application',
-    '{"id":"63310000-3247-4094-bc70-58fd1cd82491","name":"billing-bot","description":"","created_at":"2026-05-21T14:55:59.968247Z","updated_at":"2026-05-21T14:55:59.968247Z","organization_id":"105b0000-64c0-48ab-899d-868455867ecf","editable":true,"deletable":true,"managed":false,"nb_api_keys":0,"tags":[]}',
-    () => made['application'],
+    'the price of a node',
+    LATER,
+    'GET',
+    '/product-catalog/v2alpha1/public-catalog/products?product_types=managed_inference',
+    { products: [], total_count: 0 },
   ],
-  [
-    'a user',
-    '{"id":"c3fa0000-5dd7-4c56-bd7f-c45ef04026aa","email":"jane@example.com","username":"jane","first_name":"Jane","last_name":"Doe","phone_number":"","locale":"en_US","created_at":"2026-05-21T15:02:54.953260Z","updated_at":"2026-05-21T15:02:54.953260Z","organization_id":"105b0000-64c0-48ab-899d-868455867ecf","deletable":true,"last_login_at":null,"type":"member","two_factor_enabled":false,"status":"activated","mfa":false,"account_root_user_id":"","tags":[],"locked":false}',
-    () => made['user'],
-  ],
-  [
-    'a group',
-    '{"id":"cb6b0000-1101-44de-8510-94db6582c458","created_at":"2025-11-17T17:10:37.772008Z","updated_at":"2025-11-17T17:10:37.772008Z","organization_id":"105b0000-64c0-48ab-899d-868455867ecf","name":"research","description":"","user_ids":[],"application_ids":[],"tags":[],"editable":true,"deletable":true,"managed":false}',
-    () => made['group'],
-  ],
-  [
-    'a policy',
-    '{"id":"aa680000-13f9-4b02-acc1-d0d2e3d436f5","name":"model-users","description":"","organization_id":"105b0000-64c0-48ab-899d-868455867ecf","created_at":"2026-06-12T15:44:14.039636Z","updated_at":"2026-06-12T15:44:14.039636Z","editable":true,"deletable":true,"managed":false,"nb_rules":1,"nb_scopes":1,"nb_permission_sets":1,"tags":[],"application_id":"2e570000-e3f9-414e-8b62-a674808be86e"}',
-    () => made['policy'],
-  ],
-  [
-    'rules',
-    '{"rules":[{"id":"f1bb0000-bfb4-4c59-8621-d6825629ab76","permission_set_names":["GenerativeApisModelAccess"],"permission_sets_scope_type":"projects","condition":"","project_ids":["c5670000-af4f-4da0-a35b-98c34086f991"]}],"total_count":1}',
-    () => ask('GET', `${IAM}/rules?policy_id=${String(made['policy']?.['id'])}`),
-  ],
-  [
-    'permission sets',
-    '{"permission_sets":[{"id":"0a1b0000-0000-4000-8000-000000000001","name":"GenerativeApisModelAccess","scope_type":"projects","description":"Use Generative APIs models","categories":["AI"]}],"total_count":28}',
-    () => ask('GET', `${IAM}/permission-sets`),
-  ],
-  [
-    'an API key',
-    '{"access_key":"SCW9AXCN349HVWTA0M0H","secret_key":"1f000000-0000-4000-8000-000000000001","description":"ci","created_at":"2026-06-10T16:12:40.585516Z","updated_at":"2026-06-10T16:12:40.585516Z","expires_at":null,"default_project_id":"105b0000-64c0-48ab-899d-868455867ecf","editable":true,"deletable":true,"managed":false,"creation_ip":"192.0.2.10","application_id":"07660000-4a0e-4938-a140-544964da7870"}',
-    () => made['key'],
-  ],
-  [
-    'logs',
-    '{"logs":[{"id":"5b6c0000-0000-4000-8000-000000000001","created_at":"2026-06-10T16:12:40.585516Z","ip":"192.0.2.10","user_agent":"terraform-provider/2.60.0 terraform/1.11.0","action":"created","bearer_id":"07660000-4a0e-4938-a140-544964da7870","organization_id":"105b0000-64c0-48ab-899d-868455867ecf","resource_type":"policy","resource_id":"aa680000-13f9-4b02-acc1-d0d2e3d436f5"}],"total_count":1}',
-    () => ask('GET', `${IAM}/logs`),
-  ],
-  [
-    'the organization',
-    '{"id":"105b0000-64c0-48ab-899d-868455867ecf","name":"acme","alias":"acme","login_password_enabled":true,"login_magic_code_enabled":false,"login_oauth2_enabled":false,"login_saml_enabled":false}',
-    () => ask('GET', `${IAM}/organizations/${organizationId}`),
-  ],
-  [
-    'its security settings',
-    '{"enforce_password_renewal":false,"grace_period_duration":"604800s","login_attempts_before_locked":10,"max_login_session_duration":"86400s","max_api_key_expiration_duration":"0s"}',
-    () => ask('GET', `${IAM}/organizations/${organizationId}/security-settings`),
-  ],
-  [
-    'a project',
-    '{"id":"81a60000-2433-4b6c-8d4d-d31a028ac22f","name":"team-a","organization_id":"105b0000-64c0-48ab-899d-868455867ecf","created_at":"2026-06-08T10:47:24.172808Z","updated_at":"2026-06-08T10:47:24.172808Z","description":"","qualification":null}',
-    () => made['project'],
-  ],
-  [
-    'quotas',
-    '{"quota":[{"name":"InferenceH100Nodes","limit":3,"pretty_name":"H100 nodes","unit":"node","description":"","locality_type":"global","limits":[{"global":true,"limit":3}]}],"total_count":1}',
-    () => ask('GET', `${IAM}/quota?organization_id=${organizationId}`),
-  ],
+  ['an EULA', SKIP, 'GET', `/inference/v1beta1/regions/fr-par/models/${NOBODY}/eula`, NOT_IMPLEMENTED],
+  ['ACL rules', SKIP, 'GET', `/inference/v1beta1/regions/fr-par/deployments/${NOBODY}/acls`, NOT_IMPLEMENTED],
+  ['a qualification', 'nothing reads it', 'POST', `${PROJECTS}/${NOBODY}/project-qualification`, NOT_IMPLEMENTED],
+  ['dashboards', SKIP, 'GET', `${COCKPIT}/grafana/product-dashboards`, NOT_IMPLEMENTED],
+  ['rules that were enabled', SKIP, 'POST', `${COCKPIT_HERE}/alert-manager/enable-alert-rules`, NOT_IMPLEMENTED],
+  ['rules that were disabled', SKIP, 'POST', `${COCKPIT_HERE}/alert-manager/disable-alert-rules`, NOT_IMPLEMENTED],
+  ['addresses in a private network', 'there are no private networks', 'GET', '/ipam/v1/regions/fr-par/ips', NOT_IMPLEMENTED],
+  ['a private network', 'there are no private networks', 'POST', '/vpc/v2/regions/fr-par/private-networks', NOT_IMPLEMENTED],
 ]
 
-test.each(RECORDED)('%s has the fields of the recording', async (_what, recorded, ours) => {
-  expect(differences(JSON.parse(recorded), await ours())).toEqual([])
+/** What no answer of ours can be. */
+const NEVER: Readonly<Record<string, string>> = {
+  'error transient_state': 'changes of a group stand in a row, so none meets another in mid-change',
+  'a new JWT': 'there are no sessions yet',
+  'a JWT': 'there are no sessions yet',
+  JWTs: 'there are no sessions yet',
+}
+
+test('every example of the contract is either compared, or listed as not served', () => {
+  const listed = [...Object.keys(OURS), ...NOT_SERVED.map(([what]) => what), ...Object.keys(NEVER)]
+  expect(listed.toSorted()).toEqual(RECORDED.map(({ what }) => what).toSorted())
+  expect(new Set(listed).size).toBe(listed.length)
+})
+
+test.each(RECORDED.filter(({ what }) => what in OURS))('$section: $what has the fields and types of the example', async (recorded) => {
+  expect(differences(recorded, await OURS[recorded.what]?.())).toEqual([])
+})
+
+test.each(NOT_SERVED)('%s is not served: %s', async (_what, _why, method, path, answer) => {
+  const served = await house.call(path, method === 'GET' ? {} : { method, body: {} })
+  expect(served.json()).toEqual(answer)
 })
 
 test('dates are RFC 3339 in UTC, and what is read again is what was answered first, but for the secret', async () => {
   const key = made['key'] ?? {}
-  const again = await ask('GET', `${IAM}/api-keys/${String(key['access_key'])}`)
+  const again = await get(`${IAM}/api-keys/${String(key['access_key'])}`)
   expect(again).toEqual({ ...key, secret_key: null })
-  expect(again['created_at']).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z$/)
   const later = await ask('PATCH', `${IAM}/api-keys/${String(key['access_key'])}`, { expires_at: '2135-07-06T11:00:00+02:00' })
   expect(later['expires_at']).toBe('2135-07-06T09:00:00.000Z')
 })
 
 test('unknown fields and parameters are ignored, and every unknown_ word means no filter', async () => {
-  const application = await ask('POST', `${IAM}/applications`, { name: 'lenient', colour: 'red' })
+  const application = await post(`${IAM}/applications`, { name: 'lenient', colour: 'red' })
   expect(application).not.toHaveProperty('colour')
   const query = 'order_by=created_at_asc&bearer_type=unknown_bearer_type&colour=red'
-  expect(await ask('GET', `${IAM}/api-keys?${query}`)).toHaveProperty('total_count')
-  expect(await ask('GET', `${IAM}/users?type=unknown_type`)).toHaveProperty('total_count', 2)
-  expect(await ask('GET', `${IAM}/logs?action=unknown_action&resource_type=unknown_resource_type`)).toHaveProperty('total_count')
+  expect(await get(`${IAM}/api-keys?${query}`)).toHaveProperty('total_count')
+  expect(await get(`${IAM}/users?type=unknown_type`)).toHaveProperty('total_count', 2)
+  expect(await get(`${IAM}/logs?action=unknown_action&resource_type=unknown_resource_type`)).toHaveProperty('total_count')
 })
 
 test('a character that the database cannot hold is refused, wherever it stands', async () => {
