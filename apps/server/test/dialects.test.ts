@@ -78,6 +78,14 @@ describe('responses', () => {
 
 describe('messages', () => {
   const ask = { model: 'tiny-chat', max_tokens: 100, temperature: 0 }
+
+  test('are counted before as they are billed after', async () => {
+    const messages = [{ role: 'user' as const, content: QUESTION }]
+    const system = 'Answer in one word.'
+    const counted = await anthropic.messages.countTokens({ model: 'tiny-chat', system, messages })
+    const { usage } = await anthropic.messages.create({ ...ask, system, messages })
+    expect(counted.input_tokens).toBe(usage.input_tokens + (usage.cache_read_input_tokens ?? 0))
+  })
   const tools = [{ name: 'weather', input_schema: { ...SCHEMA, type: 'object' as const } }]
 
   test('answer right at temperature 0, the same streamed as whole', async () => {

@@ -7,9 +7,10 @@ import { openCount } from './count.ts'
 import { openDeadlines } from './deadlines.ts'
 import { chat } from './endpoints/chat.ts'
 import { completions } from './endpoints/completions.ts'
+import { COUNT_TOKENS_PATH, countTokens } from './endpoints/count-tokens.ts'
 import { embeddings } from './endpoints/embeddings.ts'
 import type { Endpoint, FormEndpoint, Reading } from './endpoints/endpoint.ts'
-import { messages } from './endpoints/messages.ts'
+import { ANTHROPIC, messages } from './endpoints/messages.ts'
 import { listModels, readModel } from './endpoints/models.ts'
 import { ocr } from './endpoints/ocr.ts'
 import { rerank } from './endpoints/rerank.ts'
@@ -93,6 +94,7 @@ export const inferenceRoutes = (
     route('POST', endpoint.path, idempotency.once(endpoint.path, serve(rooms, call, input, endpoint)), endpoint)
   for (const endpoint of [...ENDPOINTS, responses(rooms.clock)]) mount(endpoint)
   mount(transcriptions)
+  route('POST', COUNT_TOKENS_PATH, countTokens(rooms, input), { dialect: ANTHROPIC })
   route('GET', '/models', listModels(rooms))
   // A wildcard, since a model's name may have a slash in it.
   route('GET', '/models/*', (exchange, params) => readModel(rooms, params['*'] ?? '')(exchange))

@@ -118,6 +118,9 @@ export const MessagesRequest = z.looseObject({
 })
 export type MessagesRequest = z.infer<typeof MessagesRequest>
 
+/** The same without an answer to be bounded. */
+export const CountTokensRequest = MessagesRequest.extend({ max_tokens: z.int().min(1).nullish() })
+
 export const StopReason = z.enum(['end_turn', 'max_tokens', 'stop_sequence', 'tool_use', 'refusal'])
 export type StopReason = z.infer<typeof StopReason>
 

@@ -14,6 +14,16 @@ export const ANTHROPIC: Dialect = {
   idHeader: 'request-id',
 }
 
+/** What the fields of a chat are called here. */
+export const MESSAGE_FIELDS = {
+  messages: 'messages',
+  max_completion_tokens: 'max_tokens',
+  response_format: 'output_config.format',
+  reasoning_effort: 'thinking',
+  stop: 'stop_sequences',
+  tools: 'tools',
+}
+
 /** `POST /v1/messages` in Anthropic's shape: ours, for the tools that speak nothing else (data-plane.md 14). */
 export const messages = translatedEndpoint({
   name: 'messages',
@@ -23,12 +33,5 @@ export const messages = translatedEndpoint({
   toChat: (request, model) => toChatRequest(request, model.features.reasoning),
   whole: (completion, asked, request, model) => toMessage(completion, asked, request, model.name),
   stream: (asked, request, model) => messageTranslator(asked, request, model.name),
-  fields: {
-    messages: 'messages',
-    max_completion_tokens: 'max_tokens',
-    response_format: 'output_config.format',
-    reasoning_effort: 'thinking',
-    stop: 'stop_sequences',
-    tools: 'tools',
-  },
+  fields: MESSAGE_FIELDS,
 })

@@ -41,8 +41,7 @@ export type Translation<T> = Pick<Endpoint, 'name' | 'path' | 'dialect'> & {
 export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => {
   const { name, path, dialect, fields, native } = translation
 
-  /** Refusals name the field that the caller wrote. */
-  const inTheirWords = <V>(outcome: Outcome<V>): Outcome<V> => (outcome.ok ? outcome : no(rename(outcome.refusal, fields)))
+  const inTheirWords = <V>(outcome: Outcome<V>): Outcome<V> => inWordsOf(fields, outcome)
 
   const wrap = (request: Request, value: Record<string, unknown>, asked: T, model: Model): Request => {
     const { complete } = request
@@ -99,7 +98,11 @@ const asChat = (body: Record<string, unknown>, model: Model, guess?: GuessTokens
   return reading.ok ? chat.check(reading.value, model, guess) : reading
 }
 
-const toBody = (value: unknown): Body => bufferToBody(Buffer.from(JSON.stringify(value)))
+export const toBody = (value: unknown): Body => bufferToBody(Buffer.from(JSON.stringify(value)))
+
+/** Refusals name the field that the caller wrote. */
+export const inWordsOf = <V>(fields: Readonly<Record<string, string>>, outcome: Outcome<V>): Outcome<V> =>
+  outcome.ok ? outcome : no(rename(outcome.refusal, fields))
 
 const rename = (refusal: Refusal, fields: Readonly<Record<string, string>>): Refusal => {
   if (refusal.code !== 'field_invalid' && refusal.code !== 'output_limit') return refusal
