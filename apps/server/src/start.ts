@@ -113,7 +113,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       log,
       weightsDirs: { builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) },
     })
-    const engines = await openEngines({ db, changes, secrets, clock, log, local: { ...config.engine, ...parts.local } })
+    const engines = await openEngines({ db, changes, secrets, clock, log, dataDir: config.dataDir, local: { ...config.engine, ...parts.local } })
     open('engines', () => engines.close())
     const served = isSpeechInstalled() ? catalog : withoutSpeech(catalog)
     engines.want(localModels(served.list()))
@@ -130,10 +130,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('budgets', () => budgets.close())
     /** What cannot be written down is not begun. */
     const admit: Admit = (...asked) => {
-      const reason = usage.fault()
-      return reason === undefined
-        ? admission.admit(...asked)
-        : no({ code: 'busy', reason: `usage cannot be recorded: ${reason}`, retryAfterMs: JOURNAL_RETRY_MS })
+      if (usage.fault() === undefined) return admission.admit(...asked)
+      // Why not is the operator's business: the log has it, and `/ready` says that it is so.
+      return no({ code: 'busy', reason: 'usage cannot be recorded now', retryAfterMs: JOURNAL_RETRY_MS })
     }
     const readiness = {
       database: () => askDatabase(db, clock),

@@ -1,12 +1,10 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { runParvis } from '@parvis/testkit/server-process'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
 import { addModel } from '../catalog/models.ts'
@@ -19,7 +17,6 @@ import { frame, segmentName } from '../usage/segment.ts'
 import { insertEvents } from '../usage/ship.ts'
 import { computeTotals } from '../usage/totals.ts'
 
-const MAIN = fileURLToPath(new URL('../main.ts', import.meta.url))
 const RANGE = ['--from', '2026-03-01', '--to', '2026-04-01']
 const MARCH = Date.UTC(2026, 2, 10, 12) as Instant
 
@@ -34,16 +31,10 @@ afterEach(async () => {
   await rm(dataDir, { recursive: true, force: true })
 })
 
-const parvis = async (...args: string[]): Promise<{ code: number; out: string; complaints: string }> => {
-  const child = spawn(process.execPath, ['--import', 'tsx', '--conditions=@parvis/source', MAIN, 'usage', ...args], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { PATH: process.env['PATH'], PARVIS_DATABASE_URL: database.url, PARVIS_DATA_DIR: dataDir },
-  })
-  let [out, complaints] = ['', '']
-  child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()))
-  child.stderr.on('data', (chunk: Buffer) => (complaints += chunk.toString()))
-  const [code] = (await once(child, 'close')) as [number]
-  return { code, out, complaints }
+const parvis = async (...args: string[]): Promise<{ code: number | null; out: string; complaints: string }> => {
+  const env = { PARVIS_DATABASE_URL: database.url, PARVIS_DATA_DIR: dataDir }
+  const { code, out, err } = await runParvis(['usage', ...args], env)
+  return { code, out, complaints: err }
 }
 const at = (ms: number, changes: Partial<RecordedEvent> = {}): RecordedEvent => {
   const acceptedAt = (MARCH + ms) as Instant
@@ -155,7 +146,9 @@ test("an engine's own counters stand beside the ledger's sums for it", async () 
     )
     const { out, code } = await parvis('reconcile')
     expect(out).toContain('input 131, ledger 31 (+100); output 12, ledger 12 (0); 0 requests without the engine')
-    expect(out).toContain('silent: answers /metrics with 404')
+    expect(out).toContain('silent, m: answers /metrics with 404')
+    expect(out).toContain('it has done more')
+    expect(out).not.toContain('started again')
     expect(code).toBe(0)
   } finally {
     server.close()

@@ -3,17 +3,22 @@ import { type Command, InvalidArgumentError } from 'commander'
 import { request } from 'undici'
 import type { Config } from '../config.ts'
 import { readAddress } from '../engines/address.ts'
+import { readChildren } from '../engines/children.ts'
+import { explain } from '../engines/explain.ts'
 import { type EngineRow, readEngines } from '../engines/registry.ts'
 import { type Instant, instantToDate, systemClock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Secrets } from '../kit/secrets.ts'
+import { readGateway } from '../usage/gateway.ts'
 import {
   compareJournal,
   compareTotals,
   type EngineCounters,
+  hasEarlierLives,
   type JournalDifference,
   listUnmeasured,
   type Range,
+  type ReplicaSums,
   readCounters,
   sumReplica,
   type TotalDifference,
@@ -71,13 +76,22 @@ const sayTotal = (difference: TotalDifference): string =>
 const some = (lines: readonly string[]): string =>
   [...lines.slice(0, MAX_LINES), ...(lines.length > MAX_LINES ? [`  … ${lines.length} in all`] : [])].join('\n')
 
+/** One that can be asked for its counters: an address that was added, or a child of the server on this data directory. */
+type Asked = {
+  readonly name: string
+  readonly model: string
+  readonly remoteModel: string
+  readonly url: string
+  readonly bearer: string | undefined
+  readonly gateway?: string
+}
+
 /** Engines that cannot be asked say why in words. */
-const askCounters = async (engine: EngineRow, secrets: Secrets, remoteModel: string): Promise<EngineCounters | string> => {
+const askCounters = async (engine: Asked): Promise<EngineCounters | string> => {
   try {
     const { origin, basePath } = readAddress(engine.url)
-    const bearer = engine.sealedBearer === null ? undefined : secrets.unseal(engine.sealedBearer)
     const answer = await request(`${origin}${basePath}/metrics`, {
-      headers: bearer === undefined ? {} : { authorization: `Bearer ${bearer}` },
+      headers: engine.bearer === undefined ? {} : { authorization: `Bearer ${engine.bearer}` },
       signal: AbortSignal.timeout(METRICS_LIMIT_MS),
     })
     if (answer.statusCode !== 200) {
@@ -89,32 +103,68 @@ const askCounters = async (engine: EngineRow, secrets: Secrets, remoteModel: str
       text += String(piece)
       if (text.length > MAX_METRICS_BYTES) return `says more than ${MAX_METRICS_BYTES} bytes at /metrics`
     }
-    return readCounters(text, remoteModel) ?? 'has no token counters at /metrics that we know'
+    return readCounters(text, engine.remoteModel)
   } catch (error) {
-    return `cannot be asked: ${error instanceof Error ? error.message : String(error)}`
+    return `cannot be asked: ${explain(error)}`
   }
 }
 
+const engineToAsked = ({ name, url, sealedBearer, models }: EngineRow, secrets: Secrets): Asked[] => {
+  const bearer = sealedBearer === null ? undefined : secrets.unseal(sealedBearer)
+  return models.map(({ modelName, remoteName }) => ({ name, url, bearer, model: modelName, remoteModel: remoteName }))
+}
+
+const readAsked = async (db: Db, secrets: Secrets, dataDir: string): Promise<Asked[]> => {
+  const added = (await readEngines(db)).flatMap((engine) => engineToAsked(engine, secrets))
+  const children = await readChildren(dataDir, secrets)
+  if (children.length === 0) return added
+  const gateway = await readGateway(join(dataDir, 'usage'), systemClock)
+  return [...added, ...children.map((child) => ({ ...child, remoteModel: child.model, gateway }))]
+}
+
+/** What a difference may come from. None of it is an error: the engine counts its work, the ledger answers. */
+const explainDifference = (counters: EngineCounters, ledger: ReplicaSums): string => {
+  const more = counters.input > ledger.input || counters.output > ledger.output || counters.audioMs > ledger.audioMs
+  const less = counters.input < ledger.input || counters.output < ledger.output || counters.audioMs < ledger.audioMs
+  return [
+    more ? 'it has done more: for others, for answers that run now, or for some that were begun again elsewhere' : '',
+    less && ledger.uncounted > 0n ? `the ledger holds estimates for the ${plural(ledger.uncounted, 'request')} without its count` : '',
+    less && ledger.uncounted === 0n ? 'the ledger has more than the engine says it did' : '',
+  ]
+    .filter((words) => words !== '')
+    .map((words) => `\n    ${words}`)
+    .join('')
+}
+
 /**
- * The engine's own counters since it started, beside the ledger's sums for it. What others have asked it, and answers that run now,
- * are in its counters only: a difference is told, and is no error.
+ * The counters of each replica since it started, beside the ledger's sums for it since then. What it did in an earlier life it does not
+ * know, and that is said and is no difference.
  */
-const lookAtEngines = async (db: Db, secrets: Secrets): Promise<string[]> => {
+const lookAtEngines = async (db: Db, secrets: Secrets, dataDir: string, range: Range): Promise<string[]> => {
   const lines: string[] = []
-  for (const engine of await readEngines(db)) {
-    for (const { modelName, remoteName } of engine.models) {
-      const counters = await askCounters(engine, secrets, remoteName)
-      if (typeof counters === 'string') {
-        lines.push(`  ${engine.name}: ${counters}`)
-        continue
-      }
-      const ledger = await sumReplica(db, engine.name, modelName, counters.startedAt)
-      const [input, output] = [counters.input - ledger.input, counters.output - ledger.output]
-      lines.push(
-        `  ${engine.name}, ${modelName}, since ${say(counters.startedAt)}: input ${counters.input}, ledger ${ledger.input} (${signed(input)}); ` +
-          `output ${counters.output}, ledger ${ledger.output} (${signed(output)}); ${plural(ledger.uncounted, 'request')} without the engine's count`,
-      )
+  for (const engine of await readAsked(db, secrets, dataDir)) {
+    const counters = await askCounters(engine)
+    if (typeof counters === 'string') {
+      lines.push(`  ${engine.name}, ${engine.model}: ${counters}`)
+      continue
     }
+    const { name, model, gateway } = engine
+    const ledger = await sumReplica(db, { name, model, gateway, since: counters.startedAt })
+    const compared = (
+      [
+        ['input', 'input'],
+        ['output', 'output'],
+        ['audio ms', 'audioMs'],
+      ] as const
+    )
+      .filter(([, field]) => field !== 'audioMs' || counters.audioMs > 0n || ledger.audioMs > 0n)
+      .map(([words, field]) => `${words} ${counters[field]}, ledger ${ledger[field]} (${signed(counters[field] - ledger[field])})`)
+    const earlier = await hasEarlierLives(db, name, range, counters.startedAt)
+    lines.push(
+      `  ${name}, ${model}, since ${say(counters.startedAt)}: ${compared.join('; ')}; ${plural(ledger.uncounted, 'request')} without the engine's count` +
+        (earlier ? '\n    it was started again then: what it did before is in the ledger and no longer in its counters' : '') +
+        explainDifference(counters, ledger),
+    )
   }
   return lines
 }
@@ -138,8 +188,8 @@ const reconcile = async (config: Config, options: { from?: Instant; to?: Instant
     const totals = await compareTotals(db, range)
     print(`Ledger and totals: ${plural(totals.hours, 'hour')}, ${plural(totals.differences.length, 'difference')}.`)
     if (totals.differences.length > 0) print(some(totals.differences.map(sayTotal)))
-    const engines = await lookAtEngines(db, secrets)
-    print(engines.length === 0 ? 'Engines: none that were added by hand.' : `Engines, by their own counters:\n${engines.join('\n')}`)
+    const engines = await lookAtEngines(db, secrets, config.dataDir, range)
+    print(engines.length === 0 ? 'Engines: none that can be asked.' : `Engines, by their own counters:\n${engines.join('\n')}`)
     const { count } = await listUnmeasured(db, range, 0)
     if (count > 0n) print(`${plural(count, 'request')} that nobody has counted: \`parvis usage unmeasured\` lists them.`)
     return journal.differences.length + totals.differences.length

@@ -69,6 +69,7 @@ const open = async (options: { secrets?: Secrets; dir?: string } = {}) => {
     secrets: options.secrets ?? secrets,
     clock,
     log,
+    dataDir,
     local: { threads: 1, memoryMb: 1024, sequences: 1, gpu: 'off' },
     limits: { seatsPerEngine: 2, probes: { everyMs: 50, soonMs: 10, gapMs: 1 } },
   })

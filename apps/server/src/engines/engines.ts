@@ -5,6 +5,7 @@ import type { EngineId, ModelId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { readAddress } from './address.ts'
+import { noteChildren } from './children.ts'
 import { type Engine, type EngineState, newEngine, openDirectory } from './directory.ts'
 import { type LocalLimits, type LocalModel, type LocalOptions, openLocal } from './local.ts'
 import { openHealthWatch, type ProbeLimits } from './probe.ts'
@@ -58,11 +59,14 @@ export const openEngines = async (options: {
   secrets: Secrets
   clock: Clock
   log: Logger
+  /** Where the children are noted for commands on this machine. */
+  dataDir: string
   local: LocalOptions
   limits?: EngineLimits
 }): Promise<Engines> => {
-  const { db, changes, secrets, clock, log, limits = {} } = options
+  const { db, changes, secrets, clock, log, dataDir, limits = {} } = options
   const directory = openDirectory({ clock, log })
+  const note = noteChildren({ directory, dataDir, secrets, log })
   const health = openHealthWatch({ directory, clock, limits: limits.probes ?? {} })
   const seats = openSeats({ directory, clock, limits: limits.seats ?? {} })
   const local = openLocal({ directory, health, clock, log, local: options.local, limits: limits.local ?? {} })
@@ -115,6 +119,7 @@ export const openEngines = async (options: {
     for (const id of external.keys()) remove(id)
     await local.close()
     await health.close()
+    await note.close()
   }
 
   try {

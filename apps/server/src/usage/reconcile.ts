@@ -179,42 +179,82 @@ export const compareTotals = async (db: Db, range: Range): Promise<{ hours: numb
   return { hours: hours.length, differences }
 }
 
-/** What one engine says it has read and written for a model since it started. */
-export type EngineCounters = { readonly startedAt: Instant; readonly input: bigint; readonly output: bigint }
+/** What one engine says it has read, written and heard for a model since it started. A restart begins anew. */
+export type EngineCounters = { readonly startedAt: Instant; readonly input: bigint; readonly output: bigint; readonly audioMs: bigint }
 
-/** Names that engines give the same two counters: vLLM, llama.cpp's server, SGLang. */
+/** Names that engines give the same counters: vLLM and our own, llama.cpp's server, SGLang. */
 const INPUT_NAMES = ['vllm:prompt_tokens_total', 'llamacpp:prompt_tokens_total', 'sglang:prompt_tokens_total']
 const OUTPUT_NAMES = ['vllm:generation_tokens_total', 'llamacpp:tokens_predicted_total', 'sglang:generation_tokens_total']
+const AUDIO_NAMES = ['parvis_engine_audio_milliseconds_total']
+/** Of several processes nobody is the start; a counter made by Python's library then says since when it counts. */
+const START_NAMES = ['process_start_time_seconds', 'vllm:prompt_tokens_created', 'sglang:prompt_tokens_created']
 
-/** Reads the text that Prometheus reads. Undefined where the counters or the start of the engine are not in it. */
-export const readCounters = (text: string, remoteModel: string): EngineCounters | undefined => {
+/** Reads the text that Prometheus reads; a sentence where it does not say enough to be compared. */
+export const readCounters = (text: string, remoteModel: string): EngineCounters | string => {
   const values = new Map<string, number>()
   for (const line of text.split('\n')) {
     const [, name = '', labels = '', value = ''] = /^([a-z_]\w*(?::\w+)?)(\{[^}]*\})?\s+(\S+)/i.exec(line) ?? []
     const model = /model_name="([^"]*)"/.exec(labels)?.[1]
     if (name === '' || (model !== undefined && model !== remoteModel)) continue
-    values.set(name, (values.get(name) ?? 0) + Number(value))
+    // One start for all processes of an engine, but a count for each.
+    values.set(name, START_NAMES.includes(name) ? Number(value) : (values.get(name) ?? 0) + Number(value))
   }
-  const first = (names: readonly string[]): number | undefined => names.map((name) => values.get(name)).find((value) => value !== undefined)
-  const [input, output, started] = [first(INPUT_NAMES), first(OUTPUT_NAMES), values.get('process_start_time_seconds')]
-  if (input === undefined || output === undefined || started === undefined) return undefined
-  return { startedAt: Math.floor(started * 1000) as Instant, input: BigInt(Math.round(input)), output: BigInt(Math.round(output)) }
+  const first = (names: readonly string[]): number | undefined =>
+    names.map((name) => values.get(name)).find((value) => value !== undefined && Number.isFinite(value))
+  const [input, output, started] = [first(INPUT_NAMES), first(OUTPUT_NAMES), first(START_NAMES)]
+  if (input === undefined || output === undefined) return 'has no token counters at /metrics that we know'
+  if (started === undefined) return 'counts tokens at /metrics and does not say since when, so there is nothing to compare'
+  return {
+    startedAt: Math.floor(started * 1000) as Instant,
+    input: BigInt(Math.round(input)),
+    output: BigInt(Math.round(output)),
+    audioMs: BigInt(Math.round(first(AUDIO_NAMES) ?? 0)),
+  }
 }
 
-/** What the ledger says that a replica has read and written since an instant, whoever paid, and the requests that nobody has counted. */
+export type ReplicaSums = {
+  readonly input: bigint
+  readonly output: bigint
+  readonly audioMs: bigint
+  /** Requests whose count is not the engine's own. */
+  readonly uncounted: bigint
+}
+
+/** A request waits for a place, and streams, for less than this: whoever ended behind an instant began at most so long before it. */
+const LONGEST_REQUEST = '1 hour'
+
+/**
+ * What the ledger says that a replica has read and written since it started, whoever paid. By the end of a request, since one may have
+ * waited for the replica to start. `gateway`: only what came through it, for children of ours, whose names are the same on every machine.
+ */
 export const sumReplica = async (
   db: Db,
-  replica: string,
-  model: string,
-  since: Instant,
-): Promise<{ input: bigint; output: bigint; uncounted: bigint }> => {
-  const { rows } = await db.query<{ input: bigint; output: bigint; uncounted: bigint }>(
+  replica: { readonly name: string; readonly model: string; readonly since: Instant; readonly gateway?: string | undefined },
+): Promise<ReplicaSums> => {
+  const { rows } = await db.query<{ input: bigint; output: bigint; audio_ms: bigint; uncounted: bigint }>(
     `select coalesce(sum(input_tokens), 0)::bigint as input, coalesce(sum(output_tokens), 0)::bigint as output,
-            count(*) filter (where counted <> 'engine') as uncounted
-       from usage_event where replica = $1 and model = $2 and accepted_at >= $3`,
-    [replica, model, instantToDate(since)],
+            coalesce(sum(audio_milliseconds), 0)::bigint as audio_ms, count(*) filter (where counted <> 'engine') as uncounted
+       from usage_event
+      where replica = $1 and model = $2 and accepted_at >= $3::timestamptz - interval '${LONGEST_REQUEST}' and ended_at >= $3
+        and ($4::text is null or gateway = $4)`,
+    [replica.name, replica.model, instantToDate(replica.since), replica.gateway ?? null],
   )
-  return rows[0] ?? { input: 0n, output: 0n, uncounted: 0n }
+  const [sums] = rows
+  return {
+    input: sums?.input ?? 0n,
+    output: sums?.output ?? 0n,
+    audioMs: sums?.audio_ms ?? 0n,
+    uncounted: sums?.uncounted ?? 0n,
+  }
+}
+
+/** Whether a replica has earlier lives in the ledger, of which its counters know nothing any more. */
+export const hasEarlierLives = async (db: Db, name: string, range: Range, since: Instant): Promise<boolean> => {
+  const { rows } = await db.query<{ earlier: boolean }>(
+    'select exists (select from usage_event where replica = $1 and accepted_at >= $2 and accepted_at < $3 and ended_at < $4) as earlier',
+    [name, instantToDate(range.from), instantToDate(range.to), instantToDate(since)],
+  )
+  return rows[0]?.earlier ?? false
 }
 
 /** A request of which nobody knows what it used. */
