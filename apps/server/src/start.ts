@@ -22,12 +22,16 @@ import { askDatabase, openHttp } from './http.ts'
 import { bootstrap } from './iam/bootstrap.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
+import { oidcPages } from './iam/oidc-pages.ts'
+import { linkPages } from './iam/pages.ts'
+import { openPeople } from './iam/people.ts'
 import { iamRoutes } from './iam/routes.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { openChanges } from './kit/changes.ts'
 import { type Clock, systemClock } from './kit/clock.ts'
 import { holdDataDir } from './kit/data-dir.ts'
 import { openDb } from './kit/db.ts'
+import type { OrganizationId } from './kit/ids.ts'
 import { type Logger, openLog } from './kit/log.ts'
 import { openMail } from './kit/mail.ts'
 import { openManagement } from './kit/management.ts'
@@ -113,7 +117,15 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       log,
       weightsDirs: { builtin: BUILTIN_MODELS_DIR, pulled: pulledDir(config.dataDir) },
     })
-    const engines = await openEngines({ db, changes, secrets, clock, log, dataDir: config.dataDir, local: { ...config.engine, ...parts.local } })
+    const engines = await openEngines({
+      db,
+      changes,
+      secrets,
+      clock,
+      log,
+      dataDir: config.dataDir,
+      local: { ...config.engine, ...parts.local },
+    })
     open('engines', () => engines.close())
     const served = isSpeechInstalled() ? catalog : withoutSpeech(catalog)
     engines.want(localModels(served.list()))
@@ -167,9 +179,21 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         fetchAllow: config.fetchAllow,
       },
     )
-    const { manage, shapes, refuseUnknown } = openManagement(app, { guard: openGuard(iam), clock, log, bodyMs, region: config.region })
+    const publicUrl = (): string => config.publicUrl ?? addressOf(config.host, app.server.address() as AddressInfo)
+    const sendMail = openMail(config)
+    const people = openPeople({ db, clock, log, secrets, iam, sendMail, publicUrl, behindTls: config.behindTls, oidc: oidcOf(config) })
+    open('letters', people.close)
+    const { manage, shapes, refuseUnknown } = openManagement(app, {
+      guard: openGuard(iam, people),
+      clock,
+      log,
+      bodyMs,
+      region: config.region,
+    })
     metricsRoute(manage, metrics)
-    iamRoutes(manage, { db, secrets, iam })
+    linkPages(app, { people, clock, log })
+    if (people.oidc !== undefined) oidcPages(app, { oidc: people.oidc, people, failures: iam.failures, clock, log })
+    iamRoutes(manage, { db, secrets, iam, people })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
     const terms = termsOf(config)
@@ -179,9 +203,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     billingRoutes(manage, { db, clock, terms })
     budgetRoutes(manage, { db, clock, secrets })
     priceListRoutes(manage, { models: catalog.list, region: terms.region })
-    const places = placesOf(config.domain, () => config.publicUrl ?? addressOf(config.host, app.server.address() as AddressInfo))
+    const places = placesOf(config.domain, publicUrl)
     const { region, cockpitName: platformName } = config
-    cockpitRoutes(manage, { db, clock, secrets, region, platformName, places, sendMail: openMail(config) })
+    cockpitRoutes(manage, { db, clock, secrets, region, platformName, places, sendMail })
     deploymentRoutes(manage, { models: served.list, nodeTypes: [cpuNode(config.engine)], region })
     leftOutRoutes(manage)
 
@@ -222,6 +246,12 @@ const placeOf = (url: string): string => {
 }
 
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+/** All three are there or none is: config.ts. */
+const oidcOf = ({ oidcIssuer: issuer, oidcClientId: clientId, oidcClientSecret: clientSecret, oidcDomains: domains, oidcJoin }: Config) =>
+  issuer === undefined || clientId === undefined || clientSecret === undefined
+    ? undefined
+    : { issuer, clientId, clientSecret, domains, join: oidcJoin as OrganizationId | undefined }
 
 const addressOf = (host: string, { port }: Pick<AddressInfo, 'port'>): string => `http://${urlHost(host)}:${port}`
 const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)

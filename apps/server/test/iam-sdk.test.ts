@@ -193,7 +193,7 @@ test('a member is added, invited, let in, locked, unlocked and removed', async (
     member: {
       email: 'jane@example.com',
       username: 'jane',
-      password: 'not used',
+      password: 'four words of no meaning',
       sendPasswordEmail: false,
       sendWelcomeEmail: false,
       firstName: 'Jane',
@@ -356,7 +356,7 @@ test('each class of error is the SDK’s own', async () => {
   await expect(iam.getApplication({ applicationId: randomUUID() })).rejects.toBeInstanceOf(Errors.ResourceNotFoundError)
   await expect(iam.getOrganizationSaml({ organizationId })).rejects.toMatchObject({ resource: 'organization_saml' })
   await expect(iam.createApplication({ name: 'no/slash', description: '' })).rejects.toBeInstanceOf(Errors.InvalidArgumentsError)
-  await expect(iam.listJWTs({ audienceId: organizationId })).rejects.toMatchObject({ status: 501 })
+  await expect(iam.listSSHKeys()).rejects.toMatchObject({ status: 501 })
   const { application } = await newApplication()
   await database.db.query(`update api_key set expires_at = now() - interval '1 hour' where principal_id = $1`, [application.id])
   const expired = await iam.createAPIKey({ applicationId: application.id, description: '' })

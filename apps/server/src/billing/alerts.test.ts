@@ -1,9 +1,10 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type IncomingHttpHeaders, type Server } from 'node:http'
-import { type AddressInfo, createServer as createTcpServer, type Server as TcpServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { type MailServer, openMailServer } from '@parvis/testkit/mail-server'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { addOrganization, addPriced, handClock, use } from '../../test/billing-usage.ts'
 import type { OrganizationId } from '../kit/ids.ts'
@@ -53,48 +54,12 @@ const openHook = async () => {
   return { url: `http://127.0.0.1:${port}/hook`, calls, answers, close: () => new Promise((resolve) => server.close(resolve)) }
 }
 
-/** A mail server that takes everything, or says why not. */
-const openMail = async () => {
-  const mails: string[] = []
-  const refusals: string[] = []
-  const server: TcpServer = createTcpServer((socket) => {
-    let inData = false
-    let text = ''
-    let rest = ''
-    const say = (line: string): void => void socket.write(`${line}\r\n`)
-    say('220 scripted')
-    socket.on('error', () => undefined)
-    socket.on('data', (chunk: Buffer) => {
-      rest += chunk.toString()
-      for (let end = rest.indexOf('\r\n'); end >= 0; end = rest.indexOf('\r\n')) {
-        const line = rest.slice(0, end)
-        rest = rest.slice(end + 2)
-        if (inData && line === '.') {
-          inData = false
-          mails.push(text)
-          say('250 taken')
-        } else if (inData) text += `${line}\n`
-        else if (line.startsWith('DATA')) {
-          inData = true
-          text = ''
-          say('354 go on')
-        } else if (line.startsWith('RCPT') && refusals.length > 0) say(refusals.shift() ?? '')
-        else if (line.startsWith('QUIT')) socket.end('221 bye\r\n')
-        else say('250 ok')
-      }
-    })
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  return { url: `smtp://127.0.0.1:${port}`, mails, refusals, close: () => new Promise((resolve) => server.close(resolve)) }
-}
-
 let database: TestDatabase
 let dataDir: string
 let secrets: Secrets
 let priceId: string
 let hook: Awaited<ReturnType<typeof openHook>>
-let mail: Awaited<ReturnType<typeof openMail>>
+let mail: MailServer
 
 beforeAll(async () => {
   database = await freshDatabase()
@@ -102,7 +67,7 @@ beforeAll(async () => {
   secrets = await openSecrets({ dataDir, masterKey: undefined })
   priceId = await addPriced(database.db, 'model', { input: '1', output: '1' })
   hook = await openHook()
-  mail = await openMail()
+  mail = await openMailServer()
 })
 afterAll(async () => {
   await hook.close()

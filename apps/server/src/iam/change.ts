@@ -8,7 +8,17 @@ import type { Iam } from './iam.ts'
 
 type Noted = {
   readonly action: 'created' | 'updated' | 'deleted'
-  readonly resourceType: 'api_key' | 'user' | 'application' | 'group' | 'policy' | 'project' | 'organization' | 'invitation'
+  readonly resourceType:
+    | 'api_key'
+    | 'user'
+    | 'application'
+    | 'group'
+    | 'policy'
+    | 'project'
+    | 'organization'
+    | 'invitation'
+    | 'session'
+    | 'password_reset'
   readonly resourceId: string
   readonly before?: unknown
   readonly after?: unknown

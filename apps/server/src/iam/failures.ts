@@ -7,15 +7,21 @@ const WINDOW_MS = 60_000
 const MAX_ADDRESSES = 10_000
 
 export type Failures = {
-  /** Notes one more wrong key; says how long the address has to wait, 0 while it need not. */
-  count(ip: string): number
+  /** Notes one more wrong key, or something that weighs as much as several; says how long the address has to wait, 0 while it need not. */
+  count(ip: string, weight?: number): number
+  /** The same without noting anything: for what is too dear to do for an address that has to wait. */
+  waitMs(ip: string): number
 }
 
 export const openFailures = (clock: Clock): Failures => {
   // In the order in which they first failed, so the oldest is the first.
   const seen = new Map<string, { since: number; failures: number }>()
   return {
-    count: (ip) => {
+    waitMs: (ip) => {
+      const entry = seen.get(ip)
+      return entry === undefined || entry.failures <= MAX_FAILURES ? 0 : Math.max(0, entry.since + WINDOW_MS - clock.now())
+    },
+    count: (ip, weight = 1) => {
       const now = clock.now()
       let entry = seen.get(ip)
       if (entry !== undefined && now - entry.since >= WINDOW_MS) {
@@ -31,7 +37,7 @@ export const openFailures = (clock: Clock): Failures => {
         entry = { since: now, failures: 0 }
         seen.set(ip, entry)
       }
-      entry.failures += 1
+      entry.failures += weight
       return entry.failures <= MAX_FAILURES ? 0 : entry.since + WINDOW_MS - now
     },
   }

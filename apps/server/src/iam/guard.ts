@@ -1,52 +1,74 @@
 import type { Denial } from '../kit/denial.ts'
 import { isUuid, type ProjectId } from '../kit/ids.ts'
-import { type Guard, originOf } from '../kit/management.ts'
+import { type Actor, type Guard, type May, type Origin, originOf } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { secretOf } from './authenticate.ts'
+import type { Cookies } from './cookies.ts'
 import type { Iam } from './iam.ts'
-import { permits, permitsAnywhere } from './rights.ts'
+import { permits, permitsAnywhere, type Rights } from './rights.ts'
+import type { Sessions } from './sessions.ts'
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header)
 
+type Known = Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId' | 'rightsOf' | 'clock' | 'failures'>
+
 /**
- * Who is calling the management API, and what they may: `X-Auth-Token: <secret key>`, or the same as a bearer
- * (control-plane.md 2.1). A project that is not the caller's organization's is one in which nothing may be done.
+ * Who is calling the management API, and what they may: `X-Auth-Token: <secret key>`, the same as a bearer, or
+ * `X-Session-Token: <JWT>` of somebody who has signed in (control-plane.md 2.1); a browser has that in a cookie, which counts only for
+ * what its own pages ask. A project that is not the caller's organization's is one in which nothing may be done.
  */
-export const openGuard = (iam: Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId' | 'clock' | 'failures'>): Guard => {
-  const denied = (ip: string, reason: 'invalid_argument' | 'not_found'): Outcome<never, Denial> => {
+export const openGuard = (iam: Known, people: { sessions: Pick<Sessions, 'read'>; cookies: Cookies }): Guard => {
+  const denied = (ip: string, method: 'api_key' | 'jwt', reason: 'invalid_argument' | 'not_found'): Outcome<never, Denial> => {
     const retryAfterMs = iam.failures.count(ip)
     return no(
       retryAfterMs > 0
         ? { type: 'too_many_requests', help_message: 'Too many wrong keys came from this address.', retryAfterMs }
-        : { type: 'denied_authentication', method: 'api_key', reason },
+        : { type: 'denied_authentication', method, reason },
     )
   }
 
-  return async (headers, address) => {
+  const known = (
+    who: Pick<Actor, 'organizationId' | 'principalId' | 'kind' | 'accessKey' | 'sessionId'>,
+    rights: Rights,
+    origin: Origin,
+  ) => {
+    const { organizationId } = who
+    const now = iam.clock.now()
+    const isOurs = (projectId: ProjectId): boolean => iam.knownProjects().get(projectId) === organizationId
+    const may: May = ({ resource, action, scope }, projectId) =>
+      scope === 'anywhere'
+        ? permitsAnywhere(rights, `${resource}:${action}`, origin, now)
+        : (scope !== 'installation' || organizationId === iam.operatorId) &&
+          (projectId === undefined || isOurs(projectId)) &&
+          permits(rights, `${resource}:${action}`, projectId, origin, now)
+    return yes({ actor: { ...who, name: who.principalId, owner: rights === 'everything', ...origin }, may })
+  }
+
+  return async (headers, address, method) => {
     const origin = originOf(headers, address)
     const { ip } = origin
     const token = first(headers['x-auth-token'])?.toLowerCase()
     const authorization = first(headers.authorization)
+    const given = first(headers['x-session-token'])
+    const cookie =
+      !token && !authorization && !given && people.cookies.mayUse(headers, method) ? people.cookies.session(headers) : undefined
+    const jwt = token ? undefined : given || cookie
+    if (jwt) {
+      const session = await people.sessions.read(jwt)
+      if (session === 'bad') return denied(ip, 'jwt', 'invalid_argument')
+      // Known, so not guessed.
+      if (session === 'ended') return no({ type: 'denied_authentication', method: 'jwt', reason: 'invalid_argument' })
+      if (session === 'expired') return no({ type: 'denied_authentication', method: 'jwt', reason: 'expired' })
+      return known({ ...session, kind: 'user' }, iam.rightsOf(session.principalId), origin)
+    }
     // Not even a key: nobody can guess one by sending none.
     if (!token && !authorization) return no({ type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument' })
     const secretKey = token === undefined ? secretOf(authorization ?? '') : token
-    if (secretKey === undefined || !isUuid(secretKey)) return denied(ip, 'invalid_argument')
+    if (secretKey === undefined || !isUuid(secretKey)) return denied(ip, 'api_key', 'invalid_argument')
     const key = iam.keyOf(secretKey)
-    if (key === undefined) return denied(ip, 'not_found')
-    const now = iam.clock.now()
-    // Known, so not guessed.
-    if (key.expiresAt <= now) return no({ type: 'denied_authentication', method: 'api_key', reason: 'expired' })
-
+    if (key === undefined) return denied(ip, 'api_key', 'not_found')
+    if (key.expiresAt <= iam.clock.now()) return no({ type: 'denied_authentication', method: 'api_key', reason: 'expired' })
     const { organizationId, principalId, accessKey, kind, rights } = key
-    const isOurs = (projectId: ProjectId): boolean => iam.knownProjects().get(projectId) === organizationId
-    return yes({
-      actor: { organizationId, principalId, name: principalId, kind, accessKey, owner: rights === 'everything', ...origin },
-      may: ({ resource, action, scope }, projectId) =>
-        scope === 'anywhere'
-          ? permitsAnywhere(rights, `${resource}:${action}`, origin, now)
-          : (scope !== 'installation' || organizationId === iam.operatorId) &&
-            (projectId === undefined || isOurs(projectId)) &&
-            permits(rights, `${resource}:${action}`, projectId, origin, now),
-    })
+    return known({ organizationId, principalId, accessKey, kind }, rights, origin)
   }
 }

@@ -5,6 +5,7 @@ import { notFound } from '../kit/denial.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import type { Manage } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
+import { MIN_SESSION_SECONDS } from './sessions.ts'
 import { choice, type IamRoom, iamPage, orderOf, readPage } from './shapes.ts'
 
 type Settings = {
@@ -89,7 +90,7 @@ const Log = z.object({
 const BASE = '/iam/v1alpha1'
 
 /** The organization, its security settings, and what was changed in it (control-plane.md 5.9). */
-export const organizationRoutes = (manage: Manage, { db, change }: IamRoom): void => {
+export const organizationRoutes = (manage: Manage, { db, change, people }: IamRoom): void => {
   const readsName = { resource: 'organization', action: 'read', scope: 'self' } as const
   const reads = { resource: 'organization', action: 'read', scope: 'organization' } as const
   const writes = { resource: 'organization', action: 'write', scope: 'organization' } as const
@@ -117,13 +118,13 @@ export const organizationRoutes = (manage: Manage, { db, change }: IamRoom): voi
       )
       const [row] = rows
       if (row === undefined) return no(notFound('organization', id))
-      const none = {
-        login_password_enabled: false,
+      const ways = {
+        login_password_enabled: true,
         login_magic_code_enabled: false,
-        login_oauth2_enabled: false,
+        login_oauth2_enabled: people.oidc !== undefined,
         login_saml_enabled: false,
       }
-      return yes({ ...row, ...none })
+      return yes({ ...row, ...ways })
     },
   })
 
@@ -150,7 +151,9 @@ export const organizationRoutes = (manage: Manage, { db, change }: IamRoom): voi
       enforce_password_renewal: z.boolean().optional(),
       grace_period_duration: Duration.optional(),
       login_attempts_before_locked: z.int().min(0).max(1_000).optional(),
-      max_login_session_duration: Duration.optional(),
+      max_login_session_duration: Duration.refine((seconds) => seconds >= MIN_SESSION_SECONDS, {
+        error: `at least ${MIN_SESSION_SECONDS} s`,
+      }).optional(),
       max_api_key_expiration_duration: Duration.optional(),
     }),
     answer: SettingsJson,
@@ -253,20 +256,4 @@ export const organizationRoutes = (manage: Manage, { db, change }: IamRoom): voi
       return row === undefined ? no(notFound('log', id)) : yes(logToJson(row))
     },
   })
-
-  // Until there are sessions (control-plane.md 5.9).
-  const LEFT_OUT = [
-    ...(['GET', 'POST'] as const).map((method) => [method, `${BASE}/jwts`] as const),
-    ...(['GET', 'DELETE'] as const).map((method) => [method, `${BASE}/jwts/:id`] as const),
-    ['POST', `${BASE}/users/:user_id/update-password`] as const,
-  ]
-  for (const [method, path] of LEFT_OUT) {
-    manage({
-      method,
-      path,
-      summary: 'Not here.',
-      needs: readsName,
-      handle: async () => no({ type: 'not_implemented' }),
-    })
-  }
 }

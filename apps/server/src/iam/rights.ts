@@ -25,6 +25,26 @@ export const permitsAnywhere = (rights: Rights, right: Right, origin: Origin, at
       (grant.condition === undefined || grant.condition(origin, at)),
   )
 
+/**
+ * Whether whoever has `mine` may already do all that `theirs` opens: only then may one make a way in for the other. Who may write
+ * policies may give itself anything (serverless-platform.md 5.2). What holds on a condition counts as nothing.
+ */
+export const covers = (mine: Rights, theirs: Rights): boolean => {
+  if (mine === 'everything') return true
+  if (theirs === 'everything') return false
+  const own = mine.filter(({ condition }) => condition === undefined)
+  const has = (right: Right, projectId: ProjectId | undefined): boolean =>
+    own.some(
+      ({ rights, projects }) => rights.has(right) && (projects === undefined || (projectId !== undefined && projects.has(projectId))),
+    )
+  if (has('policy:write', undefined)) return true
+  return theirs.every(({ rights, projects }) =>
+    [...rights].every((right) =>
+      projects === undefined ? has(right, undefined) : [...projects].every((projectId) => has(right, projectId)),
+    ),
+  )
+}
+
 /** Without a project the organization as a whole is meant. */
 export const permits = (
   rights: Rights,

@@ -7,13 +7,16 @@ import { applicationRoutes } from './applications.ts'
 import { openChange } from './change.ts'
 import { groupRoutes } from './groups.ts'
 import type { Iam } from './iam.ts'
+import { linkRoutes } from './link-routes.ts'
 import { organizationRoutes } from './organization-routes.ts'
+import type { People } from './people.ts'
 import { policyRoutes } from './policies.ts'
+import { sessionRoutes } from './session-routes.ts'
 import { userRoutes } from './users.ts'
 
 /** IAM v1alpha1 and account v3 (control-plane.md 5 and 6); quotas are the quota room's. */
-export const iamRoutes = (manage: Manage, { db, secrets, iam }: { db: Db; secrets: Secrets; iam: Iam }): void => {
-  const room = { db, secrets, iam, change: openChange(db, iam) }
+export const iamRoutes = (manage: Manage, { db, secrets, iam, people }: { db: Db; secrets: Secrets; iam: Iam; people: People }): void => {
+  const room = { db, secrets, iam, people, change: openChange(db, iam) }
   accountRoutes(manage, room)
   applicationRoutes(manage, room)
   userRoutes(manage, room)
@@ -21,4 +24,6 @@ export const iamRoutes = (manage: Manage, { db, secrets, iam }: { db: Db; secret
   policyRoutes(manage, room)
   apiKeyRoutes(manage, room)
   organizationRoutes(manage, room)
+  sessionRoutes(manage, room)
+  linkRoutes(manage, room)
 }

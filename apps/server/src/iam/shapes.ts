@@ -6,13 +6,20 @@ import { no, type Outcome } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Change } from './change.ts'
 import type { Iam } from './iam.ts'
+import type { People } from './people.ts'
 
 export { choice, orderOf, readPage } from '../kit/listing.ts'
 
 // What the routes of iam have in common (control-plane.md 5).
 
 /** What the routes of this room work with. */
-export type IamRoom = { readonly db: Db; readonly change: Change; readonly secrets: Secrets; readonly iam: Pick<Iam, 'clock'> }
+export type IamRoom = {
+  readonly db: Db
+  readonly change: Change
+  readonly secrets: Secrets
+  readonly iam: Pick<Iam, 'clock' | 'rightsOf' | 'failures'>
+  readonly people: People
+}
 
 export const Name = z
   .string()
@@ -28,5 +35,11 @@ export const iamPage = <const O extends readonly [string, ...string[]]>(orders: 
 
 export const forbidden = (...needs: readonly Pick<Needs, 'resource' | 'action'>[]): Outcome<never, Denial> =>
   no({ type: 'permissions_denied', details: needs.map(({ resource, action }) => ({ resource, action })) })
+
+/** A username or an address of e-mail. */
+export const Login = z.string().min(1).max(254)
+/** Bounded; what a password must be like, passwords.ts says. */
+export const Password = z.string().min(1).max(1_024)
+export const LinkToken = z.string().min(1).max(128)
 
 export const Stamps = { created_at: z.iso.datetime(), updated_at: z.iso.datetime() }

@@ -8,6 +8,7 @@ export type Denial =
       type: 'denied_authentication'
       method: 'api_key' | 'jwt' | 'unknown_method'
       reason: 'invalid_argument' | 'not_found' | 'expired' | 'unknown_reason'
+      help_message?: string
     }
   | { type: 'permissions_denied'; details: readonly { resource: string; action: string }[] }
   | { type: 'quotas_exceeded'; details: readonly { resource: string; quota: number; current: number }[] }

@@ -29,7 +29,9 @@ export type Actor = Origin & {
   /** The owner of the organization may everything in it. */
   readonly owner: boolean
   /** The public half of the key that is used. */
-  readonly accessKey: AccessKey
+  readonly accessKey?: AccessKey
+  /** Or the session of somebody who has signed in. */
+  readonly sessionId?: string
 }
 
 /**
@@ -46,10 +48,16 @@ type Scope = 'organization' | 'project' | 'self' | 'installation' | 'anywhere'
 export type May = (needs: Needs, projectId?: ProjectId) => boolean
 
 /** Says who is calling and what they may. It is handed in by the start page, so that no room needs iam to serve its routes. */
-export type Guard = (headers: FastifyRequest['headers'], ip: string) => Promise<Outcome<{ actor: Actor; may: May }, Denial>>
+export type Guard = (headers: FastifyRequest['headers'], ip: string, method: string) => Promise<Outcome<{ actor: Actor; may: May }, Denial>>
 
 /** Raw bytes for clients that ask with `dl=1`, base64 in JSON for the others (control-plane.md 2.3). */
 export type FileAnswer = { readonly file: { readonly name: string; readonly contentType: string; readonly bytes: Buffer } }
+
+/** For browsers: cookies that go with the answer; without `json` there is no body. */
+export type CookieAnswer = { readonly cookies: readonly string[]; readonly json: unknown }
+
+/** What a route that asks for no key may have to look at by itself. `https`: as far as we or a trusted proxy can tell. */
+export type Carried = { readonly headers: FastifyRequest['headers']; readonly method: string; readonly https: boolean }
 
 type Input<P, Q, B> = { readonly params: P; readonly query: Q; readonly body: B; readonly may: May }
 
@@ -79,7 +87,10 @@ type Route<P, Q, B, A> = RouteShape & {
   readonly body?: z.ZodType<B>
 } & (
     | { readonly needs: Needs; handle(input: Input<P, Q, B> & { readonly actor: Actor }): Promise<Outcome<A, Denial>> }
-    | { readonly needs: 'nobody'; handle(input: Omit<Input<P, Q, B>, 'may'> & { readonly from: Origin }): Promise<Outcome<A, Denial>> }
+    | {
+        readonly needs: 'nobody'
+        handle(input: Omit<Input<P, Q, B>, 'may'> & { readonly from: Origin; readonly carried: Carried }): Promise<Outcome<A, Denial>>
+      }
   )
 
 export type Manage = <P = undefined, Q = undefined, B = undefined, A = unknown>(route: Route<P, Q, B, A>) => void
@@ -164,6 +175,10 @@ const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, 
 export type TextAnswer = { readonly text: { readonly contentType: string; readonly body: string } }
 
 const isText = (answer: unknown): answer is TextAnswer => typeof answer === 'object' && answer !== null && 'text' in answer
+
+const isCookies = (answer: unknown): answer is CookieAnswer => typeof answer === 'object' && answer !== null && 'cookies' in answer
+
+const carriedBy = ({ headers, method, protocol }: FastifyRequest): Carried => ({ headers, method, https: protocol === 'https' })
 
 const isFile = (answer: unknown): answer is FileAnswer => typeof answer === 'object' && answer !== null && 'file' in answer
 
@@ -298,7 +313,7 @@ export const openManagement = (
         onRequest: async (request, reply) => {
           begin(reply)
           if (route.needs === 'nobody') return goOn(request, reply)
-          const guarded = await parts.guard(request.headers, request.ip)
+          const guarded = await parts.guard(request.headers, request.ip, request.method)
           if (!guarded.ok) return denyUnread(request, reply, guarded.refusal)
           // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
           const asked = route.needs.scope !== 'project' && route.needs.scope !== 'self'
@@ -323,9 +338,13 @@ export const openManagement = (
           const input = { params: params.value, query: query.value, body: body.value }
 
           const answer = await (route.needs === 'nobody'
-            ? route.handle({ ...input, from: originOf(request.headers, request.ip) })
+            ? route.handle({ ...input, from: originOf(request.headers, request.ip), carried: carriedBy(request) })
             : handleGuarded(route.needs, request, (who) => route.handle({ ...input, ...who })))
           if (!answer.ok) return deny(reply, answer.refusal)
+          if (isCookies(answer.value)) {
+            reply.header('set-cookie', answer.value.cookies)
+            return answer.value.json === undefined ? reply.code(204).send() : send(reply, 200, answer.value.json)
+          }
           if (answer.value === undefined) return reply.code(204).send()
           if (isText(answer.value))
             return reply.code(200).header('content-type', answer.value.text.contentType).send(answer.value.text.body)
