@@ -106,7 +106,7 @@ describe('the fields', () => {
     expect(await refusal(short, { language: 'fr' })).toMatchObject({ status: 400, error: { param: 'language' } })
     expect(await refusal(short, { 'timestamp_granularities[]': 'word', response_format: 'verbose_json' })).toMatchObject({
       status: 400,
-      error: { param: 'timestamp_granularities[]', message: expect.stringContaining('without attentions') },
+      error: { param: 'timestamp_granularities[]', message: expect.stringContaining('times of segments, not of words') },
     })
     expect(await refusal(short, { temperature: '1.5' })).toMatchObject({ status: 400, error: { param: 'temperature' } })
     expect(await refusal(short, { temperature: 'warm' })).toMatchObject({ status: 400, error: { param: 'temperature' } })

@@ -78,7 +78,7 @@ const readAsked = async (visit: Visit, options: EngineOptions, languages: readon
     return no(
       fieldInvalid(
         'timestamp_granularities[]',
-        `${options.name} gives the times of segments, not of words: it was exported without attentions`,
+        `${options.name} gives the times of segments, not of words: this engine does not read them off a model's attentions`,
       ),
     )
   }
