@@ -5,7 +5,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { ENTRY, EXEC_ARGV, forkEngine, modelPath, startEngine, until, user } from '../test/engine-process.ts'
+import { ENGINE, forkEngine, modelPath, startEngine, until, user } from '../test/engine-process.ts'
 
 const PATH = '/v1/chat/completions'
 const TINY = modelPath('tiny-chat', 'tiny-chat-q8_0.gguf')
@@ -127,8 +127,8 @@ describe('starting', () => {
 
   test('by hand it prints its address, and --help explains', async () => {
     const child = spawn(process.execPath, [
-      ...EXEC_ARGV,
-      ENTRY,
+      ...ENGINE.execArgv,
+      ENGINE.path,
       '--model',
       TINY,
       '--name',
@@ -147,7 +147,7 @@ describe('starting', () => {
     await until('the address is printed', () => /^http:\/\/127\.0\.0\.1:\d+\n$/.test(out))
     expect((await fetch(`${out.trim()}/health`)).status).toBe(200)
     child.kill('SIGTERM')
-    const help = spawn(process.execPath, [...EXEC_ARGV, ENTRY, '--help'])
+    const help = spawn(process.execPath, [...ENGINE.execArgv, ENGINE.path, '--help'])
     let text = ''
     for await (const data of help.stdout) text += String(data)
     expect(text).toContain('--memory-mb')
@@ -167,7 +167,7 @@ describe('ending', () => {
   test('it ends when its parent dies without a word', async () => {
     const parent = spawn(process.execPath, [
       '-e',
-      `const child = require('node:child_process').fork(${JSON.stringify(ENTRY)}, ${JSON.stringify(['--model', TINY, '--name', 'x', '--context', '512', '--sequences', '1', '--threads', '1'])}, { execArgv: ${JSON.stringify(EXEC_ARGV)} })
+      `const child = require('node:child_process').fork(${JSON.stringify(ENGINE.path)}, ${JSON.stringify(['--model', TINY, '--name', 'x', '--context', '512', '--sequences', '1', '--threads', '1'])}, { execArgv: ${JSON.stringify(ENGINE.execArgv)} })
        child.on('message', (message) => { if (message.type === 'ready') console.log(child.pid) })`,
     ])
     let out = ''

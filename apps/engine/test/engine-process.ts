@@ -1,11 +1,11 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
+import { programOf } from '@parvis/testkit/program'
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
 export const modelPath = (name: string, file: string): string => `${root}models/${name}/${file}`
-export const ENTRY = fileURLToPath(new URL('../src/main.ts', import.meta.url))
-export const EXEC_ARGV = ['--import', 'tsx', '--conditions=@parvis/source']
+export const ENGINE = programOf('engine')
 
 const MODELS = {
   'tiny-chat': { file: modelPath('tiny-chat', 'tiny-chat-q8_0.gguf'), type: 'chat' },
@@ -18,8 +18,8 @@ export type Told = { type: 'loading'; progress: number } | { type: 'ready'; port
 
 /** An engine process as the server starts it, and everything that it said. */
 export const forkEngine = (args: readonly string[], env: Record<string, string> = {}) => {
-  const child: ChildProcess = fork(ENTRY, [...args], {
-    execArgv: EXEC_ARGV,
+  const child: ChildProcess = fork(ENGINE.path, [...args], {
+    execArgv: [...ENGINE.execArgv],
     cwd: root,
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],

@@ -1,17 +1,16 @@
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { FROM_SOURCE } from '@parvis/testkit/program'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Order, Said } from './children/limited-gateway.ts'
 
 // Four gateways, each in a process of its own, on one database: what they let through together, against the limit.
 
 const CHILD = fileURLToPath(new URL('./children/limited-gateway.ts', import.meta.url))
-const FROM_SOURCE = ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href, '--conditions=@parvis/source']
 const GATEWAYS = 4
 const SECONDS = 3
 

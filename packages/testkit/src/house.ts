@@ -1,9 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
 import { addModel, type NewModel } from '@parvis/server/catalog/models'
 import { readConfig } from '@parvis/server/config'
 import { addEngine } from '@parvis/server/engines/registry'
@@ -13,15 +11,8 @@ import { openSecrets } from '@parvis/server/kit/secrets'
 import { start } from '@parvis/server/start'
 import OpenAI from 'openai'
 import type { TestDatabase } from './database.ts'
+import { programOf } from './program.ts'
 import { until } from './until.ts'
-
-const ENGINE_SOURCE = fileURLToPath(new URL('../../../apps/engine/src/main.ts', import.meta.url))
-
-/** The engine from source, so that a test needs no build. */
-export const engineFromSource = {
-  path: ENGINE_SOURCE,
-  execArgv: ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href, '--conditions=@parvis/source'],
-}
 
 export type HouseOptions = {
   /** Where its rows are; the caller drops it. */
@@ -55,7 +46,7 @@ export const startHouse = async (options: HouseOptions) => {
   )
   const lines: string[] = []
   const log = openLog('debug', { write: (line) => lines.push(line) })
-  const house = await start(config, { log, local: { entry: engineFromSource } })
+  const house = await start(config, { log, local: { entry: programOf('engine') } })
   const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI =>
     new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
 

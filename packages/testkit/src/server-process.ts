@@ -1,16 +1,15 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
+import { programOf } from './program.ts'
 
-// As it is shipped: `npm test` builds before it tests, and a start from source would cost a second each.
-const PARVIS = fileURLToPath(new URL('../../../apps/server/bin/parvis.mjs', import.meta.url))
+const PARVIS = programOf('server')
 const START_LIMIT_MS = 60_000
 
 const launch = (args: readonly string[], env: Readonly<Record<string, string>>) => {
   const inherited = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_')),
   )
-  const child = spawn(process.execPath, [PARVIS, ...args], {
+  const child = spawn(process.execPath, [...PARVIS.execArgv, PARVIS.path, ...args], {
     env: { ...inherited, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

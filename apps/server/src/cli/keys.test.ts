@@ -1,10 +1,8 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { runParvis } from '@parvis/testkit/server-process'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { bootstrap } from '../iam/bootstrap.ts'
 import { openIam } from '../iam/iam.ts'
@@ -13,8 +11,6 @@ import { systemClock } from '../kit/clock.ts'
 import { openLog } from '../kit/log.ts'
 import { openSecrets } from '../kit/secrets.ts'
 import { parseInstant, parseLifetimeMs } from './keys.ts'
-
-const MAIN = fileURLToPath(new URL('../main.ts', import.meta.url))
 
 let database: TestDatabase
 let dataDir: string
@@ -27,17 +23,10 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true })
 })
 
-const parvis = async (...args: string[]): Promise<{ code: number; out: string; complaints: string }> => {
-  const child = spawn(process.execPath, ['--import', 'tsx', '--conditions=@parvis/source', MAIN, ...args], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { PATH: process.env['PATH'], PARVIS_DATABASE_URL: database.url, PARVIS_DATA_DIR: dataDir },
-  })
-  let out = ''
-  let complaints = ''
-  child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()))
-  child.stderr.on('data', (chunk: Buffer) => (complaints += chunk.toString()))
-  const [code] = (await once(child, 'close')) as [number]
-  return { code, out, complaints }
+const parvis = async (...args: string[]): Promise<{ code: number | null; out: string; complaints: string }> => {
+  const env = { PARVIS_DATABASE_URL: database.url, PARVIS_DATA_DIR: dataDir }
+  const { code, out, err } = await runParvis([...args], env)
+  return { code, out, complaints: err }
 }
 
 test('before the first start a command says that there is nothing yet', async () => {

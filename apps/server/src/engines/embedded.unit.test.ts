@@ -1,7 +1,7 @@
-import { createRequire } from 'node:module'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import { request } from 'undici'
+import { fileURLToPath } from 'node:url'
+import { programOf } from '@parvis/testkit/program'
 import { until } from '@parvis/testkit/until'
+import { request } from 'undici'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
 import { newId } from '../kit/ids.ts'
@@ -44,10 +44,7 @@ const local = openLocal({
     memoryMb: 1024,
     sequences: 2,
     gpu: 'off',
-    entry: {
-      path: fileURLToPath(new URL('../../../engine/src/main.ts', import.meta.url)),
-      execArgv: ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href, '--conditions=@parvis/source'],
-    },
+    entry: programOf('engine'),
   },
 })
 beforeAll(() => local.want([chat]))

@@ -1,6 +1,6 @@
 import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
-import fc from 'fast-check'
 import { until } from '@parvis/testkit/until'
+import fc from 'fast-check'
 import { afterEach, expect, test } from 'vitest'
 import { systemClock } from '../kit/clock.ts'
 import { type ModelId, newId } from '../kit/ids.ts'

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { emptyDatabase, freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { FROM_SOURCE } from '@parvis/testkit/program'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { hasMigrations, migrate, pendingMigrations } from './migrate.ts'
 
@@ -88,14 +89,14 @@ test("a test's fresh database has had every migration", async () => {
 })
 
 const lineFrom = async (child: ChildProcessWithoutNullStreams): Promise<string> => {
-  const [chunk] = (await once(child.stdout, 'data', { signal: AbortSignal.timeout(20_000) })) as [Buffer]
+  const [chunk] = (await once(child.stdout, 'data', { signal: AbortSignal.timeout(60_000) })) as [Buffer]
   return chunk.toString().trim()
 }
 
 test('processes that start on an empty database at once migrate it once and make one organization', async () => {
   const script = fileURLToPath(new URL('../../test/children/first-start.ts', import.meta.url))
   const children = Array.from({ length: 3 }, () =>
-    spawn(process.execPath, ['--import', 'tsx', '--conditions=@parvis/source', script, database.url, directory], { stdio: 'pipe' }),
+    spawn(process.execPath, [...FROM_SOURCE, script, database.url, directory], { stdio: 'pipe' }),
   )
   let complaints = ''
   for (const child of children) child.stderr.on('data', (chunk: Buffer) => (complaints += chunk.toString()))

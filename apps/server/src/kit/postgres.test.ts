@@ -5,6 +5,7 @@ import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { FROM_SOURCE } from '@parvis/testkit/program'
 import { until } from '@parvis/testkit/until'
 import pg from 'pg'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -57,7 +58,7 @@ const serverPid = async (): Promise<number> => {
 /** A process that holds the database, as a server does, until it is told to end or is killed. */
 const startHolder = async (as?: { uid: number; gid: number }) => {
   const script = fileURLToPath(new URL('../../test/children/embedded-holder.ts', import.meta.url))
-  const child = spawn(process.execPath, ['--import', 'tsx', '--conditions=@parvis/source', script, dataDir], { stdio: 'pipe', ...as })
+  const child = spawn(process.execPath, [...FROM_SOURCE, script, dataDir], { stdio: 'pipe', ...as })
   children.add(child)
   let complaints = ''
   child.stderr.on('data', (chunk: Buffer) => (complaints += chunk.toString()))

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
+import { FROM_SOURCE } from '@parvis/testkit/program'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -14,7 +14,6 @@ import { type JournalLimits, openJournal } from './journal.ts'
 import { findIntact, frame, listSegments, readIntact, segmentName } from './segment.ts'
 
 const WRITER = fileURLToPath(new URL('../../test/children/journal-writer.ts', import.meta.url))
-const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
 const silent = pino({ level: 'silent' })
 
 let directory: string
@@ -273,11 +272,9 @@ const leaveOnly = async (path: string, bytes: Buffer): Promise<void> => {
 }
 
 const startWriter = (shell: string, args: string[]) => {
-  const child: ChildProcess = spawn(
-    '/bin/sh',
-    ['-c', shell, process.execPath, '--import', TSX, '--conditions=@parvis/source', WRITER, directory, ...args],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
-  )
+  const child: ChildProcess = spawn('/bin/sh', ['-c', shell, process.execPath, ...FROM_SOURCE, WRITER, directory, ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   const lines: string[] = []
   let closed = false
   let look = () => undefined as void

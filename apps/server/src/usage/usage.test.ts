@@ -1,12 +1,12 @@
 import { spawn } from 'node:child_process'
 import { appendFile, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { connect as connectTcp, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { FROM_SOURCE } from '@parvis/testkit/program'
 import { until } from '@parvis/testkit/until'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
@@ -21,7 +21,6 @@ import { openShipper, openShipping } from './ship.ts'
 import { openUsage } from './usage.ts'
 
 const WRITER = fileURLToPath(new URL('../../test/children/journal-writer.ts', import.meta.url))
-const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
 const silent = openLog('silent')
 
 let database: TestDatabase
@@ -239,7 +238,7 @@ test('a segment that grows while it is shipped is shipped whole and only forgott
 test('killed in the middle of writing, again and again, every acknowledged event is in the database once', async () => {
   const acknowledged: string[] = []
   for (let round = 0; round < 4; round += 1) {
-    const child = spawn(process.execPath, ['--import', TSX, '--conditions=@parvis/source', WRITER, join(dataDir, 'usage'), '8', '50000'], {
+    const child = spawn(process.execPath, [...FROM_SOURCE, WRITER, join(dataDir, 'usage'), '8', '50000'], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     const ended = new Promise((done) => child.on('close', done))

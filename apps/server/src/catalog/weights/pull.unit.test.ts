@@ -2,14 +2,14 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
 import { type Hub, type HubRepo, startHub } from '@parvis/testkit/hub'
+import { FROM_SOURCE } from '@parvis/testkit/program'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../kit/clock.ts'
 import { resolveWeights, type WeightsDirs } from '../weights-path.ts'
@@ -18,7 +18,6 @@ import { deletePulled, type PullOptions, pullModel } from './pull.ts'
 
 const MODELS = fileURLToPath(new URL('../../../../../models', import.meta.url))
 const PULLER = fileURLToPath(new URL('../../../test/children/puller.ts', import.meta.url))
-const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
 const CHAT_FILE = join(MODELS, 'tiny-chat/tiny-chat-q8_0.gguf')
 const REPO = 'acme/Tiny-Chat-GGUF'
 const FILE = 'Tiny-Chat-Q8_0.gguf'
@@ -206,7 +205,7 @@ describe('a broken transfer goes on where it was', () => {
       // Half of the file has been handed to the other process; it shall not get more while it lives.
       if (sent > 28) await new Promise<void>(() => undefined)
     }
-    const child = spawn(process.execPath, ['--import', TSX, '--conditions=@parvis/source', PULLER, opened.url, REPO, MODELS, dirs.pulled], {
+    const child = spawn(process.execPath, [...FROM_SOURCE, PULLER, opened.url, REPO, MODELS, dirs.pulled], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     const gone = once(child, 'exit')
@@ -223,7 +222,7 @@ describe('a broken transfer goes on where it was', () => {
   test('after a disk that was full has room again', async () => {
     const opened = await open()
     // A limit on the size of a file makes writes fail as a full disk does.
-    const words = [process.execPath, '--import', TSX, '--conditions=@parvis/source', PULLER, opened.url, REPO, MODELS, dirs.pulled]
+    const words = [process.execPath, ...FROM_SOURCE, PULLER, opened.url, REPO, MODELS, dirs.pulled]
     const child = spawn('bash', ['-c', 'ulimit -S -f 2048; exec "$0" "$@"', ...words], { stdio: ['ignore', 'ignore', 'pipe'] })
     const [said] = await Promise.all([text(child.stderr), once(child, 'exit')])
     expect(said).toMatch(/partial cannot be written: EFBIG.*What has arrived is kept; the same command goes on from there\./)
