@@ -55,7 +55,7 @@ export const speakDenial = (denial: Denial): { status: number; body: object; ret
   const { status, message } = WORDED[denial.type]
   if (denial.type === 'too_many_requests') {
     const { retryAfterMs, ...rest } = denial
-    return { status, body: { message, ...rest }, retryAfterMs }
+    return { status, body: { message, ...rest, reset_seconds: Math.ceil(retryAfterMs / 1000) }, retryAfterMs }
   }
   return { status, body: { message, ...denial }, retryAfterMs: undefined }
 }
