@@ -36,6 +36,9 @@ export const readBudgets = async (
 /** Events younger than this may be on their way to the ledger of limits, and must not count twice. */
 const SETTLED_MS = 10_000
 const EVERY_MS = 60_000
+/** After a change of the policy: what was used while a new budget was known to the rows and not yet to every gateway has settled by then. */
+const AFTER_CHANGE_MS = SETTLED_MS + 2_000
+const LOOK_MS = 1_000
 const LEAVE_LIMIT_MS = 2_000
 /** Longer than any period, so that no row that still counts is lost. */
 const KEEP_DAYS = 40
@@ -100,6 +103,17 @@ const reconcile = async (db: Pick<Db, 'query'>, now: Instant, account: Account):
   return Number(rows[0]?.used ?? 0)
 }
 
+/** What the books have of a budget in the period that runs; also of one that is just being made, so that it holds for what is used already. */
+export const bringUp = async (
+  db: Pick<Db, 'query'>,
+  clock: Pick<Clock, 'now'>,
+  budget: Budget,
+): Promise<{ used: number; period: Period }> => {
+  const now = clock.now()
+  const period = periodAt(budget.period, now)
+  return { used: await reconcile(db, now, { ...budget, key: keyOfBudget(budget.id, period.name), period }), period }
+}
+
 /** Once per period: that a budget is used up. */
 const noteAlert = async (db: Pick<Db, 'query'>, budget: Budget, period: Period, used: number): Promise<boolean> => {
   const { rowCount } = await db.query(
@@ -109,7 +123,7 @@ const noteAlert = async (db: Pick<Db, 'query'>, budget: Budget, period: Period, 
   return rowCount === 1
 }
 
-/** Looks after all budgets once a minute, the first time at once: the state of a budget survives every restart. */
+/** Looks after all budgets once a minute and after each change, the first time at once: the state of a budget survives every restart. */
 export const watchBudgets = (parts: {
   db: Db
   policy: () => Policy
@@ -125,9 +139,7 @@ export const watchBudgets = (parts: {
     for (const { id: organizationId } of rows) {
       for (const budget of policy.budgets(organizationId)) {
         if (closing.signal.aborted) return
-        const now = clock.now()
-        const period = periodAt(budget.period, now)
-        const used = await reconcile(db, now, { ...budget, key: keyOfBudget(budget.id, period.name), period })
+        const { used, period } = await bringUp(db, clock, budget)
         if (used < budget.amount || !(await noteAlert(db, budget, period, used))) continue
         log.warn(
           { budget: budget.id, organizationId, period: period.name, used, amount: budget.amount, hard: budget.hard },
@@ -145,13 +157,20 @@ export const watchBudgets = (parts: {
   }
 
   const loop = async (): Promise<void> => {
+    let known = parts.policy()
+    let due: number = clock.now()
     while (!closing.signal.aborted) {
-      try {
-        await look()
-      } catch (error) {
-        log.warn({ err: error }, 'budgets cannot be compared with the books now')
+      if (parts.policy() !== known) due = Math.min(due, clock.now() + AFTER_CHANGE_MS)
+      known = parts.policy()
+      if (clock.now() >= due) {
+        due = clock.now() + EVERY_MS
+        try {
+          await look()
+        } catch (error) {
+          log.warn({ err: error }, 'budgets cannot be compared with the books now')
+        }
       }
-      await clock.sleep(EVERY_MS, closing.signal).catch(() => undefined)
+      await clock.sleep(LOOK_MS, closing.signal).catch(() => undefined)
     }
   }
   const running = loop()

@@ -3,6 +3,7 @@ import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { isUuid, newId, type OrganizationId, type ProjectId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { bringUp } from './budgets.ts'
 import {
   ANY_MODEL,
   BUDGET_COLUMNS,
@@ -189,6 +190,8 @@ export const setBudget = async (
     const [after] = rows.map(rowToBudget)
     if (after === undefined) throw new Error('a budget that was written is not there')
     await client.query('delete from quota_alert where budget_id = $1 and used < $2', [after.id, after.amount])
+    // No gateway can know the budget before it knows what is used of it.
+    await bringUp(client, clock, after)
     await recordChange(client, {
       organizationId,
       actor,

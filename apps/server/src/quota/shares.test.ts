@@ -138,16 +138,19 @@ test('the state of a budget follows the books, in tokens and in money, and says 
   const edit = { db: database.db, clock, actor: 'test' } as const
   await setBudget(edit, { ...scope, unit: 'tokens', period: 'day', amount: 300, hard: true })
   await setBudget(edit, { ...scope, unit: 'money', period: 'month', amount: 1_000_000, hard: false })
+  // A budget holds for what was used before it was made, from its first moment.
+  // 60 of input, 40 cached, 50 of output: 60 + 4 + 100 micro-euros, and half of it for the batch.
+  const said = [
+    { unit: 'tokens', used: 300 },
+    { unit: 'money', used: 164_000 + 164_000 + 82_000 + 100_000 },
+  ]
+  expect(await readBudgets(database.db, clock, holder.organizationId)).toMatchObject(said)
   const policy: Policy = await readPolicy(database.db)
   const watching = watchBudgets({ db: database.db, policy: () => policy, clock, log })
   await watching.look()
   await watching.look()
   await watching.close()
-  // 60 of input, 40 cached, 50 of output: 60 + 4 + 100 micro-euros, and half of it for the batch.
-  expect(await readBudgets(database.db, clock, holder.organizationId)).toMatchObject([
-    { unit: 'tokens', used: 300 },
-    { unit: 'money', used: 164_000 + 164_000 + 82_000 + 100_000 },
-  ])
+  expect(await readBudgets(database.db, clock, holder.organizationId)).toMatchObject(said)
   const { rows: alerts } = await database.db.query<{ period: string; used: bigint }>('select period, used from quota_alert')
   expect(alerts).toEqual([{ period: '2026-11-10', used: 300n }])
 })
