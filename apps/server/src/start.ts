@@ -1,5 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
+import { auditRoutes } from './audit/routes.ts'
 import { openBilling } from './billing/billing.ts'
 import { budgetRoutes } from './billing/budget-routes.ts'
 import { priceListRoutes } from './billing/price-list.ts'
@@ -7,6 +8,8 @@ import { billingRoutes } from './billing/routes.ts'
 import { termsOf } from './billing/terms.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Model } from './catalog/model.ts'
+import { readModelIds } from './catalog/models.ts'
+import { catalogRoutes } from './catalog/routes.ts'
 import { seedTinyModels } from './catalog/seed.ts'
 import { pulledDir } from './catalog/weights-path.ts'
 import { withoutSpeech } from './catalog/without-speech.ts'
@@ -18,6 +21,8 @@ import { cpuNode } from './deployments/node-types.ts'
 import { deploymentRoutes } from './deployments/routes.ts'
 import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
+import { enginesOf } from './engines/registry.ts'
+import { engineRoutes } from './engines/routes.ts'
 import { askDatabase, openHttp } from './http.ts'
 import { bootstrap } from './iam/bootstrap.ts'
 import { openGuard } from './iam/guard.ts'
@@ -194,6 +199,9 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     linkPages(app, { people, clock, log })
     if (people.oidc !== undefined) oidcPages(app, { oidc: people.oidc, people, failures: iam.failures, clock, log })
     iamRoutes(manage, { db, secrets, iam, people })
+    auditRoutes(manage, { db })
+    catalogRoutes(manage, { db, clock, servedBy: (name) => enginesOf(db, name) })
+    engineRoutes(manage, { db, secrets, clock, states: engines.states, modelIds: (names) => readModelIds(db, names) })
     quotaRoutes(manage, { db, clock, policy, models: catalog.list })
     usageRoutes(manage, { db, clock })
     const terms = termsOf(config)

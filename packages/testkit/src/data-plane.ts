@@ -29,6 +29,8 @@ export const aModel = (given: Partial<Model> = {}): Model => ({
   ownedBy: 'parvis',
   type: 'chat',
   status: 'active',
+  deprecatedAt: null,
+  endOfLifeAt: null,
   successor: null,
   createdAt: 1_750_000_000_000 as Instant,
   contextTokens: 4096,

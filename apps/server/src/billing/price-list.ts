@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Model } from '../catalog/model.ts'
+import { instantToDate } from '../kit/clock.ts'
 import { listOf, type Manage, pageQuery, queryFlag } from '../kit/management.ts'
 import { type PicoEuro, picoToMoney } from '../kit/money.ts'
 import { yes } from '../kit/outcome.ts'
@@ -96,7 +97,7 @@ const toProduct = (model: Model, row: Row, region: string): z.infer<typeof Produ
     unit_of_measure: row.meter === 'input_duration' ? { unit: 'second', size: 60 } : { unit: 'token', size: 1000 },
     status: STATUS[model.status],
     badges: [],
-    end_of_life_at: null,
+    end_of_life_at: model.endOfLifeAt === null ? null : instantToDate(model.endOfLifeAt).toISOString(),
     end_of_growth_at: null,
     end_of_sale_at: null,
   }

@@ -2,6 +2,7 @@ import type { Changes } from '../kit/changes.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
+import { nextTurn, statusAt } from './life-cycle.ts'
 import type { Model } from './model.ts'
 import { type PricedModel, priceAt, readModels } from './models.ts'
 import { type Resolve, resolveWith } from './resolve.ts'
@@ -19,27 +20,37 @@ export type Catalog = {
 const NEVER = Number.POSITIVE_INFINITY
 
 type Entry = {
+  /** With the status that was said. */
   readonly facts: Omit<Model, 'price'>
   readonly prices: PricedModel['prices']
-  /** The model with the price that is in force from `from` until before `until`. */
+  /** The model with the price and the status that are in force from `from` until before `until`. */
   current: Model
   from: number
   until: number
 }
 
 const openEntry = (model: PricedModel, dirs: WeightsDirs, now: Instant): Entry => {
-  const { prices, licence: _licence, source: _source, weights, ...rest } = model
+  const { prices, licence: _licence, source: _source, description: _description, updatedAt: _updated, weights, ...rest } = model
   const facts = { ...rest, weights: weights === null ? null : { ...weights, path: resolveWeights(dirs, weights.path) } }
-  const entry: Entry = { facts, prices, current: { ...facts, price: priceAt(prices, now) }, from: 0, until: 0 }
+  const entry: Entry = {
+    facts,
+    prices,
+    current: { ...facts, status: statusAt(facts, now), price: priceAt(prices, now) },
+    from: 0,
+    until: 0,
+  }
   return turn(entry, now)
 }
 
-/** A price that was announced comes into force by the clock, without a reload. */
+/** A price, a deprecation and an end that were announced come into force by the clock, without a reload. */
 const turn = (entry: Entry, now: Instant): Entry => {
   const price = priceAt(entry.prices, now)
-  if (price !== entry.current.price) entry.current = { ...entry.facts, price }
-  entry.from = price.startsAt <= now ? price.startsAt : Number.NEGATIVE_INFINITY
-  entry.until = entry.prices.find((next) => next.startsAt > now && next !== price)?.startsAt ?? NEVER
+  const status = statusAt(entry.facts, now)
+  if (price !== entry.current.price || status !== entry.current.status) entry.current = { ...entry.facts, status, price }
+  const began = [price.startsAt, entry.facts.deprecatedAt, entry.facts.endOfLifeAt].filter((at) => at !== null && at <= now)
+  entry.from = Math.max(Number.NEGATIVE_INFINITY, ...began.map(Number))
+  const nextPrice = entry.prices.find((next) => next.startsAt > now && next !== price)?.startsAt ?? NEVER
+  entry.until = Math.min(nextPrice, nextTurn(entry.facts, now))
   return entry
 }
 
@@ -76,7 +87,7 @@ export const openCatalog = async (options: {
     resolve: resolveWith(find),
     list: () => {
       const now = clock.now()
-      return [...entries.values()].filter((entry) => entry.facts.status !== 'eol').map((entry) => inForce(entry, now))
+      return [...entries.values()].map((entry) => inForce(entry, now)).filter(({ status }) => status !== 'eol')
     },
     onChange: (listener) => {
       listeners.add(listener)

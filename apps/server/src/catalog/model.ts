@@ -60,7 +60,10 @@ export type Model = {
   readonly name: string
   readonly ownedBy: string
   readonly type: ModelType
+  /** As of now: what is announced for an instant comes into force by the clock (life-cycle.ts). */
   readonly status: ModelStatus
+  readonly deprecatedAt: Instant | null
+  readonly endOfLifeAt: Instant | null
   /** The model that answers once this one has reached its end of life. */
   readonly successor: string | null
   readonly createdAt: Instant

@@ -5,6 +5,8 @@ import { type Clock, dateToInstant, type Instant, instantToDate } from '../kit/c
 import { type Db, transaction } from '../kit/db.ts'
 import { type ModelId, newId, type PriceId } from '../kit/ids.ts'
 import type { UnitPrice } from '../kit/money.ts'
+import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { type Fault, statusAt } from './life-cycle.ts'
 import { type Model, type ModelStatus, type ModelType, NO_RULES, type Price, REASONING_EFFORTS, type ReasoningEffort } from './model.ts'
 import { isStoredWeights } from './weights-path.ts'
 
@@ -40,61 +42,75 @@ const Rules = z.strictObject({
 
 const Features = z.strictObject({ tools: z.boolean(), structuredOutput: z.boolean(), reasoning: z.boolean(), vision: z.boolean() })
 
-const NewModel = z
-  .strictObject({
-    name: z.string().regex(MODEL_NAME, 'a model name is lower-case letters, digits, ".", "_" and "-", without a vendor in front'),
-    ownedBy: z.string().min(1).max(128),
-    type: z.enum(['chat', 'embedding', 'rerank', 'audio', 'ocr']),
-    status: z.enum(['preview', 'active', 'deprecated', 'eol']).default('active'),
-    successor: z.string().regex(MODEL_NAME).nullable().default(null),
-    contextTokens: Tokens,
-    maxOutputTokens: Tokens.nullable().default(null),
-    dimensions: z.int().positive().max(65_536).nullable().default(null),
-    matryoshka: z.array(z.int().positive()).max(64).default([]),
-    features: Features.default({ tools: false, structuredOutput: false, reasoning: false, vision: false }),
-    rules: Rules.default({ ...NO_RULES, reasoningEfforts: [] }),
-    licence: z.string().max(200).nullable().default(null),
-    source: z.string().max(1000).nullable().default(null),
-    weights: z
-      .strictObject({
-        path: z.string().max(4096).refine(isStoredWeights, 'weights lie at builtin:…, pulled:… or an absolute path'),
-        bytes: z.int().positive(),
-        sha256: z.string().regex(/^[0-9a-f]{64}$/),
-      })
-      .nullable()
-      .default(null),
-    price: NewPrice,
-  })
-  .refine((model) => model.successor !== model.name, { path: ['successor'], message: 'a model cannot follow itself' })
-  .refine((model) => (model.type === 'chat') === (model.maxOutputTokens !== null), {
-    path: ['maxOutputTokens'],
-    message: 'a chat model has a maximum output, and no other has',
-  })
-  .refine(
-    ({ matryoshka, dimensions }) =>
-      matryoshka.every((length, index) => length > (matryoshka[index - 1] ?? 0) && dimensions !== null && length < dimensions),
-    { path: ['matryoshka'], message: 'shorter lengths rise, and stay below the dimensions' },
-  )
-  .refine(({ rules, dimensions }) => rules.minDimensions === null || (dimensions !== null && rules.minDimensions <= dimensions), {
-    path: ['rules', 'minDimensions'],
-    message: 'the shortest length stays below the dimensions',
-  })
+export const ModelFacts = z.strictObject({
+  name: z.string().regex(MODEL_NAME, 'a model name is lower-case letters, digits, ".", "_" and "-", without a vendor in front'),
+  ownedBy: z.string().min(1).max(128),
+  type: z.enum(['chat', 'embedding', 'rerank', 'audio', 'ocr']),
+  status: z.enum(['preview', 'active', 'deprecated', 'eol']).default('active'),
+  successor: z.string().regex(MODEL_NAME).nullable().default(null),
+  contextTokens: Tokens,
+  maxOutputTokens: Tokens.nullable().default(null),
+  dimensions: z.int().positive().max(65_536).nullable().default(null),
+  matryoshka: z.array(z.int().positive()).max(64).default([]),
+  features: Features.default({ tools: false, structuredOutput: false, reasoning: false, vision: false }),
+  rules: Rules.default({ ...NO_RULES, reasoningEfforts: [] }),
+  description: z.string().max(2000).default(''),
+  licence: z.string().max(200).nullable().default(null),
+  source: z.string().max(1000).nullable().default(null),
+})
+
+/** What does not fit together, although each field by itself would. */
+const factsFault = (model: z.output<typeof ModelFacts>): Fault | undefined => {
+  const { name, type, successor, maxOutputTokens, dimensions, matryoshka, rules } = model
+  if (successor === name) return { field: 'successor', why: 'a model cannot follow itself' }
+  if ((type === 'chat') !== (maxOutputTokens !== null))
+    return { field: 'maxOutputTokens', why: 'a chat model has a maximum output, and no other has' }
+  if (!matryoshka.every((length, index) => length > (matryoshka[index - 1] ?? 0) && dimensions !== null && length < dimensions))
+    return { field: 'matryoshka', why: 'shorter lengths rise, and stay below the dimensions' }
+  if (rules.minDimensions !== null && (dimensions === null || rules.minDimensions > dimensions))
+    return { field: 'rules.minDimensions', why: 'the shortest length stays below the dimensions' }
+  return undefined
+}
+
+export const refineFacts = (model: z.output<typeof ModelFacts>, context: z.RefinementCtx): void => {
+  const fault = factsFault(model)
+  if (fault !== undefined) context.addIssue({ code: 'custom', path: fault.field.split('.'), message: fault.why })
+}
+
+const NewModel = ModelFacts.extend({
+  weights: z
+    .strictObject({
+      path: z.string().max(4096).refine(isStoredWeights, 'weights lie at builtin:…, pulled:… or an absolute path'),
+      bytes: z.int().positive(),
+      sha256: z.string().regex(/^[0-9a-f]{64}$/),
+    })
+    .nullable()
+    .default(null),
+  price: NewPrice,
+}).superRefine(refineFacts)
 
 /** What `addModel` takes; `weights.path` is the stored form (weights-path.ts). */
 export type NewModel = z.input<typeof NewModel>
 export type NewPrice = z.input<typeof NewPrice>
 
+const issueToFault = (issue: z.core.$ZodIssue | undefined): Fault => ({
+  field: (issue?.path ?? []).map(String).join('.'),
+  why: issue?.message ?? 'not readable',
+})
+
 /** The first mistake as a sentence. An unknown field is one, since here it is a typing mistake. */
+const sayFault = ({ field, why }: Fault, what: string): string => `${what} is not valid: ${field === '' ? '' : `${field}: `}${why}.`
+
 const parse = <S extends z.ZodType>(schema: S, input: unknown, what: string): z.output<S> => {
   const parsed = schema.safeParse(input)
   if (parsed.success) return parsed.data
-  const issue = parsed.error.issues[0]
-  const field = issue === undefined || issue.path.length === 0 ? '' : `${issue.path.map(String).join('.')}: `
-  throw new Error(`${what} is not valid: ${field}${issue?.message ?? 'not readable'}.`)
+  throw new Error(sayFault(issueToFault(parsed.error.issues[0]), what))
 }
 
 /** One catalogue row as it is listed to the operator: everything the data plane knows, the price in force, and what only people need. */
 export type ListedModel = Omit<Model, 'weights'> & {
+  readonly description: string
+  readonly updatedAt: Instant
   readonly licence: string | null
   readonly source: string | null
   /** With the stored path. */
@@ -107,8 +123,12 @@ export type ModelRow = {
   readonly owned_by: string
   readonly type: ModelType
   readonly status: ModelStatus
+  readonly deprecated_at: Date | null
+  readonly end_of_life_at: Date | null
   readonly successor: string | null
   readonly created_at: Date
+  readonly updated_at: Date
+  readonly description: string
   readonly context_tokens: number
   readonly max_output_tokens: number | null
   readonly dimensions: number | null
@@ -141,7 +161,7 @@ type PriceRow = {
   readonly output: bigint
 }
 
-/** A model with all its prices, earliest first; there is always one. */
+/** A model with all its prices, earliest first; there is always one. Its status is the one that was said: `statusAt` says what holds. */
 export type PricedModel = Omit<ListedModel, 'price'> & { readonly prices: readonly Price[] }
 
 const rowToPrice = (row: PriceRow): Price => ({
@@ -152,14 +172,18 @@ const rowToPrice = (row: PriceRow): Price => ({
   output: row.output as UnitPrice,
 })
 
-const rowToModel = (row: ModelRow, prices: readonly Price[]): PricedModel => ({
+export const rowToModel = (row: ModelRow, prices: readonly Price[]): PricedModel => ({
   id: row.id,
   name: row.name,
   ownedBy: row.owned_by,
   type: row.type,
   status: row.status,
+  deprecatedAt: row.deprecated_at && dateToInstant(row.deprecated_at),
+  endOfLifeAt: row.end_of_life_at && dateToInstant(row.end_of_life_at),
   successor: row.successor,
   createdAt: dateToInstant(row.created_at),
+  updatedAt: dateToInstant(row.updated_at),
+  description: row.description,
   contextTokens: row.context_tokens,
   maxOutputTokens: row.max_output_tokens,
   dimensions: row.dimensions,
@@ -186,7 +210,7 @@ const rowToModel = (row: ModelRow, prices: readonly Price[]): PricedModel => ({
 
 // Models before prices: a price is committed with its model or later, so every model seen here has one.
 const SELECT_MODELS = `
-  select id, name, owned_by, type, status, successor, created_at, context_tokens, max_output_tokens, dimensions, matryoshka,
+  select id, name, owned_by, type, status, deprecated_at, end_of_life_at, successor, created_at, updated_at, description, context_tokens, max_output_tokens, dimensions, matryoshka,
          tools, structured_output, reasoning, vision, audio_in_chat, max_images, image_token_px, image_max_px, alternating_roles,
          tool_system_prompt, reasoning_efforts, min_dimensions, licence, source, weights_path, weights_bytes, weights_sha256
     from model
@@ -224,15 +248,20 @@ export const priceAt = (prices: readonly Price[], now: Instant): Price => {
   return started
 }
 
+/** As it is at an instant. */
+export const toListed = ({ prices, ...model }: PricedModel, now: Instant): ListedModel => ({
+  ...model,
+  status: statusAt(model, now),
+  price: priceAt(prices, now),
+})
+
 /** What the operator sees, models at their end of life included. */
 export const listModels = async (db: Db, clock: Clock): Promise<readonly ListedModel[]> => {
   const now = clock.now()
-  return (await readModels(db)).map(({ prices, ...model }) => ({ ...model, price: priceAt(prices, now) }))
+  return (await readModels(db)).map((model) => toListed(model, now))
 }
 
-const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
-
-const noteChange = (client: PoolClient): Promise<unknown> => client.query(`select note_change('catalog')`)
+export const noteChange = (client: PoolClient): Promise<unknown> => client.query(`select note_change('catalog')`)
 
 const insertPrice = async (
   client: PoolClient,
@@ -257,13 +286,22 @@ const INSERT_MODEL = `
   insert into model (id, name, owned_by, type, status, successor, created_at, context_tokens, max_output_tokens, dimensions, matryoshka,
                      tools, structured_output, reasoning, vision, licence, source, weights_path, weights_bytes, weights_sha256,
                      audio_in_chat, max_images, image_token_px, image_max_px, alternating_roles, tool_system_prompt, reasoning_efforts,
-                     min_dimensions)
-  select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $22, $23, $24, $25, $26, $27, $28, $29
+                     min_dimensions, description, updated_at)
+  select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $22, $23, $24, $25, $26, $27, $28, $29, $30, $7
    where not ($21 and exists (select 1 from model where name = $2))
       on conflict (name) where removed_at is null do nothing`
 
-const insertModel = async (db: Db, clock: Clock, actor: By, input: NewModel, onlyOnce: boolean): Promise<ModelId | undefined> => {
-  const model = parse(NewModel, input, 'The model')
+/** `onlyOnce`: also a name that has ever been there is taken. */
+export const insertModel = async (
+  db: Db,
+  clock: Clock,
+  actor: By,
+  input: NewModel,
+  onlyOnce: boolean,
+): Promise<Outcome<ModelId, Fault | 'taken'>> => {
+  const parsed = NewModel.safeParse(input)
+  if (!parsed.success) return no(issueToFault(parsed.error.issues[0]))
+  const model = parsed.data
   const now = clock.now()
   const id: ModelId = newId<'model'>(now)
   const price = { input: model.price.input, cachedInput: model.price.cachedInput ?? model.price.input, output: model.price.output }
@@ -298,8 +336,9 @@ const insertModel = async (db: Db, clock: Clock, actor: By, input: NewModel, onl
       model.rules.toolSystemPrompt,
       model.rules.reasoningEfforts,
       model.rules.minDimensions,
+      model.description,
     ])
-    if (rowCount !== 1) return undefined
+    if (rowCount !== 1) return no('taken')
     await insertPrice(client, newId<'price'>(now), id, now, price)
     // The catalogue belongs to the installation, not to one of its organizations.
     await recordChange(client, {
@@ -312,23 +351,26 @@ const insertModel = async (db: Db, clock: Clock, actor: By, input: NewModel, onl
       after: { ...model, price },
     })
     await noteChange(client)
-    return id
+    return yes(id)
   })
 }
 
-/** Adds a model with its first price, which is in force at once. Running gateways know it within a second. */
+/** Adds a model with its first price, which is in force at once. Running gateways know it within a second. A refusal is a sentence. */
 export const addModel = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<ModelId> => {
-  const id = await insertModel(db, clock, actor, input, false)
-  if (id === undefined)
-    throw new Error(
-      `There is a model ${input.name} already. Remove it first (parvis models remove ${input.name}), or choose another name (--name).`,
-    )
-  return id
+  const made = await insertModel(db, clock, actor, input, false)
+  if (made.ok) return made.value
+  if (made.refusal !== 'taken') throw new Error(sayFault(made.refusal, 'The model'))
+  throw new Error(
+    `There is a model ${input.name} already. Remove it first (parvis models remove ${input.name}), or choose another name (--name).`,
+  )
 }
 
 /** Adds a model unless one of this name is, or ever was, there: what an operator has removed stays removed. */
-export const addModelOnce = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<boolean> =>
-  (await insertModel(db, clock, actor, input, true)) !== undefined
+export const addModelOnce = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<boolean> => {
+  const made = await insertModel(db, clock, actor, input, true)
+  if (!made.ok && made.refusal !== 'taken') throw new Error(sayFault(made.refusal, 'The model'))
+  return made.ok
+}
 
 export type RemovedModel = {
   readonly id: ModelId
@@ -337,27 +379,32 @@ export type RemovedModel = {
   readonly unusedWeights: string | null
 }
 
+/** Why a model stays: there is none of the name, others send their callers to it, or engines serve it. */
+export type RemovalRefusal = { readonly because: 'unknown' } | { readonly because: 'followed'; readonly by: readonly string[] }
+
 /**
  * Takes a model out of the catalogue; its row and its prices stay for the bills they are part of. Refused while models at their
  * end of life send their callers here, unless forced: those callers would be left with nothing.
  */
-export const removeModel = (db: Db, clock: Clock, actor: By, name: string, options: { force?: boolean } = {}): Promise<RemovedModel> =>
+export const takeOut = (
+  db: Db,
+  clock: Clock,
+  actor: By,
+  name: string,
+  options: { force?: boolean | undefined },
+): Promise<Outcome<RemovedModel, RemovalRefusal>> =>
   transaction(db, async (client) => {
     const { rows } = await client.query<{ id: ModelId; status: ModelStatus; weights_path: string | null }>(
       'select id, status, weights_path from model where name = $1 and removed_at is null for update',
       [name],
     )
     const model = rows[0]
-    if (model === undefined) throw new Error(`There is no model ${JSON.stringify(name)}. See: parvis models list`)
+    if (model === undefined) return no({ because: 'unknown' })
     const followed = await client.query<{ name: string }>(
       'select name from model where successor = $1 and removed_at is null order by name',
       [name],
     )
-    if (followed.rows.length > 0 && options.force !== true) {
-      throw new Error(
-        `${name} is the successor of ${followed.rows.map((row) => row.name).join(', ')}. Remove those first, or use --force to leave their callers without an answer.`,
-      )
-    }
+    if (followed.rows.length > 0 && options.force !== true) return no({ because: 'followed', by: followed.rows.map((row) => row.name) })
     await client.query('update model set removed_at = $2 where id = $1', [model.id, instantToDate(clock.now())])
     await recordChange(client, {
       organizationId: null,
@@ -370,55 +417,77 @@ export const removeModel = (db: Db, clock: Clock, actor: By, name: string, optio
     })
     await noteChange(client)
     const sharing = await client.query('select 1 from model where weights_path = $1 and removed_at is null limit 1', [model.weights_path])
-    return { id: model.id, name, unusedWeights: sharing.rows.length > 0 ? null : model.weights_path }
+    return yes({ id: model.id, name, unusedWeights: sharing.rows.length > 0 ? null : model.weights_path })
   })
 
-const SELECT_FOR_CHANGE = 'select * from model where name = $1 and removed_at is null for update'
+/** The same for the command line: a refusal is a sentence that says what to do. */
+export const removeModel = async (
+  db: Db,
+  clock: Clock,
+  actor: By,
+  name: string,
+  options: { force?: boolean } = {},
+): Promise<RemovedModel> => {
+  const done = await takeOut(db, clock, actor, name, options)
+  if (done.ok) return done.value
+  if (done.refusal.because === 'unknown') throw new Error(noModel(name))
+  throw new Error(
+    `${name} is the successor of ${done.refusal.by.join(', ')}. Remove those first, or use --force to leave their callers without an answer.`,
+  )
+}
 
-const UPDATE_RULES = `
-  update model set tools = $2, structured_output = $3, reasoning = $4, vision = $5, audio_in_chat = $6, max_images = $7, image_token_px = $8,
-                   image_max_px = $9, alternating_roles = $10, tool_system_prompt = $11, reasoning_efforts = $12, min_dimensions = $13
-   where id = $1`
+export const noModel = (name: string): string => `There is no model ${JSON.stringify(name)}. See: parvis models list`
 
-export type RulesChange = { readonly features?: Partial<Model['features']>; readonly rules?: Partial<Model['rules']> }
+export type PriceRefusal = { readonly because: 'unknown' | 'past' } | { readonly because: 'taken'; readonly by: Price }
 
-/** Changes what a model can do and what it insists on, from the next request on; an empty change only shows it. */
-export const changeRules = (db: Db, actor: By, name: string, change: RulesChange): Promise<Pick<Model, 'features' | 'rules'>> =>
-  transaction(db, async (client) => {
-    const { rows } = await client.query<ModelRow>(SELECT_FOR_CHANGE, [name])
-    const [row] = rows
-    if (row === undefined) throw new Error(`There is no model ${JSON.stringify(name)}. See: parvis models list`)
-    const { id, features, rules, dimensions } = rowToModel(row, [])
-    const before = { features, rules }
-    const after = {
-      features: parse(Features, { ...features, ...change.features }, 'The change'),
-      rules: parse(Rules, { ...rules, ...change.rules }, 'The change'),
+/**
+ * A new price from an instant on, or from now on: what has been charged stays as it was. The same price for the same instant once more
+ * is the one that is there.
+ */
+export const announcePrice = async (
+  db: Db,
+  clock: Clock,
+  actor: By,
+  name: string,
+  from: Instant | undefined,
+  input: NewPrice,
+): Promise<Outcome<Price, PriceRefusal>> => {
+  const parsed = parse(NewPrice, input, 'The price')
+  const price = { input: parsed.input, cachedInput: parsed.cachedInput ?? parsed.input, output: parsed.output }
+  return transaction(db, async (client) => {
+    // The lock puts two who announce at once one behind the other.
+    const { rows } = await client.query<{ id: ModelId }>('select id from model where name = $1 and removed_at is null for update', [name])
+    const model = rows[0]
+    if (model === undefined) return no({ because: 'unknown' })
+    const now = clock.now()
+    const startsAt = from ?? now
+    const { rows: there } = await client.query<PriceRow>(
+      'select id, model_id, starts_at, input, cached_input, output from model_price where model_id = $1 and starts_at = $2',
+      [model.id, instantToDate(startsAt)],
+    )
+    const [taken] = there.map(rowToPrice)
+    if (taken !== undefined) {
+      const same = taken.input === price.input && taken.cachedInput === price.cachedInput && taken.output === price.output
+      return same ? yes(taken) : no({ because: 'taken', by: taken })
     }
-    if (after.rules.minDimensions !== null && after.rules.minDimensions > (dimensions ?? 0)) {
-      throw new Error(`${name} has ${dimensions ?? 'no'} dimensions: the shortest length stays below them.`)
-    }
-    if (change.features === undefined && change.rules === undefined) return before
-    await client.query(UPDATE_RULES, [
-      id,
-      after.features.tools,
-      after.features.structuredOutput,
-      after.features.reasoning,
-      after.features.vision,
-      after.rules.audioInChat,
-      after.rules.maxImages,
-      after.rules.imageTokenPx,
-      after.rules.imageMaxPx,
-      after.rules.alternatingRoles,
-      after.rules.toolSystemPrompt,
-      after.rules.reasoningEfforts,
-      after.rules.minDimensions,
-    ])
-    await recordChange(client, { organizationId: null, actor, action: 'updated', resourceType: 'model', resourceId: id, before, after })
+    if (startsAt < now) return no({ because: 'past' })
+    const id: PriceId = newId<'price'>(now)
+    await insertPrice(client, id, model.id, startsAt, price)
+    await recordChange(client, {
+      organizationId: null,
+      actor,
+      action: 'created',
+      resourceType: 'model_price',
+      resourceId: id,
+      before: null,
+      after: { model: name, startsAt: instantToDate(startsAt).toISOString(), ...price },
+    })
     await noteChange(client)
-    return after
+    return yes({ id, startsAt, ...price })
   })
+}
 
-/** A new price from an instant on, or from now on: what has been charged stays as it was. */
+/** The same for the command line: a refusal is a sentence. */
 export const addPrice = async (
   db: Db,
   clock: Clock,
@@ -427,32 +496,23 @@ export const addPrice = async (
   from: Instant | undefined,
   input: NewPrice,
 ): Promise<PriceId> => {
-  const parsed = parse(NewPrice, input, 'The price')
-  const price = { input: parsed.input, cachedInput: parsed.cachedInput ?? parsed.input, output: parsed.output }
-  const now = clock.now()
-  const startsAt = from ?? now
-  if (startsAt < now) throw new Error('A price cannot start in the past: what was charged until now stays as it was.')
-  const id: PriceId = newId<'price'>(now)
-  try {
-    return await transaction(db, async (client) => {
-      const { rows } = await client.query<{ id: ModelId }>('select id from model where name = $1 and removed_at is null for update', [name])
-      const model = rows[0]
-      if (model === undefined) throw new Error(`There is no model ${JSON.stringify(name)}. See: parvis models list`)
-      await insertPrice(client, id, model.id, startsAt, price)
-      await recordChange(client, {
-        organizationId: null,
-        actor,
-        action: 'created',
-        resourceType: 'model_price',
-        resourceId: id,
-        before: null,
-        after: { model: name, startsAt: instantToDate(startsAt).toISOString(), ...price },
-      })
-      await noteChange(client)
-      return id
-    })
-  } catch (error) {
-    if (isUniqueViolation(error)) throw new Error(`${name} has a price that starts at that instant already.`, { cause: error })
-    throw error
+  const done = await announcePrice(db, clock, actor, name, from, input)
+  if (done.ok) return done.value.id
+  switch (done.refusal.because) {
+    case 'unknown':
+      throw new Error(noModel(name))
+    case 'past':
+      throw new Error('A price cannot start in the past: what was charged until now stays as it was.')
+    case 'taken':
+      throw new Error(`${name} has a price that starts at that instant already.`)
   }
+}
+
+/** Their ids, of those that there are. */
+export const readModelIds = async (db: Db, names: readonly string[]): Promise<ReadonlyMap<string, ModelId>> => {
+  const { rows } = await db.query<{ id: ModelId; name: string }>(
+    'select id, name from model where removed_at is null and name = any ($1)',
+    [names],
+  )
+  return new Map(rows.map(({ id, name }) => [name, id]))
 }

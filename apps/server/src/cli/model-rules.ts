@@ -1,5 +1,7 @@
+import type { ModelChange } from '../catalog/change.ts'
 import type { Model } from '../catalog/model.ts'
-import type { RulesChange } from '../catalog/models.ts'
+
+type RulesChange = Pick<ModelChange, 'features' | 'rules'>
 
 type Value = boolean | number | string | readonly string[] | null
 type Rule = {

@@ -217,8 +217,8 @@ describe('rules', () => {
     [['m', 'vision'], 'Write it as vision=value'],
     [['m', 'vision=maybe'], 'vision: "maybe" is neither yes nor no.'],
     [['m', 'max-images=0'], 'max-images: "0" is neither'],
-    [['m', 'reasoning-efforts=huge'], 'The change is not valid: reasoningEfforts.0'],
-    [['m', 'min-dimensions=8'], 'm has no dimensions'],
+    [['m', 'reasoning-efforts=huge'], 'rules.reasoningEfforts.0: '],
+    [['m', 'min-dimensions=8'], 'rules.minDimensions: the shortest length stays below the dimensions.'],
   ])('are refused where they are wrong: %j', async (words, sentence) => {
     await add()
     await expect(run('rules', ...words)).rejects.toThrow(sentence)

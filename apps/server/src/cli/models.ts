@@ -1,14 +1,16 @@
 import { createInterface } from 'node:readline/promises'
 import { type Command, InvalidArgumentError } from 'commander'
+import { editModel } from '../catalog/change.ts'
 import { importModel } from '../catalog/import.ts'
-import { addPrice, changeRules, type ListedModel, listModels, removeModel } from '../catalog/models.ts'
+import { addPrice, type ListedModel, listModels, noModel, removeModel } from '../catalog/models.ts'
 import { formatPrice, parsePrice } from '../catalog/price.ts'
 import { deletePulled, type Found } from '../catalog/weights/pull.ts'
 import { formatBytes } from '../catalog/weights/size.ts'
 import { pulledDir, type WeightsDirs } from '../catalog/weights-path.ts'
 import type { Config } from '../config.ts'
-import { listEngines } from '../engines/registry.ts'
+import { enginesOf } from '../engines/registry.ts'
 import { type Instant, systemClock } from '../kit/clock.ts'
+import type { Db } from '../kit/db.ts'
 import { BUILTIN_MODELS_DIR } from '../start.ts'
 import { parseInstant } from './keys.ts'
 import { parseRules, RULES, sayRule } from './model-rules.ts'
@@ -162,9 +164,7 @@ type RemoveFlags = { keepFile?: boolean; force?: boolean; yes?: boolean }
 
 const remove = async (config: Config, name: string, flags: RemoveFlags): Promise<void> => {
   const removed = await withDatabase(config, async ({ db }) => {
-    const serving = (await listEngines(db))
-      .filter((engine) => engine.models.some((model) => model.modelName === name))
-      .map((engine) => engine.name)
+    const serving = await enginesOf(db, name)
     if (serving.length > 0 && flags.force !== true) {
       throw new Error(`${name} is served by the engine ${serving.join(', ')}. Remove that first (parvis engines remove), or use --force.`)
     }
@@ -196,9 +196,18 @@ const setPrice = async (
   print(`${name}: ${formatPrice(price.input)} / ${formatPrice(price.output)} € per million from ${from} on.`)
 }
 
+const find = async (db: Db, name: string): Promise<ListedModel> => {
+  const model = (await listModels(db, systemClock)).find((each) => each.name === name)
+  if (model === undefined) throw new Error(noModel(name))
+  return model
+}
+
 const setRules = async (config: Config, name: string, words: readonly string[]): Promise<void> => {
   const change = parseRules(words)
-  const model = await withDatabase(config, ({ db }) => changeRules(db, operatorHere(), name, change))
+  const model = await withDatabase(config, async ({ db }) => {
+    await editModel(db, systemClock, operatorHere(), name, change)
+    return find(db, name)
+  })
   print(table(RULES.map((rule) => [rule.name, sayRule(rule.show(model))])))
 }
 

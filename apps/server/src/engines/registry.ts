@@ -1,3 +1,4 @@
+import type pg from 'pg'
 import { type By, recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
@@ -30,7 +31,7 @@ export type RegisteredEngine = {
 }
 
 // It stands in usage events and on the command line. No colon: those with one are the embedded ones.
-const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
+export const ENGINE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
 
 const LIST = `
   select engine.id, engine.name, engine.url, engine.bearer, engine.speaks, engine.created_at,
@@ -47,7 +48,7 @@ type Row = { id: EngineId; name: string; url: string; bearer: Buffer | null; spe
 /** An engine with its key still sealed: for those who call it. */
 export type EngineRow = Omit<RegisteredEngine, 'hasKey'> & { readonly sealedBearer: Buffer | null }
 
-export const readEngines = async (db: Db): Promise<EngineRow[]> => {
+export const readEngines = async (db: Pick<Db, 'query'> | pg.ClientBase): Promise<EngineRow[]> => {
   const { rows } = await db.query<Row>(LIST)
   const engines = new Map<EngineId, EngineRow & { models: ServedModel[] }>()
   for (const row of rows) {
@@ -87,6 +88,9 @@ const toAudit = (input: {
   ...(input.speaks === undefined || input.speaks.length === 0 ? {} : { speaks: input.speaks }),
 })
 
+/** It goes into a header. */
+export const KEY_OF_ENGINE = /^[\x21-\x7e]+$/
+
 const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
 
 /** Registers an engine. Gateways hear of it within a second. */
@@ -95,10 +99,10 @@ export const addEngine = async (
   input: EngineInput,
   actor: By,
 ): Promise<EngineId> => {
-  if (!NAME.test(input.name)) {
+  if (!ENGINE_NAME.test(input.name)) {
     throw new Error(`${JSON.stringify(input.name)} cannot be the name of an engine: letters, digits, dot, dash and underscore, at most 63.`)
   }
-  if (input.bearer !== undefined && !/^[\x21-\x7e]+$/.test(input.bearer)) {
+  if (input.bearer !== undefined && !KEY_OF_ENGINE.test(input.bearer)) {
     throw new Error('The key of an engine goes into a header: it must be printable and without spaces.')
   }
   if (input.models.length === 0) throw new Error('An engine must serve at least one model.')
@@ -119,14 +123,7 @@ export const addEngine = async (
         new Date(now),
         input.speaks ?? [],
       ])
-      for (const { modelId, modelName, remoteName } of input.models) {
-        await client.query('insert into engine_model (engine_id, model_id, model_name, remote_name) values ($1, $2, $3, $4)', [
-          id,
-          modelId,
-          modelName,
-          remoteName,
-        ])
-      }
+      await insertModels(client, id, input.models)
       const after = toAudit({ ...input, url, hasKey: sealed !== null })
       await recordChange(client, {
         ...WHOSE,
@@ -146,6 +143,68 @@ export const addEngine = async (
   }
   return id
 }
+
+const insertModels = async (client: pg.ClientBase, id: EngineId, models: readonly ServedModel[]): Promise<void> => {
+  for (const { modelId, modelName, remoteName } of models) {
+    await client.query('insert into engine_model (engine_id, model_id, model_name, remote_name) values ($1, $2, $3, $4)', [
+      id,
+      modelId,
+      modelName,
+      remoteName,
+    ])
+  }
+}
+
+const CLAIM = `
+  insert into engine (id, name, url, bearer, created_at) values ($1, $2, $3, null, $4)
+  on conflict (name) do nothing`
+
+/**
+ * Makes an engine, or makes the one of this name what is asked for, whatever it was. `bearer`: undefined leaves the key as it is, null takes
+ * it away. Of two who do it at once, the later one counts whole.
+ */
+export const putEngine = (
+  rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
+  asked: Omit<EngineInput, 'bearer'> & { readonly bearer: string | null | undefined },
+  actor: By,
+): Promise<RegisteredEngine> =>
+  transaction(rooms.db, async (client) => {
+    const now = rooms.clock.now()
+    const url = addressToUrl(readAddress(asked.url))
+    // Who is second waits here for the first to be done.
+    const { rowCount } = await client.query(CLAIM, [newId(now), asked.name, url, new Date(now)])
+    await client.query('select 1 from engine where name = $1 for update', [asked.name])
+    const find = async (): Promise<EngineRow> => {
+      const engine = (await readEngines(client)).find(({ name }) => name === asked.name)
+      if (engine === undefined) throw new Error('an engine that was just written is not there')
+      return engine
+    }
+    const show = ({ sealedBearer, ...engine }: EngineRow): RegisteredEngine => ({ ...engine, hasKey: sealedBearer !== null })
+    const before = await find()
+    // Sealed anew the same key would look like another one, and running gateways would let go of the engine for nothing.
+    const keeps = asked.bearer === undefined || (before.sealedBearer !== null && rooms.secrets.unseal(before.sealedBearer) === asked.bearer)
+    const sealed = keeps ? before.sealedBearer : asked.bearer === null ? null : rooms.secrets.seal(asked.bearer ?? '')
+    await client.query('update engine set url = $2, bearer = $3, speaks = $4, updated_at = $5 where id = $1', [
+      before.id,
+      url,
+      sealed,
+      asked.speaks ?? before.speaks,
+      new Date(now),
+    ])
+    await client.query('delete from engine_model where engine_id = $1', [before.id])
+    await insertModels(client, before.id, asked.models)
+    const after = show(await find())
+    await recordChange(client, {
+      ...WHOSE,
+      actor,
+      action: rowCount === 1 ? 'created' : 'updated',
+      resourceId: before.id,
+      before: rowCount === 1 ? null : toAudit(show(before)),
+      after: { ...toAudit(after), ...(keeps ? {} : { keyChanged: true }) },
+    })
+    await client.query(`select note_change('engines')`)
+    return after
+  })
 
 /** False when there is none of this name. Answers that run on it end undisturbed. */
 export const removeEngine = async (db: Db, name: string, actor: By): Promise<boolean> => {
@@ -167,3 +226,7 @@ export const removeEngine = async (db: Db, name: string, actor: By): Promise<boo
     return true
   })
 }
+
+/** Names of the engines that serve a model. */
+export const enginesOf = async (db: Db, modelName: string): Promise<string[]> =>
+  (await listEngines(db)).filter(({ models }) => models.some((model) => model.modelName === modelName)).map(({ name }) => name)

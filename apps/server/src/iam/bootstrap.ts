@@ -6,6 +6,7 @@ import type { Logger } from '../kit/log.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { readInstallation } from './installation.ts'
 import { insertKey } from './keys.ts'
+import { furnish } from './organizations.ts'
 
 export type Bootstrapped = {
   readonly organizationId: OrganizationId
@@ -48,11 +49,7 @@ export const bootstrap = (
     const organizationId: OrganizationId = newId(now)
     const ownerId: PrincipalId = newId(now)
     await client.query(`insert into organization (id, name) values ($1, 'default')`, [organizationId])
-    await client.query(`insert into project (id, organization_id, name) values ($1, $1, 'default')`, [organizationId])
-    await client.query(`insert into principal (id, organization_id, kind, role, name) values ($1, $2, 'user', 'owner', 'owner')`, [
-      ownerId,
-      organizationId,
-    ])
+    await furnish(client, organizationId, { ownerId, username: 'owner', email: undefined })
     await client.query('insert into installation (id, master_key_fingerprint, organization_id, owner_id) values ($1, $2, $3, $4)', [
       newId(now),
       secrets.fingerprint,

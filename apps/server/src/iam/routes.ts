@@ -7,6 +7,7 @@ import { applicationRoutes } from './applications.ts'
 import { openChange } from './change.ts'
 import { groupRoutes } from './groups.ts'
 import type { Iam } from './iam.ts'
+import { installationRoutes } from './installation-routes.ts'
 import { linkRoutes } from './link-routes.ts'
 import { organizationRoutes } from './organization-routes.ts'
 import type { People } from './people.ts'
@@ -14,7 +15,7 @@ import { policyRoutes } from './policies.ts'
 import { sessionRoutes } from './session-routes.ts'
 import { userRoutes } from './users.ts'
 
-/** IAM v1alpha1 and account v3 (control-plane.md 5 and 6); quotas are the quota room's. */
+/** IAM v1alpha1 and account v3 (control-plane.md 5 and 6), and organizations as the operator has them; quotas are the quota room's. */
 export const iamRoutes = (manage: Manage, { db, secrets, iam, people }: { db: Db; secrets: Secrets; iam: Iam; people: People }): void => {
   const room = { db, secrets, iam, people, change: openChange(db, iam) }
   accountRoutes(manage, room)
@@ -26,4 +27,5 @@ export const iamRoutes = (manage: Manage, { db, secrets, iam, people }: { db: Db
   organizationRoutes(manage, room)
   sessionRoutes(manage, room)
   linkRoutes(manage, room)
+  installationRoutes(manage, room)
 }
