@@ -26,6 +26,8 @@ const model = (index: number, facts: Partial<Model> & { path?: string; bytes?: n
   ownedBy: 'Acme AI',
   type: 'chat',
   status: 'active',
+  deprecatedAt: null,
+  endOfLifeAt: null,
   successor: null,
   createdAt: (1_700_000_000_000 + index) as Instant,
   contextTokens: 8_192,
