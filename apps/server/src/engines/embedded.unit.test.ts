@@ -14,7 +14,8 @@ import { openSeats } from './seat.ts'
 // The other tests of supervision use a child that only acts as if. This one shows that the real engine fits.
 
 const clock = systemClock
-const never = new AbortController().signal
+const { signal } = new AbortController()
+const never = { isOver: () => false, signal: () => signal }
 const fileOf = (name: string): string => fileURLToPath(new URL(`../../../../models/${name}`, import.meta.url))
 const LOADING_LIMIT_MS = 60_000
 

@@ -18,7 +18,8 @@ import { addEngine, type EngineInput, listEngines, removeEngine } from './regist
 
 const clock = systemClock
 const log = openLog('silent')
-const never = new AbortController().signal
+const { signal } = new AbortController()
+const never = { isOver: () => false, signal: () => signal }
 
 let database: TestDatabase
 let dataDir: string

@@ -15,7 +15,8 @@ import { openSeats } from './seat.ts'
 
 const CHILD = fileURLToPath(new URL('../../test/children/scripted-child.mjs', import.meta.url))
 const clock = systemClock
-const never = new AbortController().signal
+const { signal } = new AbortController()
+const never = { isOver: () => false, signal: () => signal }
 
 let dir: string
 const opened: (() => Promise<void>)[] = []

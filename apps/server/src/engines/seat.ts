@@ -7,15 +7,18 @@ import type { Replica, Seat } from './replica.ts'
 import { NOBODY, openTurns, type Party, type Turns } from './turns.ts'
 
 /**
- * Waits for a ready replica with a free place, within a limit. The signal ends the wait; what was waited for goes to the next.
+ * Waits for a ready replica with a free place, within a limit. The caller's leaving ends the wait; what was waited for goes to the next.
  * With engines to avoid, since they were tried, there is no wait: another one has a place now or the answer is no.
  */
 export type TakeSeat = (
   model: { readonly id: ModelId; readonly name: string },
-  signal: AbortSignal,
+  caller: Leaver,
   avoid?: ReadonlySet<EngineId>,
   party?: Party,
 ) => Promise<Outcome<Seat>>
+
+/** Who may leave; the signal is only asked for where there is a wait. */
+export type Leaver = { isOver(): boolean; signal(): AbortSignal }
 
 export type SeatLimits = {
   /** Requests that may wait for one model. One more is refused at once rather than making all of them slower. */
@@ -237,15 +240,15 @@ export const openSeats = (options: {
     })
   }
 
-  const takeSeat: TakeSeat = (model, signal, avoid, party = NOBODY) => {
+  const takeSeat: TakeSeat = (model, caller, avoid, party = NOBODY) => {
     if (closed) return Promise.resolve(stopping(model.name))
-    if (signal.aborted) return Promise.resolve(gaveUp(model.name))
+    if (caller.isOver()) return Promise.resolve(gaveUp(model.name))
     const engines = directory.forModel(model.id)
     const engine = pick(avoid === undefined ? engines : engines.filter(({ id }) => !avoid.has(id)))
     const replica = engine?.replicas.get(model.id)
     if (engine !== undefined && replica !== undefined) return Promise.resolve(yes(occupy(engine, replica)))
     if (avoid !== undefined) return Promise.resolve(unavailable(model.name, 'no other engine has a place', RETRY_BUSY_MS))
-    return Promise.resolve(hopeless(model) ?? wait(model, signal, party))
+    return Promise.resolve(hopeless(model) ?? wait(model, caller.signal(), party))
   }
 
   return {

@@ -12,7 +12,8 @@ import type { Seat } from './replica.ts'
 import { openSeats, pick, type SeatLimits } from './seat.ts'
 
 const clock = systemClock
-const never = new AbortController().signal
+const leaver = (signal: AbortSignal) => ({ isOver: () => signal.aborted, signal: () => signal })
+const never = leaver(new AbortController().signal)
 const model = { id: newId<'model'>(clock.now()), name: 'a' }
 const other = { id: newId<'model'>(clock.now()), name: 'b' }
 
@@ -172,7 +173,7 @@ test('a caller who leaves while waiting gives the place back, and the next one i
   const engine = addEngine({ seatLimit: 1 })
   const held = seatOf(await takeSeat(model, never))
   const caller = new AbortController()
-  const first = takeSeat(model, caller.signal)
+  const first = takeSeat(model, leaver(caller.signal))
   const second = takeSeat(model, never)
   caller.abort()
   expect(refusalOf(await first)).toMatchObject({ code: 'engine_unavailable' })
@@ -186,7 +187,7 @@ test('a caller who leaves while waiting gives the place back, and the next one i
 test('a caller who has left already takes no seat', async () => {
   const { takeSeat, addEngine } = open()
   const engine = addEngine()
-  expect((await takeSeat(model, AbortSignal.abort())).ok).toBe(false)
+  expect((await takeSeat(model, leaver(AbortSignal.abort()))).ok).toBe(false)
   expect(engine.busy).toBe(0)
 })
 
@@ -407,7 +408,7 @@ test('in whatever order seats are asked for, left, broken off and engines turn, 
         if (next.do === 'take') {
           const caller: (typeof callers)[number] = { signal: new AbortController() }
           callers.push(caller)
-          void room.takeSeat(next.which, caller.signal.signal).then((outcome) => {
+          void room.takeSeat(next.which, leaver(caller.signal.signal)).then((outcome) => {
             if (outcome.ok) caller.seat = outcome.value
             else caller.refused = true
           })

@@ -76,9 +76,9 @@ describe('a client that leaves in mid-stream pays for its input', () => {
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
-        takeSeat: (model, signal) =>
+        takeSeat: (model, { signal }) =>
           new Promise((resolve) => {
-            signal.addEventListener('abort', () =>
+            signal().addEventListener('abort', () =>
               resolve(no({ code: 'engine_unavailable', model: model.name, reason: 'nobody waits', retryAfterMs: 1 })),
             )
             asked()

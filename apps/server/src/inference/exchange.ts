@@ -54,8 +54,10 @@ export type Exchange = {
   readonly contentType: string | undefined
   /** The header of that name (idempotency.ts). */
   readonly idempotencyKey: string | undefined
-  /** Aborted when nobody waits for the answer any more. */
-  readonly signal: AbortSignal
+  /** Nobody waits for the answer any more. */
+  isOver(): boolean
+  /** Aborted then. Made for who asks: an AbortSignal for each request is a twentieth of what the request costs. */
+  signal(): AbortSignal
   /** Reads the body, within its bounds, of which the organization has its share. Nothing of it is read before. */
   readBody(organizationId: OrganizationId): Promise<Outcome<Body>>
   /** Counts bytes that are held for this request (memory.ts); false when there is no room. Given back at the end, and when it is refused. */
@@ -140,7 +142,7 @@ export const openExchange = (
   const maxBodyBytes = Math.min(limits.bodyBytes, accepts.maxBytes ?? limits.bodyBytes)
   const acceptedAt = clock.now()
   const id = newId<'request'>(acceptedAt)
-  const abort = new AbortController()
+  let abort: AbortController | undefined
   const held = memory.open()
   let answered = false // the last byte has been handed to the socket, or there is no socket any more
   let over: Over | undefined
@@ -163,7 +165,7 @@ export const openExchange = (
   const becomeOver = (how: Over): void => {
     if (answered || over !== undefined) return
     over = how
-    abort.abort(new Error(how === 'client_left' ? 'the client has left' : 'the time for the answer is up'))
+    abort?.abort(reasonOf(how))
     if (how === 'client_left') answered = true
     if (listener !== undefined) listener(how)
     else if (how === 'timed_out') giveUp({ code: 'engine_late', limitMs: limits.totalMs })
@@ -260,7 +262,8 @@ export const openExchange = (
     authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
     contentType: request.headers['content-type'],
     idempotencyKey: request.headers['idempotency-key']?.toString(),
-    signal: abort.signal,
+    isOver: () => over !== undefined,
+    signal,
     readBody: (organizationId) =>
       new Promise((resolve) => {
         held.own(organizationId)
@@ -308,7 +311,7 @@ export const openExchange = (
       }),
     hold: (bytes) => hold(bytes),
     async fetch(url, { maxBytes, timeMs, accept }) {
-      const fetched = await guardedFetch(url, { maxBytes, timeMs, headers: { accept }, signal: abort.signal, allow: limits.fetchAllow })
+      const fetched = await guardedFetch(url, { maxBytes, timeMs, headers: { accept }, signal: signal(), allow: limits.fetchAllow })
       if (fetched.ok && !hold(fetched.body.length)) return { ok: false, reason: 'too many large requests are in flight' }
       return fetched
     },
@@ -349,10 +352,20 @@ export const openExchange = (
     },
   }
 
+  function signal(): AbortSignal {
+    if (abort === undefined) {
+      abort = new AbortController()
+      if (over !== undefined) abort.abort(reasonOf(over))
+    }
+    return abort.signal
+  }
+
   function hold(bytes: number): boolean {
     return !answered && held.hold(bytes)
   }
 }
+
+const reasonOf = (over: Over): Error => new Error(over === 'client_left' ? 'the client has left' : 'the time for the answer is up')
 
 const BUSY: Refusal = { code: 'busy', reason: 'too many large requests are in flight', retryAfterMs: BUSY_RETRY_MS }
 

@@ -184,7 +184,8 @@ export const record = (
   const shared: Exchange = {
     // Who asked and when, as it was for the one that came first.
     ...first,
-    signal: abort.signal,
+    isOver: () => abort.signal.aborted,
+    signal: () => abort.signal,
     readBody: async () => yes(body),
     hold: (more) => !closed && held.hold(more),
     async fetch(url, { maxBytes, timeMs, accept }) {

@@ -340,7 +340,8 @@ describe('waiting for a seat', () => {
       engine: engine.url,
       limits: { totalMs: 150 },
       rooms: {
-        takeSeat: (_model, signal) => new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+        takeSeat: (_model, { signal }) =>
+          new Promise((_resolve, reject) => signal().addEventListener('abort', () => reject(signal().reason))),
       },
     })
     expect(await refusalOf(await plane.ask(CHAT, ASK))).toMatchObject({ status: 504 })

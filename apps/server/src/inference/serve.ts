@@ -12,6 +12,7 @@ import type { CountInput } from './count.ts'
 import type { Endpoint, FormEndpoint, Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Guesses } from './guess.ts'
+import type { Measure } from './measure.ts'
 import type { Relayed } from './relay.ts'
 import { lostEvent, usageEvent } from './usage-event.ts'
 
@@ -28,8 +29,8 @@ export type Rooms = {
   log: Logger
 }
 
-/** How much input a request has: as guessed, as an engine counts it, and what is learned of the difference. */
-export type Input = Guesses & { readonly count: CountInput }
+/** How much input a request has: as guessed, as an engine counts it, and what is learned of the difference; and what was used that nobody has counted. */
+export type Input = Guesses & { readonly count: CountInput; readonly measure: Measure }
 
 /**
  * A request, from socket to engine and back: every branch is here and none of the details.
@@ -59,7 +60,7 @@ export const serve =
     const ticket = await rooms.admit(
       caller.value,
       model.value,
-      estimateOf(asked.value, () => input.count(model.value, asked.value, exchange.signal)),
+      estimateOf(asked.value, () => input.count(model.value, asked.value, exchange.signal())),
     )
     if (!ticket.ok) return exchange.refuse(ticket.refusal)
     exchange.setHeaders(ticket.value.headers())
@@ -83,12 +84,13 @@ export const serve =
         return await rooms.record(usageEvent(begun, request.value, { ...failed, status }))
       }
 
-      used = toUsed(request.value, relayed.value)
+      const ended = await input.measure(model.value, request.value, relayed.value)
+      used = toUsed(request.value, ended)
       const { guessed } = request.value.estimate
-      if (guessed !== undefined && relayed.value.counted === 'engine') input.learn(model.value.name, guessed.mix, used.input)
+      if (guessed !== undefined && ended.counted === 'engine') input.learn(model.value.name, guessed.mix, used.input)
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
-      await rooms.record(usageEvent(begun, request.value, relayed.value))
-      relayed.value.finish()
+      await rooms.record(usageEvent(begun, request.value, ended))
+      ended.finish()
     } finally {
       ticket.value.settle(used)
     }
@@ -107,7 +109,7 @@ const estimateOf = ({ estimate, stream }: Request, count: () => Promise<number |
 
 /** Limits count what is not counted, too: an engine that has begun has had all of the input, and leaving early makes room for no more. */
 const toUsed = ({ estimate }: Request, { counts, counted, begun }: Pick<Relayed, 'counts' | 'counted' | 'begun'>): Used => {
-  if (counted === 'engine' || !begun) return counts
+  if (counted === 'engine' || counted === 'tokenizer' || !begun) return counts
   return {
     ...counts,
     input: Math.max(counts.input, estimate.inputTokens),

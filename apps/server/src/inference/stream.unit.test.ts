@@ -328,12 +328,12 @@ describe('a client that leaves', () => {
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
-        takeSeat: (_model, signal) =>
+        takeSeat: (_model, { signal }) =>
           new Promise((_resolve, reject) => {
             asked()
-            signal.addEventListener('abort', () => {
+            signal().addEventListener('abort', () => {
               ended = true
-              reject(signal.reason)
+              reject(signal().reason)
             })
           }),
       },

@@ -10,7 +10,7 @@ import { newId, type OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { openMetrics } from '../kit/metrics.ts'
 import { dropPartitions, makePartitions } from './keep.ts'
-import { openOpenings, readOpenings } from './openings.ts'
+import { listOpenings, openOpenings, readOpenings } from './openings.ts'
 import { insertEvents } from './ship.ts'
 import { computeTotals, readTotals } from './totals.ts'
 import { openUsage } from './usage.ts'
@@ -142,11 +142,16 @@ test('what runs survives when the list of what has begun is written anew', async
   const openings = await openOpenings({ directory, log: silent })
   const running = Array.from({ length: 20 }, () => usageEventOf())
   for (const event of running) openings.begin(event)
-  for (let round = 0; round < 12_000; round += 1) {
-    const event = usageEventOf()
-    openings.begin(event)
-    openings.end(event.id)
-    if (round % 500 === 0) await new Promise((done) => setImmediate(done))
+  const isNoted = async (id: string): Promise<boolean> => {
+    const [path = ''] = await listOpenings(directory)
+    // It may just have been written anew under another name.
+    return (await readOpenings(path).catch(() => [])).some((payload) => payload.includes(id))
+  }
+  for (let round = 0; round < 24; round += 1) {
+    const more = Array.from({ length: 500 }, () => usageEventOf())
+    for (const event of more) openings.begin(event)
+    await until('the last one is noted', () => isNoted(more.at(-1)?.id ?? ''))
+    for (const event of more) openings.end(event.id)
   }
   await openings.close()
   const next = await openOpenings({ directory, log: silent })

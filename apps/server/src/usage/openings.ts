@@ -10,6 +10,8 @@ const nameOf = (number: number): string => `${String(number).padStart(12, '0')}.
 
 /** A file that is mostly of answers long over is written anew with those that still run. */
 const FILE_BYTES = 4 * 1024 * 1024
+/** What is over by then needs no note: it has its event. And what has begun meanwhile is one write, where one for each was a tenth of a short request. */
+const NOTE_AFTER_MS = 5
 /** Answers that are open at once. Beyond it some will not be missed if we die: they cost nothing anyway. */
 const MAX_OPEN = 100_000
 
@@ -36,6 +38,8 @@ export const listOpenings = async (directory: string): Promise<string[]> =>
     .toSorted()
     .map((name) => join(directory, name))
 
+type Opening = { readonly event: RecordedEvent; noted: boolean }
+
 /** The openings in a file that were not withdrawn, as their events' JSON. Its end may be torn. */
 export const readOpenings = async (path: string): Promise<string[]> => {
   const found = new Map<string, string>()
@@ -51,23 +55,28 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
   const { directory, log } = options
   const left = await listOpenings(directory)
   let number = Number((left.at(-1)?.slice(directory.length + 1) ?? '0').slice(0, 12)) + 1
-  const running = new Map<RequestId, Buffer>()
+  const running = new Map<RequestId, Opening>()
   let path = join(directory, nameOf(number))
   let handle: FileHandle = await open(path, 'wx', 0o600)
   let fileBytes = 0
-  let queue: Buffer[] = []
+  let fresh: Opening[] = []
+  let withdrawn: RequestId[] = []
+  let timer: NodeJS.Timeout | undefined
   let writing: Promise<void> | undefined
   let complained = false
   let closed = false
+
+  const toFrame = (opening: Opening): Buffer => {
+    opening.noted = true
+    return frame(JSON.stringify(opening.event))
+  }
 
   /** The new file holds all that runs before the old one goes. */
   const renew = async (): Promise<void> => {
     number += 1
     const next = join(directory, nameOf(number))
     const nextHandle = await open(next, 'wx', 0o600)
-    const bytes = Buffer.concat([...running.values()])
-    // In it already, like everything else that runs.
-    queue = []
+    const bytes = Buffer.concat([...running.values()].map(toFrame))
     await nextHandle.write(bytes)
     await handle.close()
     await rm(path, { force: true })
@@ -75,38 +84,46 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
   }
 
   const write = async (): Promise<void> => {
-    while (queue.length > 0) {
-      const bytes = Buffer.concat(queue)
-      queue = []
-      try {
-        await handle.write(bytes, 0, bytes.length, fileBytes)
-        fileBytes += bytes.length
-        if (fileBytes >= FILE_BYTES) await renew()
-        complained = false
-      } catch (error) {
-        if (!complained)
-          log.warn({ err: error }, 'what has begun cannot be noted; if this process dies, open answers are not listed as lost')
-        complained = true
-      }
+    const begun = fresh.filter((opening) => !opening.noted && running.get(opening.event.id) === opening)
+    const bytes = Buffer.concat([...begun.map(toFrame), ...withdrawn.map((id) => frame(JSON.stringify({ withdrawn: id })))])
+    fresh = []
+    withdrawn = []
+    try {
+      if (bytes.length > 0) await handle.write(bytes, 0, bytes.length, fileBytes)
+      fileBytes += bytes.length
+      if (fileBytes >= FILE_BYTES) await renew()
+      complained = false
+    } catch (error) {
+      if (!complained) log.warn({ err: error }, 'what has begun cannot be noted; if this process dies, open answers are not listed as lost')
+      complained = true
     }
     writing = undefined
+    if (!closed && fresh.length + withdrawn.length > 0) soon()
   }
 
-  const note = (bytes: Buffer): void => {
-    queue.push(bytes)
-    writing ??= write()
+  const soon = (): void => {
+    if (writing !== undefined) return
+    timer ??= setTimeout(() => {
+      timer = undefined
+      writing = write()
+    }, NOTE_AFTER_MS).unref()
   }
 
   return {
     begin: (event) => {
       if (closed || running.size >= MAX_OPEN) return
-      const bytes = frame(JSON.stringify(event))
-      running.set(event.id, bytes)
-      note(bytes)
+      const opening = { event, noted: false }
+      running.set(event.id, opening)
+      fresh.push(opening)
+      soon()
     },
     end: (id) => void running.delete(id),
     withdraw: (id) => {
-      if (!closed && running.delete(id)) note(frame(JSON.stringify({ withdrawn: id })))
+      const opening = running.get(id)
+      running.delete(id)
+      if (closed || opening?.noted !== true) return
+      withdrawn.push(id)
+      soon()
     },
     left: () => [...left],
     forget: async (done) => {
@@ -116,6 +133,7 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
     close: async () => {
       if (closed) return
       closed = true
+      clearTimeout(timer)
       await writing
       // Whatever could not be noted while the disk was full can be now, perhaps.
       if (running.size > 0) await renew().catch(() => undefined)
