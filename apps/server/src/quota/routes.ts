@@ -189,10 +189,13 @@ export const quotaRoutes = (
     path: '/parvis/v1/budgets',
     summary: "List the budgets of the caller's organization, with what has been used of each in the period that runs.",
     needs: read,
+    query: pageQuery({ max: 100, fallback: 50, orders: ['created_at_asc', 'created_at_desc'], clamp: true }).strict(),
     answer: z.object({ budgets: z.array(BudgetAnswer), total_count: z.int() }),
-    handle: async ({ actor }) => {
+    handle: async ({ query, actor }) => {
       const budgets = await readBudgets(db, clock, actor.organizationId)
-      return yes({ budgets: budgets.map(budgetToJson), total_count: budgets.length })
+      const ordered = query.order_by === 'created_at_desc' ? budgets.toReversed() : budgets
+      const from = (query.page - 1) * query.page_size
+      return yes({ budgets: ordered.slice(from, from + query.page_size).map(budgetToJson), total_count: budgets.length })
     },
   })
 
