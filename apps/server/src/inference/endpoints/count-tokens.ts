@@ -48,7 +48,7 @@ export const countTokens =
 
     try {
       const { words, mediaTokens } = question.value
-      const counted = await input.count(model.value, words, exchange.signal)
+      const counted = await input.count(model.value, words, exchange.signal())
       exchange.addHeaders(['x-parvis-counted', counted === undefined ? 'estimate' : 'engine'])
       const tokens = (counted ?? words.estimate.inputTokens) + mediaTokens
       exchange.answer(200, bufferToBody(Buffer.from(JSON.stringify({ input_tokens: tokens }))))
