@@ -1,6 +1,8 @@
 import { systemClock } from '@parvis/server/kit/clock'
+import { yes } from '@parvis/server/kit/outcome'
 import { SPOKEN, speak } from '@parvis/server/kit/refusal'
 import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
+import { dataUrl, png } from '@parvis/testkit/media'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { until } from '@parvis/testkit/until'
 import fc from 'fast-check'
@@ -11,7 +13,18 @@ import { completions } from './endpoints/completions.ts'
 import { embeddings } from './endpoints/embeddings.ts'
 import type { Endpoint } from './endpoints/endpoint.ts'
 import { messages } from './endpoints/messages.ts'
+import { ocr } from './endpoints/ocr.ts'
+import { rerank } from './endpoints/rerank.ts'
 import { responses } from './endpoints/responses.ts'
+
+/** The request as it goes to an engine that speaks the dialect itself. */
+const native = (endpoint: Endpoint): Endpoint => ({
+  ...endpoint,
+  check(reading, model) {
+    const request = endpoint.check(reading, model)
+    return request.ok && request.value.native !== undefined ? yes(request.value.native.request) : request
+  },
+})
 
 const CHAT_MODEL = aModel()
 const READERS: [string, Endpoint, typeof CHAT_MODEL, Record<string, unknown>][] = [
@@ -19,6 +32,33 @@ const READERS: [string, Endpoint, typeof CHAT_MODEL, Record<string, unknown>][] 
   ['completions', completions, CHAT_MODEL, { prompt: 'Hi', max_tokens: 5 }],
   ['messages', messages, CHAT_MODEL, { messages: [{ role: 'user', content: 'Hi' }], max_tokens: 5, system: 'x' }],
   ['responses', responses(systemClock), CHAT_MODEL, { input: 'Hi', max_output_tokens: 5, tools: [] }],
+  [
+    'responses for an engine that speaks them',
+    native(responses(systemClock)),
+    CHAT_MODEL,
+    {
+      input: [
+        { role: 'user', content: [{ type: 'input_text', text: 'Hi' }] },
+        { type: 'function_call', call_id: 'a', name: 'f', arguments: '{}' },
+        { type: 'function_call_output', call_id: 'a', output: '1' },
+      ],
+      tools: [{ type: 'function', name: 'f', parameters: {} }],
+      reasoning: { effort: 'low' },
+    },
+  ],
+  ['rerank', rerank, aModel({ type: 'rerank', maxOutputTokens: null }), { query: 'a', documents: ['b', { text: 'c' }], top_n: 1 }],
+  [
+    'rerank with vectors',
+    rerank,
+    aModel({ type: 'embedding', dimensions: 8, maxOutputTokens: null }),
+    { query: 'a', documents: ['b', { text: 'c' }], top_n: 1 },
+  ],
+  [
+    'ocr',
+    ocr,
+    aModel({ type: 'ocr', maxOutputTokens: null }),
+    { document: { type: 'image_url', image_url: dataUrl('image/png', png(2, 2)) }, pages: [0] },
+  ],
   ['embeddings', embeddings, aModel({ type: 'embedding', dimensions: 8, maxOutputTokens: null }), { input: ['a'], dimensions: 8 }],
 ]
 
@@ -58,7 +98,19 @@ const write = (value: unknown): string =>
 
 /** A good body with some fields replaced, added, said twice or broken. */
 const spoilt = (good: Record<string, unknown>) => {
-  const names = [...Object.keys(good), 'model', 'stream', 'tools', 'response_format', 'max_tokens', '__proto__', 'MODEL']
+  const names = [
+    ...Object.keys(good),
+    'documents',
+    'document',
+    'input',
+    'model',
+    'stream',
+    'tools',
+    'response_format',
+    'max_tokens',
+    '__proto__',
+    'MODEL',
+  ]
   return fc
     .record({
       changes: fc.array(fc.tuple(fc.constantFrom(...names), odd), { maxLength: 4 }),
@@ -124,7 +176,17 @@ type Act = {
   readonly wait: boolean
 }
 
-const PATHS = ['/v1/chat/completions', '/v1//chat/completions', '/v1/embeddings', '/v1/completions', '/v1/messages', '/v1/nothing']
+const PATHS = [
+  '/v1/chat/completions',
+  '/v1//chat/completions',
+  '/v1/embeddings',
+  '/v1/completions',
+  '/v1/messages',
+  '/v1/messages/count_tokens',
+  '/v1/responses',
+  '/v1/rerank',
+  '/v1/nothing',
+]
 const act: fc.Arbitrary<Act> = fc
   .record({
     path: fc.constantFrom(...PATHS, PATHS[0] ?? ''),
@@ -134,7 +196,7 @@ const act: fc.Arbitrary<Act> = fc
     wait: fc.boolean(),
   })
   .map(({ path, stream, spoil, key, wait }) => {
-    const good = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }], prompt: 'Hi', max_tokens: 5, stream }
+    const good = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }], prompt: 'Hi', input: 'Hi', max_tokens: 5, stream }
     const text = spoil === 'json' ? '{"model":' : JSON.stringify(spoil === 'model' ? { ...good, model: 'x' } : good)
     const body = Buffer.from(text)
     return { path, body, length: body.length + (spoil === 'short' ? 50 : spoil === 'long' ? -10 : 0), key, wait }
@@ -162,7 +224,10 @@ const MOODS: Script[] = [
 ]
 
 describe('whole exchanges', () => {
-  test('pipelined, cut and broken off at random leave nothing behind', async () => {
+  test.each([
+    ['a chat', undefined],
+    ['what it came in', ['responses'] as const],
+  ])('with engines that speak %s, pipelined, cut and broken off at random, leave nothing behind', async (_what, speaks) => {
     const clients = fc.array(
       fc.record({
         acts: fc.array(act, { minLength: 1, maxLength: 5 }),
@@ -178,6 +243,7 @@ describe('whole exchanges', () => {
         await using engine = await startScriptedEngine()
         await using plane = await startDataPlane({
           engine: engine.url,
+          replica: { speaks },
           limits: {
             bodyMs: 150,
             totalMs: 2_000,
