@@ -3,6 +3,7 @@ import { authenticateToken } from '@parvis/server/cockpit/token'
 import { openSecrets } from '@parvis/server/kit/secrets'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
+import { openMailServer } from '@parvis/testkit/mail-server'
 import { until } from '@parvis/testkit/until'
 import { Accountv3 } from '@scaleway/sdk-account'
 import { createClient, Errors } from '@scaleway/sdk-client'
@@ -415,14 +416,17 @@ test('another region is not there, whoever asks', async () => {
   await expect(regional.createToken({ region: 'pl-waw', name: 'token' })).rejects.toBeInstanceOf(Errors.ResourceNotFoundError)
 })
 
-test('where there is a domain, each source has a host name of its own, as the clients know it', async () => {
+test('with a domain and a mail server sources have host names as the clients know them, and a test alert reaches everybody', async () => {
+  const mail = await openMailServer()
   const other = await startHouse({
     database,
     settings: {
       PARVIS_MASTER_KEY: masterKey,
+      PARVIS_BOOTSTRAP_SECRET_KEY: house.secretKey,
       PARVIS_DOMAIN: 'ai.example.com',
       PARVIS_COCKPIT_NAME: 'Parvis',
-      PARVIS_BOOTSTRAP_SECRET_KEY: house.secretKey,
+      PARVIS_SMTP_URL: mail.url,
+      PARVIS_MAIL_FROM: 'alerts@ai.example.com',
     },
   })
   try {
@@ -437,7 +441,21 @@ test('where there is a domain, each source has a host name of its own, as the cl
     expect((await there(`grafana?project_id=${projectId}`)).json()).toEqual({
       grafana_url: `https://${projectId}.dashboard.cockpit.ai.example.com`,
     })
+
+    for (const to of ['a@example.com', 'b@example.com']) await regional.createContactPoint({ projectId, email: { to } })
+    const trigger = () =>
+      other.call('/cockpit/v1/regions/fr-par/alert-manager/trigger-test-alert', { method: 'POST', body: { project_id: projectId } })
+    expect((await trigger()).json()).toMatchObject({ type: 'precondition_failed', help_message: 'the alert manager is not enabled' })
+    expect(await regional.enableAlertManager({ projectId })).toMatchObject({ alertManagerEnabled: true })
+    const triggered = await Promise.all([trigger(), trigger()])
+    expect(triggered.map(({ status }) => status).toSorted()).toEqual([204, 429])
+    // Both letters and no more, though it was asked for twice.
+    expect(mail.mails).toHaveLength(2)
+    const letters = mail.mails.map((letter) => JSON.stringify(letter)).toSorted()
+    for (const letter of letters) expect(letter).toContain(projectId)
+    expect(letters.join(' ')).toMatch(/a@example\.com.*b@example\.com/s)
   } finally {
     await other.stop()
+    await mail.close()
   }
 })

@@ -221,15 +221,21 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
       if (contacts.length === 0) return unusable('there is no contact point to tell')
       const { rowCount: enabled } = await db.query('select from alert_manager where project_id = $1 and region = $2', [projectId, region])
       if (enabled === 0) return unusable('the alert manager is not enabled')
-      const { rowCount: due } = await db.query(
-        `update alert_manager set tested_at = now()
-          where project_id = $1 and region = $2 and (tested_at is null or tested_at < now() - make_interval(secs => $3))`,
-        [projectId, region, TEST_PAUSE_SECONDS],
-      )
-      if (due === 0) {
-        const help_message = `a test alert can be sent every ${TEST_PAUSE_SECONDS} seconds`
-        return no({ type: 'too_many_requests', help_message, retryAfterMs: TEST_PAUSE_SECONDS * 1000 })
-      }
+      const due = await change(db, actor, async (client, note) => {
+        const { rowCount } = await client.query(
+          `update alert_manager set tested_at = now()
+            where project_id = $1 and region = $2 and (tested_at is null or tested_at < now() - make_interval(secs => $3))`,
+          [projectId, region, TEST_PAUSE_SECONDS],
+        )
+        if (rowCount === 0) {
+          const help_message = `a test alert can be sent every ${TEST_PAUSE_SECONDS} seconds`
+          return no<Denial>({ type: 'too_many_requests', help_message, retryAfterMs: TEST_PAUSE_SECONDS * 1000 })
+        }
+        const told = contacts.map(({ email }) => email)
+        await note({ action: 'updated', resourceType: 'alert_manager', resourceId: projectId, after: { tested: told } })
+        return yes(undefined)
+      })
+      if (!due.ok) return due
       const failures = await Promise.all(
         contacts.map(({ email }) =>
           sendMail({
