@@ -5,6 +5,7 @@ import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, piecesToBody } from '../body.ts'
 import { streamedTranscript, wholeTranscript } from '../transcripts/answers.ts'
+import { transcribeByChat } from '../transcripts/by-chat.ts'
 import { type FormEndpoint, mismatch, type Reading, type Request } from './endpoint.ts'
 
 const MAX_FILE_BYTES = 25 * 1024 * 1024 // data-plane.md 11.1
@@ -43,14 +44,16 @@ export const transcriptions: FormEndpoint<FormReading> = {
     return yes({ model, body, spans: new Map(), inside: 0, value: undefined, form: form.value })
   },
 
-  check({ form }, model) {
-    if (model.type !== 'audio') return no(mismatch(transcriptions, model))
+  check({ form }, model, guess) {
+    const hears = model.type === 'chat' && model.rules.audioInChat
+    if (model.type !== 'audio' && !hears) return no(mismatch(transcriptions, model))
     const { file } = form
     if (file === undefined) return no(wrong('file', 'a file with sound is wanted'))
     if (file.bytes === 0) return no(wrong('file', 'it is empty'))
     const settings = readSettings(form)
     if (!settings.ok) return settings
     const { format, stream, granularities } = settings.value
+    if (hears) return transcribeByChat(form, settings.value, model, guess)
 
     const timed = format === 'verbose_json' || format === 'srt' || format === 'vtt'
     const boundary = `parvis-${randomBytes(16).toString('hex')}`

@@ -93,7 +93,7 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
   return endpoint
 }
 
-const asChat = (body: Record<string, unknown>, model: Model, guess?: GuessTokens): Outcome<Request> => {
+export const asChat = (body: Record<string, unknown>, model: Model, guess?: GuessTokens): Outcome<Request> => {
   const reading: Outcome<Reading> = chat.read(toBody(body))
   return reading.ok ? chat.check(reading.value, model, guess) : reading
 }
