@@ -4,12 +4,14 @@ import { benchAdmit } from './micro/admit/admit.ts'
 import { benchGuess } from './micro/guess/guess.ts'
 import { benchLook } from './micro/look/look.ts'
 import { benchLeave } from './path/leave.ts'
+import { benchLimits } from './path/limits.ts'
 import { benchPath } from './path/path.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [leave] [engine] [admit] [guess] [look] [work] [--quick] [--millions 10]
+const HELP = `npm run bench -- [path] [limits] [leave] [engine] [admit] [guess] [look] [work] [--quick] [--millions 10]
 
   path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
+  limits   the same path with limits and budgets, and without, in pairs
   leave    how long it takes until an engine hears that its client has left
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
   admit    what it costs to decide whether a request may begin
@@ -27,6 +29,7 @@ const millions = millionsAt < 0 ? undefined : Number(given.splice(millionsAt, 2)
 
 const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   path: benchPath,
+  limits: benchLimits,
   leave: benchLeave,
   engine: benchEngine,
   admit: benchAdmit,

@@ -36,8 +36,12 @@ const until = async (what: string, holds: () => Promise<boolean>): Promise<void>
   throw new Error(`${what} within ${READY_LIMIT_MS / 1000} s`)
 }
 
-/** The built server as an operator starts it, with everything on, and the mock engine registered. */
-export const startParvis = async (enginePort: number, slowPort: number): Promise<Child & { key: string }> => {
+/** The built server as an operator starts it, with everything on unless told otherwise, and the mock engine registered. */
+export const startParvis = async (
+  enginePort: number,
+  slowPort: number,
+  { limits = true }: { limits?: boolean } = {},
+): Promise<Child & { key: string }> => {
   const dataDir = mkdtempSync(join(tmpdir(), 'parvis-bench-'))
   const port = await freePort()
   const key = randomUUID()
@@ -58,14 +62,15 @@ export const startParvis = async (enginePort: number, slowPort: number): Promise
     await command(['engines', 'add', '--name', name, '--url', `http://127.0.0.1:${slowPort}`], env)
   }
   // The limits of a tier are for its users and would end the run; these are looked at all the same.
-  await command(['limits', 'set', '--requests', String(NO_LIMIT), '--tokens', '100000000000000', '--concurrent', String(NO_LIMIT)], env)
+  const [some, many] = limits ? [String(NO_LIMIT), '100000000000000'] : ['unlimited', 'unlimited']
+  await command(['limits', 'set', '--requests', some, '--tokens', many, '--concurrent', some], env)
   await until('the mock engine is ready', async () => {
     const answer = await fetch(`${origin}/v1/chat/completions`, {
       method: 'POST',
       headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
       body: bodyOf('mock', 100, false),
     })
-    return answer.ok && answer.headers.get('x-ratelimit-limit-requests') === String(NO_LIMIT)
+    return answer.ok && answer.headers.get('x-ratelimit-limit-requests') === (limits ? some : null)
   })
   return {
     pid: child.pid ?? 0,
