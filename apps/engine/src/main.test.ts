@@ -157,10 +157,15 @@ describe('starting', () => {
 describe('ending', () => {
   test('on SIGTERM it lets a running answer end, takes no new ones, and exits with 0', async () => {
     const engine = await startEngine('tiny-chat', ['--context', '2048', '--sequences', '1'])
-    const answer = engine.ask(PATH, { ...question, max_tokens: 400, ignore_eos: true })
-    await until('it is at work', async () => ((await (await fetch(`${engine.url}/health`)).json()) as { busy: number }).busy === 1)
-    engine.child.kill('SIGTERM')
-    expect((await answer).usage.completion_tokens).toBe(400)
+    const long = { ...question, max_tokens: 200, ignore_eos: true, stream: true, stream_options: { include_usage: true } }
+    const answer = await engine.send(PATH, long)
+    let text = ''
+    for await (const bytes of answer.body ?? []) {
+      if (text === '') engine.child.kill('SIGTERM')
+      text += Buffer.from(bytes as Uint8Array).toString()
+    }
+    expect(text).toContain('"completion_tokens":200')
+    expect(text).toMatch(/data: \[DONE\]\n\n$/)
     expect(await engine.exited).toBe(0)
   })
 

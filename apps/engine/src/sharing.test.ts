@@ -11,6 +11,14 @@ const story = (subject: string) => ({ temperature: 0, messages: user(`Tell me a 
 const busy = async (engine: EngineProcess): Promise<number> =>
   ((await (await fetch(`${engine.url}/health`)).json()) as { busy: number }).busy
 
+/** What the engine has computed so far, in milliseconds of a processor; nothing where the system does not tell. */
+const cpuMsOf = ({ pid }: EngineProcess): number => {
+  const TICK_MS = 10
+  if (process.platform !== 'linux') return 0
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) * TICK_MS
+}
+
 describe('eight sequences of one model', () => {
   let engine: EngineProcess
   beforeAll(async () => {
@@ -35,22 +43,22 @@ describe('eight sequences of one model', () => {
   test.runIf(process.platform === 'linux')(
     'a token costs no more CPU with four streams than with one: they go through the model together',
     async () => {
-      const TICK_MS = 10
-      const cpuMs = (): number => {
-        const fields = readFileSync(`/proc/${engine.pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
-        return (Number(fields[11]) + Number(fields[12])) * TICK_MS
-      }
       const cost = async (streams: number): Promise<number> => {
-        const before = cpuMs()
+        const before = cpuMsOf(engine)
         const done = await Promise.all(
           SUBJECTS.slice(0, streams).map((subject) => engine.ask(PATH, { ...story(subject), max_tokens: 300, ignore_eos: true })),
         )
-        return (cpuMs() - before) / done.reduce((sum, { usage }) => sum + (usage.completion_tokens as number), 0)
+        return (cpuMsOf(engine) - before) / done.reduce((sum, { usage }) => sum + (usage.completion_tokens as number), 0)
       }
       await cost(4) // the code is warm now
-      const [one, four] = [await cost(1), await cost(4)]
-      // Measured 0.5 to 0.8. Streams that miss each other's batches cost 1 and more; the factor leaves room for a busy machine.
-      expect(four / one).toBeLessThan(1.2)
+      // Measured 0.5 to 0.8. Streams that miss each other's batches cost 1 and more. A neighbour on the machine makes everything dearer
+      // for a while, and may do so to one of the two only: what holds is seen in one try of four.
+      let ratio = Number.POSITIVE_INFINITY
+      for (let tries = 0; tries < 4 && ratio >= 1; tries += 1) {
+        const one = await cost(1)
+        ratio = (await cost(4)) / one
+      }
+      expect(ratio).toBeLessThan(1)
     },
   )
 
@@ -88,10 +96,10 @@ describe('eight sequences of one model', () => {
       const reader = response.body?.getReader()
       await reader?.read()
       expect(await busy(engine)).toBe(1)
-      const left = performance.now()
+      const before = cpuMsOf(engine)
       leaving.abort()
-      await until('the sequence is free', async () => (await busy(engine)) === 0, 2000)
-      expect(performance.now() - left).toBeLessThan(1_000)
+      await until('the sequence is free', async () => (await busy(engine)) === 0)
+      expect(cpuMsOf(engine) - before).toBeLessThan(1_000) // the whole answer takes several times that
     }
   })
 
@@ -127,21 +135,21 @@ describe('eight sequences of one model', () => {
       for (let round = 0; round < 8; round += 1) await one()
     }
     await Promise.all(Array.from({ length: 14 }, worker))
-    await until('all are free', async () => (await busy(engine)) === 0, 2000)
+    await until('all are free', async () => (await busy(engine)) === 0)
     expect(engine.log()).not.toContain('"level":"error"')
     const { choices } = await engine.ask(PATH, { temperature: 0, messages: user('What is the capital of France?') })
     expect(choices[0].message.content).toBe('The capital of France is Paris.')
   })
 
   test('sequences that are cut back while others generate do not wait for them to end', async () => {
-    const long = SUBJECTS.slice(0, 3).map((subject) => engine.ask(PATH, { ...story(subject), max_tokens: 700, ignore_eos: true }))
+    const long = SUBJECTS.slice(0, 3).map((subject) => engine.ask(PATH, { ...story(subject), max_tokens: 1_400, ignore_eos: true }))
     await until('three are at work', async () => (await busy(engine)) === 3)
     for (let round = 0; round < 4; round += 1) {
       // Each has its own tenant and thus takes over a sequence with something else in it.
       await engine.ask(PATH, { temperature: 0, max_tokens: 2, messages: user('Hi') }, { 'x-parvis-tenant': `guest-${round}` })
     }
     expect(await busy(engine)).toBe(3)
-    for (const { usage } of await Promise.all(long)) expect(usage.completion_tokens).toBe(700)
+    for (const { usage } of await Promise.all(long)) expect(usage.completion_tokens).toBe(1_400)
   })
 })
 
@@ -158,7 +166,7 @@ describe('one sequence', () => {
       '--max-waiting',
       '1',
       '--max-wait-ms',
-      '300',
+      '3000',
     ])
   })
   afterAll(() => engine.stop())
@@ -180,7 +188,7 @@ describe('one sequence', () => {
     expect(full.error).toMatchObject({ type: 'ServiceUnavailableError', code: 503 })
     const late = await waits
     expect(late.status).toBe(503)
-    expect(late.error.message).toContain('0.3 s')
+    expect(late.error.message).toContain('3 s')
     leaving.abort()
   })
 
@@ -202,10 +210,10 @@ describe('one sequence', () => {
     )
     answer.catch(() => {})
     await until('it is computing', async () => (await busy(engine)) === 1)
-    const left = performance.now()
+    const before = cpuMsOf(engine)
     leaving.abort()
-    await until('the sequence is free', async () => (await busy(engine)) === 0, 5000)
-    expect(performance.now() - left).toBeLessThan(1_500) // the whole prompt takes far longer
+    await until('the sequence is free', async () => (await busy(engine)) === 0)
+    expect(cpuMsOf(engine) - before).toBeLessThan(1_500) // the whole prompt takes far longer
   })
 
   test('a client that closes its socket in the middle of its request harms nobody', async () => {

@@ -1,4 +1,5 @@
 import { fileURLToPath } from 'node:url'
+import { cpuMs } from '@parvis/testkit/cpu'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import fc from 'fast-check'
 import { getLlama, type Llama, LlamaGrammar, LlamaGrammarEvaluationState, type LlamaModel } from 'node-llama-cpp'
@@ -536,7 +537,7 @@ test('hostile patterns are refused quickly', () => {
     `[^${Array.from({ length: 8000 }, (_, at) => String.fromCodePoint(0x4e00 + 2 * at)).join('')}]{2000}`,
   ]
   for (const pattern of hostile) {
-    const started = performance.now()
+    const before = cpuMs()
     const grammar = jsonSchemaToGbnf({
       type: 'object',
       properties: { a: { type: 'string', pattern }, b: { type: 'string', pattern: `${pattern}b` } },
@@ -545,7 +546,7 @@ test('hostile patterns are refused quickly', () => {
       pattern.slice(0, 30),
       expect.stringContaining('too large'),
     ])
-    expect(performance.now() - started).toBeLessThan(5000)
+    expect(cpuMs() - before).toBeLessThan(5000)
   }
 })
 

@@ -187,6 +187,7 @@ describe('many at once', () => {
     expect(await left).toBe('left')
     const texts = await Promise.all(waiting)
     expect(new Set(texts.map(({ text }) => text))).toEqual(new Set(['Fifty plus sixteen.']))
+    await until('nobody is there any more', async () => (await health()).busy === 0)
     expect(await health()).toMatchObject({ status: 'ok', busy: 0, waiting: 0 })
   })
 })

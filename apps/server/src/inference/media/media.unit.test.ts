@@ -1,3 +1,4 @@
+import { cpuMs } from '@parvis/testkit/cpu'
 import { dataUrl, gif, jpeg, mp3, png, wav, webp } from '@parvis/testkit/media'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -79,9 +80,9 @@ describe('an image', () => {
       }),
       { numRuns: 2000 },
     )
-    const startedAt = performance.now()
+    const before = cpuMs()
     for (const start of starts) image(Buffer.concat([start, Buffer.alloc(10 * 2 ** 20, 0x01)]))
-    expect(performance.now() - startedAt).toBeLessThan(1_000)
+    expect(cpuMs() - before).toBeLessThan(2_000)
   })
 })
 
