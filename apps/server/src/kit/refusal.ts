@@ -5,6 +5,7 @@ export type Reached =
   | 'tokens'
   | 'audio'
   | 'project_tokens'
+  | 'batches'
   | 'free_tokens'
   | `budget_${'tokens' | 'money'}_${'day' | 'month'}`
 
@@ -57,6 +58,7 @@ const REACHED: { readonly [L in Reached]: (model: string) => string } = {
   tokens: (model) => `You exceeded your current quota of tokens per minute for the model ${model}.`,
   audio: (model) => `You exceeded your current quota of audio seconds per minute for the model ${model}.`,
   project_tokens: (model) => `This project exceeded your current quota of tokens per minute for the model ${model}.`,
+  batches: () => 'You exceeded your current threshold of concurrent batches.',
   free_tokens: () => 'You exceeded your current quota of free tokens per month.',
   budget_tokens_day: () => 'You exceeded your current budget of tokens per day.',
   budget_tokens_month: () => 'You exceeded your current budget of tokens per month.',

@@ -1,4 +1,5 @@
 import type { Clock } from '../kit/clock.ts'
+import type { OrganizationId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { type Metrics, openMetrics } from '../kit/metrics.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
@@ -6,7 +7,7 @@ import type { Refusal } from '../kit/refusal.ts'
 import { type Gate, type Holder, openGates, type PricedModel, priceOf } from './gates.ts'
 import { toHeaders } from './headers.ts'
 import type { Ledger } from './ledger.ts'
-import type { Policy } from './policy.ts'
+import { ANY_MODEL, type Policy } from './policy.ts'
 import { openShares } from './shares.ts'
 
 /** What a request may cost at most: the input as guessed before it is counted, the output up to its limit. */
@@ -41,9 +42,14 @@ export type Ticket = {
 
 export type Admit = (caller: Holder, model: PricedModel, estimate: Estimate) => Outcome<Ticket> | Promise<Outcome<Ticket>>
 
+/** A place that something runs in for long. It is free again when it is left, and some seconds after this process has died. */
+export type Place = { leave(): void }
+
 export type Admission = {
   /** From memory, unless the share in hand does not suffice: then the ledger is asked once, and what it says is an answer. */
   admit: Admit
+  /** A place for a batch that runs, of those the organization has over all models (serverless-platform.md 4.2). */
+  takeBatchPlace(organizationId: OrganizationId): Promise<Outcome<Place>>
   /** Tickets that are not settled. */
   open(): number
   /** What happens every second by itself: what nobody used goes back, what is held is renewed. */
@@ -187,6 +193,25 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     return refuse(next.gate, asked, retryAfter(next.gate, next.share.waitMs(next.units)))
   }
 
+  const takeBatchPlace: Admission['takeBatchPlace'] = async (organizationId) => {
+    const { concurrent_batches: capacity } = parts.policy().limits(organizationId, ANY_MODEL)
+    if (capacity === null) return yes({ leave: () => undefined })
+    const share = shares.share({ kind: 'places', key: `batches ${organizationId} ${ANY_MODEL}`, capacity, refillPerMs: 0 })
+    for (let asks = 0; asks < MAX_ASKS && !share.has(1) && share.waitMs(1) === 0; asks += 1) await shares.bring([{ share, units: 1 }])
+    if (!share.has(1)) {
+      refusals.add(['batches', ANY_MODEL])
+      return no({ code: 'limit_reached', limit: 'batches', model: ANY_MODEL, retryAfterMs: CONCURRENCY_RETRY_MS })
+    }
+    share.take(1)
+    let left = false
+    return yes({
+      leave: () => {
+        if (!left) share.settle(1, 0)
+        left = true
+      },
+    })
+  }
+
   const openTicket = (gates: readonly Gate[], asked: Asked): Ticket => {
     const { model, estimate } = asked
     const taken: { gate: Gate; units: number; asking: boolean; dry: boolean }[] = gates.map((gate) => ({
@@ -267,7 +292,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     }
   }
 
-  return { admit, open: () => open, beat: shares.beat, close: shares.close }
+  return { admit, takeBatchPlace, open: () => open, beat: shares.beat, close: shares.close }
 }
 
 /** What a budget must not lack is reserved for the most that the input can be; a limit by the minute may be overdrawn once, and refills. */

@@ -201,6 +201,28 @@ describe('what is refused, and how it is said', () => {
   })
 })
 
+describe('places for batches', () => {
+  test('are as many as the organization may run, whatever else it does; one that is left is free, once', async () => {
+    const house = open({ limits: { concurrent_batches: 2, concurrent_requests: 0 } })
+    const take = (who = ALICE) => house.takeBatchPlace(who.organizationId)
+    const [one, other] = [await take(), await take()]
+    if (!one.ok || !other.ok) throw new Error('there are two')
+    const refused = await take()
+    expect(refused).toMatchObject({ ok: false, refusal: { code: 'limit_reached', limit: 'batches', retryAfterMs: 1_000 } })
+    if (!refused.ok) expect(speak(refused.refusal)).toMatchObject({ status: 429 })
+    expect(house.metrics.render()).toContain('parvis_limit_refusals_total{reason="batches",model="*"} 1')
+    expect((await take(BOB)).ok).toBe(true)
+    one.value.leave()
+    one.value.leave()
+    expect([(await take()).ok, (await take()).ok]).toEqual([true, false])
+  })
+
+  test('without a limit there is always one', async () => {
+    const house = open({})
+    for (let round = 0; round < 200; round += 1) expect((await house.takeBatchPlace(ALICE.organizationId)).ok).toBe(true)
+  })
+})
+
 describe('budgets', () => {
   test('on the last millisecond of a day the old budget holds, on the first of the next the new one', async () => {
     const clock = stoppedClock((Date.UTC(2026, 1, 1) - 1) as Instant)

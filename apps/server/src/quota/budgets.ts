@@ -152,7 +152,7 @@ export const watchBudgets = (parts: {
       await reconcile(db, clock.now(), { organizationId, projectId: null, principalId: null, unit: 'tokens', key, period })
     }
     await db.query(
-      `delete from quota_part where until < now() - interval '${KEEP_DAYS} days' or (key like 'places %' and until < now() - interval '1 hour')`,
+      `delete from quota_part where until < now() - interval '${KEEP_DAYS} days' or ((key like 'places %' or key like 'batches %') and until < now() - interval '1 hour')`,
     )
   }
 

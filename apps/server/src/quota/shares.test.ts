@@ -71,6 +71,32 @@ test('gateways share the places of an organization, and one that has none gets t
   expect((await ask(other)).ok).toBe(false)
 })
 
+test('a place for a batch is held over gateways, however long it takes, and comes free when its gateway is gone', async () => {
+  const { organizationId } = await anOrganization()
+  await limit(organizationId, 'concurrent_batches', 2)
+  const [one, other] = [await aGateway(), await aGateway()]
+  const places = [await one.takeBatchPlace(organizationId), await one.takeBatchPlace(organizationId)]
+  expect(places.map(({ ok }) => ok)).toEqual([true, true])
+  expect((await other.takeBatchPlace(organizationId)).ok).toBe(false)
+  // Its lease is renewed for as long as it lives.
+  const lease = async () =>
+    (await database.db.query<{ until: Date }>(`select until from quota_part where key = $1 and held = 2`, [`batches ${organizationId} *`]))
+      .rows[0]?.until
+  const first = await lease()
+  await one.beat()
+  expect((await lease())?.getTime()).toBeGreaterThan(first?.getTime() ?? Number.POSITIVE_INFINITY)
+  // As it is some seconds after its last word.
+  open.splice(0, 1)
+  await one.close()
+  await database.db.query(`update quota_part set held = 2, until = now() - interval '1 millisecond' where key = $1 and gateway <> $2`, [
+    `batches ${organizationId} *`,
+    randomUUID(),
+  ])
+  await until('the other has both', async () => (await other.takeBatchPlace(organizationId)).ok)
+  await until('the other has both', async () => (await other.takeBatchPlace(organizationId)).ok)
+  expect((await other.takeBatchPlace(organizationId)).ok).toBe(false)
+})
+
 test('a budget holds over gateways and survives a restart of all of them', async () => {
   const holder = await anOrganization()
   const edit = { db: database.db, clock: systemClock, actor: 'test' } as const
