@@ -140,6 +140,12 @@ test('a data source lives, from its making to the 404 after its end', async () =
   await expect(regional.deleteDataSource({ dataSourceId })).rejects.toBeInstanceOf(Errors.ResourceNotFoundError)
 })
 
+test('a project that is empty is one that is not given: the default project is meant', async () => {
+  const answer = await house.call('/cockpit/v1/regions/fr-par/tokens', { body: { project_id: '', name: 'by-default', token_scopes: null } })
+  expect(answer.json()).toMatchObject({ project_id: organizationId, scopes: [] })
+  expect((await house.call('/cockpit/v1/regions/fr-par/tokens?project_id=')).json()).toMatchObject({ total_count: 1 })
+})
+
 test('each broken rule has a detail of its own', async () => {
   const answer = await house.call('/cockpit/v1/regions/fr-par/data-sources', {
     body: { project_id: organizationId, name: '?', retention_days: 1826 },

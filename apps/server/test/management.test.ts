@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -68,6 +70,28 @@ test.each([
 test('a page past the end is empty with the same total, and every unknown_ order means none', async () => {
   expect((await house.call(`${PROJECTS}?page=7&page_size=1`)).json()).toEqual({ total_count: 1, projects: [] })
   expect((await house.call(`${PROJECTS}?order_by=unknown_order_by`)).status).toBe(200)
+})
+
+test('a parameter that is there and empty is one that is not there', async () => {
+  for (const empty of ['name', 'organization_id', 'project_ids', 'page', 'order_by'])
+    expect((await house.call(`${PROJECTS}?${empty}=`)).json()).toMatchObject({ total_count: 1 })
+})
+
+test.each([['[]'], ['"text"'], ['7'], ['{'], ['{"name":']])('a body of %s is refused by that name', async (body) => {
+  const answer = await house.call(PROJECTS, { body })
+  expect([answer.status, answer.json()]).toMatchObject([
+    400,
+    { type: 'invalid_arguments', details: [{ argument_name: 'body', reason: 'format' }] },
+  ])
+})
+
+test('who is refused and never sends the rest of the body is cut off', async () => {
+  const socket = connect(Number(new URL(house.url).port), '127.0.0.1')
+  let received = ''
+  socket.on('data', (chunk: Buffer) => void (received += chunk.toString()))
+  socket.write(`POST ${PROJECTS} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{`)
+  await once(socket, 'close')
+  expect(received).toMatch(/^HTTP\/1\.1 401 /)
 })
 
 test("another organization's projects are answered as if it had none", async () => {

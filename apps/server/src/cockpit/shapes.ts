@@ -39,7 +39,9 @@ export const forbidden = (needs: Needs): Outcome<never, Denial> =>
 
 export const Uuid = z.guid().transform((text) => text.toLowerCase())
 /** Clients fill it in; without one the default project is meant, whose id is the organization's. */
-export const GivenProject = { project_id: Uuid.optional() }
+export const GivenProject = {
+  project_id: z.preprocess((given) => (given === '' ? undefined : given), Uuid.optional()),
+}
 export const projectOf = (actor: { readonly organizationId: OrganizationId }, given: { project_id?: string | undefined }): ProjectId =>
   (given.project_id ?? actor.organizationId) as ProjectId
 

@@ -151,6 +151,10 @@ const withoutNulls = (value: unknown): unknown =>
 const at = (given: unknown, path: readonly PropertyKey[]): unknown =>
   path.reduce<unknown>((value, key) => (typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined), given)
 
+/** Go writes a parameter that nobody set as an empty one. */
+const withoutBlanks = (query: unknown): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(query as Record<string, unknown>).filter(([, value]) => value !== ''))
+
 const reasonOf = (issue: z.core.$ZodIssue, given: unknown): ArgumentFault['reason'] => {
   if (issue.code === 'unrecognized_keys') return 'unknown'
   if (at(given, issue.path) === undefined && issue.code.startsWith('invalid_')) return 'required'
@@ -162,7 +166,7 @@ const toDetails = (error: z.ZodError, given: unknown): ArgumentFault[] =>
     const reason = reasonOf(issue, given)
     // A typing mistake is named by its own name, not by that of the object around it.
     const names = issue.code === 'unrecognized_keys' ? issue.keys.map((key) => [...issue.path, key]) : [issue.path]
-    return names.map((path) => ({ argument_name: path.map(String).join('.'), reason, help_message: issue.message }))
+    return names.map((path) => ({ argument_name: path.map(String).join('.') || 'body', reason, help_message: issue.message }))
   })
 
 const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, Denial> => {
@@ -201,7 +205,7 @@ const deny = (reply: FastifyReply, denial: Denial): FastifyReply => {
 const denyUnread = (request: FastifyRequest, reply: FastifyReply, denial: Denial): FastifyReply => {
   const { raw } = request
   if (request.headers.expect !== undefined) reply.header('connection', 'close')
-  else if (!raw.complete) setTimeout(() => raw.complete || raw.socket.destroy(), LINGER_MS).unref()
+  else if (!raw.complete) setTimeout(() => raw.complete || raw.destroy(), LINGER_MS).unref()
   return deny(reply, denial)
 }
 
@@ -329,7 +333,7 @@ export const openManagement = (
           if (region !== undefined && region !== parts.region) return deny(reply, notFound('region', region))
           const params = parse(route.params, request.params)
           if (!params.ok) return deny(reply, params.refusal)
-          const query = parse(route.query, request.query)
+          const query = parse(route.query, withoutBlanks(request.query))
           if (!query.ok) return deny(reply, query.refusal)
           const read = route.body === undefined ? yes(undefined) : readJson(request.body, route.nulls === 'kept')
           if (!read.ok) return deny(reply, read.refusal)
