@@ -7,6 +7,7 @@ import { registerLimits } from './cli/limits.ts'
 import { registerModels } from './cli/models.ts'
 import { registerServe } from './cli/serve.ts'
 import { registerUsage } from './cli/usage.ts'
+import { registerUsers } from './cli/users.ts'
 import { type Config, readConfig, SETTINGS } from './config.ts'
 import { VERSION } from './http.ts'
 
@@ -37,6 +38,7 @@ registerModels(program, readSettings)
 registerBill(program, readSettings)
 registerEngines(program, readSettings, { env: process.env })
 registerUsage(program, readSettings)
+registerUsers(program, readSettings)
 
 try {
   await program.parseAsync()

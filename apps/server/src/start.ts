@@ -32,6 +32,7 @@ import { linkPages } from './iam/pages.ts'
 import { openPeople } from './iam/people.ts'
 import { iamRoutes } from './iam/routes.ts'
 import { inferenceRoutes } from './inference/routes.ts'
+import { httpAddress } from './kit/addresses.ts'
 import { openChanges } from './kit/changes.ts'
 import { type Clock, systemClock } from './kit/clock.ts'
 import { holdDataDir } from './kit/data-dir.ts'
@@ -184,7 +185,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
         fetchAllow: config.fetchAllow,
       },
     )
-    const publicUrl = (): string => config.publicUrl ?? addressOf(config.host, app.server.address() as AddressInfo)
+    const publicUrl = (): string => config.publicUrl ?? httpAddress(config.host, (app.server.address() as AddressInfo).port)
     const sendMail = openMail(config)
     const people = openPeople({ db, clock, log, secrets, iam, sendMail, publicUrl, behindTls: config.behindTls, oidc: oidcOf(config) })
     open('letters', people.close)
@@ -240,7 +241,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('http', drain)
 
     log.info({ host: config.host, port }, 'listening')
-    return { config, db, url: addressOf(config.host, { port }), owner, catalog, engines, routes: shapes, close }
+    return { config, db, url: httpAddress(config.host, port), owner, catalog, engines, routes: shapes, close }
   } catch (error) {
     await close()
     throw error
@@ -260,9 +261,6 @@ const oidcOf = ({ oidcIssuer: issuer, oidcClientId: clientId, oidcClientSecret: 
   issuer === undefined || clientId === undefined || clientSecret === undefined
     ? undefined
     : { issuer, clientId, clientSecret, domains, join: oidcJoin as OrganizationId | undefined }
-
-const addressOf = (host: string, { port }: Pick<AddressInfo, 'port'>): string => `http://${urlHost(host)}:${port}`
-const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host === '0.0.0.0' ? '127.0.0.1' : host)
 
 const localModels = (models: readonly Model[]) =>
   models.flatMap((model) =>

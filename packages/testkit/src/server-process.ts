@@ -5,14 +5,16 @@ import { programOf } from './program.ts'
 const PARVIS = programOf('server')
 const START_LIMIT_MS = 60_000
 
-const launch = (args: readonly string[], env: Readonly<Record<string, string>>) => {
+const launch = (args: readonly string[], env: Readonly<Record<string, string>>, input = '') => {
   const inherited = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_')),
   )
   const child = spawn(process.execPath, [...PARVIS.execArgv, PARVIS.path, ...args], {
     env: { ...inherited, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   })
+  // It may end before it has read what it is given.
+  child.stdin.on('error', () => {}).end(input)
   const said = { out: '', err: '' }
   child.stdout.on('data', (chunk: Buffer) => {
     said.out += chunk.toString()
@@ -24,12 +26,13 @@ const launch = (args: readonly string[], env: Readonly<Record<string, string>>) 
   return { child, said, ended }
 }
 
-/** Runs `parvis` with these arguments to its end. */
+/** Runs `parvis` with these arguments, and this on its standard input, to its end. */
 export const runParvis = async (
   args: readonly string[],
   env: Readonly<Record<string, string>>,
+  input?: string,
 ): Promise<{ code: number | null; out: string; err: string }> => {
-  const { said, ended } = launch(args, env)
+  const { said, ended } = launch(args, env, input)
   return { code: await ended, ...said }
 }
 

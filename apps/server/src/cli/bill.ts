@@ -7,13 +7,12 @@ import { isMonth, type Month, monthOf } from '../billing/month.ts'
 import { type Terms, termsOf } from '../billing/terms.ts'
 import { FREE_TIER_DEDUCTION, kindOf, quantityOf, skuOf } from '../billing/wording.ts'
 import type { Config } from '../config.ts'
-import { readInstallation } from '../iam/installation.ts'
 import { instantToDate, systemClock } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { type Cents, formatCents, formatPico, sumCents } from '../kit/money.ts'
 import type { Outcome } from '../kit/outcome.ts'
 import { operatorHere } from './operator.ts'
-import { type CommandDatabase, withDatabase } from './with-database.ts'
+import { type CommandDatabase, installed, withDatabase } from './with-database.ts'
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
 
@@ -42,12 +41,7 @@ const parseNumber = (text: string): number => {
   return Number(text)
 }
 
-const organizationOf = async ({ db, secrets }: CommandDatabase): Promise<OrganizationId> => {
-  const installation = await readInstallation(db, secrets)
-  if (installation === undefined)
-    throw new Error('Nothing is set up here yet. Start Parvis once: it makes the organization and its first key.')
-  return installation.organizationId
-}
+const organizationOf = async (database: CommandDatabase): Promise<OrganizationId> => (await installed(database)).organizationId
 
 const billToJson = ({ month, closedAt, bill, pools, projectNames }: MonthBill, terms: Terms) => ({
   month,

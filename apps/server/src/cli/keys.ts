@@ -1,10 +1,9 @@
 import { type Command, InvalidArgumentError } from 'commander'
 import type { Config } from '../config.ts'
-import { type Installation, readInstallation } from '../iam/installation.ts'
 import { createKey, isAccessKey, type Key, listKeys, revokeKey } from '../iam/keys.ts'
 import { dateToInstant, type Instant, instantToDate, systemClock } from '../kit/clock.ts'
 import { operatorHere } from './operator.ts'
-import { type CommandDatabase, withDatabase } from './with-database.ts'
+import { installed, withDatabase } from './with-database.ts'
 
 const HOUR_MS = 3_600_000
 const UNIT_MS: Readonly<Record<string, number>> = { h: HOUR_MS, d: 24 * HOUR_MS, w: 7 * 24 * HOUR_MS }
@@ -37,13 +36,6 @@ const keyToJson = (key: Key) => ({
   created_at: instantToDate(key.createdAt).toISOString(),
   expires_at: key.expiresAt === null ? null : instantToDate(key.expiresAt).toISOString(),
 })
-
-const installed = async ({ db, secrets }: CommandDatabase): Promise<Installation> => {
-  const installation = await readInstallation(db, secrets)
-  if (installation === undefined)
-    throw new Error('Nothing is set up here yet. Start Parvis once: it makes the organization and its first key.')
-  return installation
-}
 
 type CreateOptions = { description: string; expiresIn?: number; expiresAt?: Instant; json?: boolean }
 

@@ -1,6 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander'
 import type { Config } from '../config.ts'
-import { readInstallation } from '../iam/installation.ts'
 import { instantToDate, systemClock } from '../kit/clock.ts'
 import { isUuid, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
 import type { Outcome } from '../kit/outcome.ts'
@@ -17,7 +16,7 @@ import {
 } from '../quota/edit.ts'
 import { ANY_MODEL, LIMIT_NAMES, type LimitName, OVER_ALL, readPolicy, TIERS } from '../quota/policy.ts'
 import { operatorHere } from './operator.ts'
-import { type CommandDatabase, withDatabase } from './with-database.ts'
+import { type CommandDatabase, installed, withDatabase } from './with-database.ts'
 
 const NANOS_DIGITS = 9
 
@@ -56,13 +55,8 @@ const sayMoney = (nanos: number): string => {
   return `${digits.slice(0, -NANOS_DIGITS)}.${digits.slice(-NANOS_DIGITS).replace(/0{0,7}$/, '')}`
 }
 
-const organizationOf = async ({ db, secrets }: CommandDatabase, given: string | undefined): Promise<OrganizationId> => {
-  if (given !== undefined) return given as OrganizationId
-  const installation = await readInstallation(db, secrets)
-  if (installation === undefined)
-    throw new Error('Nothing is set up here yet. Start Parvis once: it makes the organization and its first key.')
-  return installation.organizationId
-}
+const organizationOf = async (database: CommandDatabase, given: string | undefined): Promise<OrganizationId> =>
+  given === undefined ? (await installed(database)).organizationId : (given as OrganizationId)
 
 const done = <T>(outcome: Outcome<T, EditRefusal>): T => {
   if (!outcome.ok) throw new Error(outcome.refusal.why)

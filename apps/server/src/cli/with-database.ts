@@ -1,4 +1,5 @@
 import type { Config } from '../config.ts'
+import { type Installation, readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
 import { type Db, openDb } from '../kit/db.ts'
 import { type Logger, openLog } from '../kit/log.ts'
@@ -41,4 +42,12 @@ export const withDatabase = async <T>(config: Config, work: (database: CommandDa
     await db.end()
     await embedded?.close()
   }
+}
+
+/** What the first start made; a command before it says so. */
+export const installed = async ({ db, secrets }: CommandDatabase): Promise<Installation> => {
+  const installation = await readInstallation(db, secrets)
+  if (installation === undefined)
+    throw new Error('Nothing is set up here yet. Start Parvis once: it makes the organization and its first key.')
+  return installation
 }
