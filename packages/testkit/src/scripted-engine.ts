@@ -280,8 +280,12 @@ const perform = async (answering: Answering, path: string): Promise<void> => {
 
 const wholeAnswerTo = async (path: string, answering: Answering): Promise<unknown> => {
   if (path.endsWith('/embeddings')) return embeddings(answering)
-  if (path.endsWith('/tokenize'))
-    return { count: PROMPT_TOKENS, max_model_len: 4096, tokens: Array.from({ length: PROMPT_TOKENS }, () => 1) }
+  if (path.endsWith('/tokenize')) {
+    // What it has said itself is counted by words, so that a test sees the difference.
+    const { prompt, add_special_tokens: special } = answering.asked
+    const count = typeof prompt === 'string' && special === false ? prompt.split(/\s+/).filter(Boolean).length : PROMPT_TOKENS
+    return { count, max_model_len: 4096, tokens: Array.from({ length: count }, () => 1) }
+  }
   if (path.endsWith('/responses')) return responseTo(answering)
   return path.endsWith('/chat/completions') ? completion(answering) : textCompletion(answering)
 }

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { emptyDatabase, freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { usageEventOf } from '../../test/children/usage-events.ts'
 import { type Environment, readConfig } from '../config.ts'
 import { bootstrap } from '../iam/bootstrap.ts'
 import { systemClock } from '../kit/clock.ts'
 import { holdDataDir } from '../kit/data-dir.ts'
 import { openSecrets } from '../kit/secrets.ts'
+import { insertEvents } from '../usage/ship.ts'
 import { checkNode, examine, type Finding, judgeSync } from './doctor.ts'
 
 let database: TestDatabase
@@ -62,6 +64,7 @@ test('a sound place gets nothing but ok, and nothing is left behind', async () =
     'migrations',
     'clock',
     'master key',
+    'counts',
     'port',
     'engine',
     'memory',
@@ -71,6 +74,13 @@ test('a sound place gets nothing but ok, and nothing is left behind', async () =
   expect(found['engine']?.found).toContain('llama.cpp loads, on the CPU')
   expect(found['migrations']?.found).toBe('none pending')
   expect((await readdir(dataDir)).filter((name) => name.startsWith('doctor'))).toEqual([])
+})
+
+test('answers that nobody has counted are told, since nobody pays for them', async () => {
+  expect((await look())['counts']).toMatchObject({ state: 'ok' })
+  const uncounted = [usageEventOf({ counted: 'none', charged: false }), usageEventOf()].map((event) => JSON.stringify(event))
+  expect(await insertEvents(database.db, uncounted, (_, error) => Promise.reject(error as Error))).toBe(2)
+  expect((await look())['counts']).toMatchObject({ state: 'warn', found: expect.stringMatching(/^1 answer of this month/) })
 })
 
 test('a wrong setting is named, and the rest waits', async () => {

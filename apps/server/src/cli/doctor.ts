@@ -11,11 +11,13 @@ import type { Config } from '../config.ts'
 import { readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
 import { dataDirHolder, makeDataDir } from '../kit/data-dir.ts'
-import { openDb, requirePostgres } from '../kit/db.ts'
+import { type Db, openDb, requirePostgres } from '../kit/db.ts'
 import { openLog } from '../kit/log.ts'
 import { pendingMigrations } from '../kit/migrate.ts'
 import { borrowEmbeddedPostgres, connectEmbedded } from '../kit/postgres.ts'
 import { openSecrets } from '../kit/secrets.ts'
+import { listUnmeasured } from '../usage/reconcile.ts'
+import { monthOf } from '../usage/view.ts'
 
 /** What one look found, and what to do about it where it is not well. */
 export type Finding = { readonly what: string; readonly state: 'ok' | 'warn' | 'fail'; readonly found: string; readonly todo?: string }
@@ -106,6 +108,18 @@ const checkDataDir = async (config: Config): Promise<Finding[]> => {
   }
 }
 
+/** Nobody pays for what nobody has counted, so an operator wants to know early. */
+const checkCounts = async (db: Db): Promise<Finding> => {
+  const now = systemClock.now()
+  const { count } = await listUnmeasured(db, { from: monthOf(now), to: now }, 0)
+  if (count === 0n) return ok('counts', 'every answer of this month was counted')
+  return warn(
+    'counts',
+    `${count} answer${count === 1n ? '' : 's'} of this month that nobody has counted, and nobody pays for`,
+    '`parvis usage unmeasured` lists them: their engine gives no usage and has no /tokenize, or their gateway died.',
+  )
+}
+
 const checkDatabase = async (config: Config): Promise<Finding[]> => {
   const log = openLog('silent')
   const kind = config.databaseUrl === undefined ? 'embedded' : `at ${new URL(config.databaseUrl).host}`
@@ -149,6 +163,7 @@ const checkDatabase = async (config: Config): Promise<Finding[]> => {
             : ok('master key', installation === undefined ? 'nothing set up yet' : 'the one of this database'),
         )
       }
+      if (pending.length === 0) findings.push(await checkCounts(db))
     } finally {
       await db.end()
     }

@@ -9,6 +9,8 @@ export type Ending = {
   readonly counted: Counted
   readonly ended: Ended
   readonly status: number
+  /** What the engine has said, where it has not counted it and it was held. */
+  words?(): readonly string[] | undefined
   /** Sends what was held back. */
   finish(): void
 }

@@ -19,6 +19,7 @@ import { transcriptions } from './endpoints/transcriptions.ts'
 import { DEFAULT_LIMITS, type Exchange, type InferenceLimits, openExchange } from './exchange.ts'
 import { openGuesses } from './guess.ts'
 import { type IdempotencyLimits, openIdempotency } from './idempotency.ts'
+import { openMeasure } from './measure.ts'
 import { openMemory } from './memory.ts'
 import { openRelay } from './relay.ts'
 import { type Rooms, serve } from './serve.ts'
@@ -55,9 +56,9 @@ export const inferenceRoutes = (
   const all = { ...DEFAULT_LIMITS, ...given }
   const parts = { clock: rooms.clock, log: rooms.log, deadlines, limits: all, memory: openMemory(all.inflightBytes) }
   const call = openCall(rooms.takeSeat, openRelay(parts))
-  const { count, close: closeCount } = openCount(rooms)
+  const { count, countTexts, close: closeCount } = openCount(rooms)
   app.addHook('onClose', closeCount)
-  const input = { ...openGuesses(), count }
+  const input = { ...openGuesses(), count, measure: openMeasure({ count, countTexts }) }
   const idempotency = openIdempotency({ ...parts, authenticate: rooms.authenticate }, asked)
   app.addHook('preClose', async () => idempotency.stop())
 

@@ -9,6 +9,7 @@ import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
 import { DONE_EVENT, type Exchange } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
+import { openWords } from './words.ts'
 
 const DATA = Buffer.from('data:')
 const DONE = Buffer.from('[DONE]')
@@ -70,6 +71,8 @@ export const streamedAnswer = (
   let alone = false // and it came once without words, as OpenAI sends it
   let delivered = 0
   let exhausted = false // the budget has ended it
+  // An engine that counts as it goes needs nobody else to count; of another its words are held until it has.
+  let words: ReturnType<typeof openWords> | undefined
   const open = openChoices(request.answers ?? 1)
   let latest: Buffer | undefined // the last event that went on, for what all of a stream have in common
 
@@ -100,7 +103,11 @@ export const streamedAnswer = (
       if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return
     }
     const worded = WORDS.some((key) => holdsText(event, at, key))
-    if (worded) delivered += 1
+    if (worded) {
+      if (delivered === 0 && told === undefined) words = openWords()
+      delivered += 1
+      words?.add(payloadToObject(event, at))
+    }
     const reasonAt = valueOf(event, at, FINISH_REASON)
     if (reasonAt >= 0 && event[reasonAt] === QUOTE) {
       finished = true
@@ -129,7 +136,8 @@ export const streamedAnswer = (
     // Of a stream that was broken off this may be a count from before: a word is at least a token.
     const usage = told && ended !== 'complete' && ended !== 'length' ? { ...told, output: Math.max(told.output, delivered) } : told
     const counted = usage === undefined ? countedByUs(request, delivered) : ({ counts: usage, counted: 'engine' } as const)
-    return { ending: { ...counted, ended, status: sent ? 200 : LEFT_STATUS, finish } }
+    const heard = usage === undefined && words !== undefined ? { words: words.all } : {}
+    return { ending: { ...counted, ...heard, ended, status: sent ? 200 : LEFT_STATUS, finish } }
   }
 
   /** The last usage, alone, for a client that asked for it and whose engine gave it in another place, or none. */

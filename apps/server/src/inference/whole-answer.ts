@@ -1,10 +1,11 @@
 import type { Model } from '../catalog/model.ts'
 import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
-import { bufferToBody, piecesToBody, slice, splice } from './body.ts'
+import { type Body, bufferToBody, piecesToBody, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
+import { openWords } from './words.ts'
 
 /** 2,048 vectors of 4,096 numbers are about 100 MB as text. */
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -70,6 +71,7 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
           counted: counts ? 'engine' : 'none',
           ended: atLimit ? 'length' : 'complete',
           status: 200,
+          ...(counts ? {} : { words: () => wordsIn(body) }),
           finish: () => exchange.answer(200, converted),
         },
       }
@@ -79,6 +81,12 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
       // Nobody was told anything, but an engine has worked. What it has made by then only it knows.
       how === 'client_left' ? { ending: { ...countedByUs(request, 0), ended: how, status: LEFT_STATUS, finish: () => {} } } : { refusal },
   }
+}
+
+const wordsIn = (body: Body): readonly string[] | undefined => {
+  const words = openWords()
+  words.add(toValue(Buffer.concat(body.pieces).toString()) as Record<string, unknown> | undefined)
+  return words.all()
 }
 
 const toValue = (text: string): unknown => {

@@ -8,10 +8,10 @@ import type { AccessKey, OrganizationId, PoolId, PriceId, PrincipalId, ProjectId
 export type Ended = 'complete' | 'length' | 'budget' | 'client_left' | 'engine_failed' | 'timed_out' | 'lost'
 
 /**
- * Whose count it is: the engine's own; what we saw delivered, with the input as estimated, where the engine gave none;
- * or nobody's, in which case the row is marked and shown, never written as zero in silence.
+ * Whose count it is: the engine's own; that of the model's tokenizer over what was asked and delivered, where the engine gave none; what we
+ * saw delivered, with the input as estimated, where there was no tokenizer to ask; or nobody's, in which case the row is marked and shown, never written as zero in silence.
  */
-export type Counted = 'engine' | 'delivered' | 'none'
+export type Counted = 'engine' | 'tokenizer' | 'delivered' | 'none'
 
 /**
  * What one answer used, in tokens where nothing else is said. `cachedInput` and `audioInput` are part of `input`, `reasoning` is

@@ -41,11 +41,15 @@ const openCounts = (metrics: Metrics) => {
   const unmeasured = metrics.counter('parvis_usage_unmeasured_total', 'Requests recorded without counts; none of them is charged.', [
     'ended',
   ])
+  const counted = metrics.counter('parvis_usage_counted_total', 'Requests by whose count of tokens was recorded.', ['by'])
   const refused = metrics.counter('parvis_usage_refused_total', 'Events that the ledger did not take and that were put aside.', [])
   const bytes = metrics.gauge('parvis_usage_journal_bytes', 'Bytes of events on disk that are not yet in the ledger.', [])
   const writable = metrics.gauge('parvis_usage_journal_writable', '1 while the journal can be written; otherwise nothing is admitted.', [])
   return {
-    unmeasured: (event: UsageEvent) => unmeasured.add([event.ended]),
+    event: (event: UsageEvent) => {
+      counted.add([event.counted])
+      if (event.counted === 'none') unmeasured.add([event.ended])
+    },
     round: (shipped: Shipped | undefined, journal: Journal) => {
       if (shipped !== undefined && shipped.lost > 0) unmeasured.add(['lost'], shipped.lost)
       if (shipped !== undefined && shipped.refused > 0) refused.add([], shipped.refused)
@@ -92,7 +96,7 @@ export const openUsage = async (options: {
     record: async (event) => {
       await journal.record(toRecorded(event))
       openings.end(event.id)
-      if (event.counted === 'none') count.unmeasured(event)
+      count.event(event)
     },
     begin: (event) => openings.begin(toRecorded(event)),
     withdraw: openings.withdraw,
