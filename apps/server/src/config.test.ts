@@ -92,6 +92,17 @@ test.each([
   expect(() => read({ [name]: 'x' })).toThrow(message)
 })
 
+test('what a client reads is not ours to judge: the examples and the command line live in one shell', () => {
+  const client = {
+    PARVIS_URL: 'http://127.0.0.1:8080',
+    PARVIS_API_KEY: 'x',
+    PARVIS_MODEL: 'x',
+    PARVIS_EMBEDDING_MODEL: 'x',
+    PARVIS_SPEECH_MODEL: 'x',
+  }
+  expect(read({ ...client, PARVIS_PORT: '1' }).port).toBe(1)
+})
+
 test('variables of tests and of others are not ours to judge, and an empty one is not set', () => {
   expect(read({ PARVIS_TEST_DATABASE: 'system', PATH: '/bin', HF_HOME: '/x', PARVIS_PORT: '' }).port).toBe(8080)
 })

@@ -407,10 +407,14 @@ const suggest = (wrong: string, names: readonly string[]): string => {
 
 const ENVIRONMENT_NAMES: readonly string[] = [...SETTINGS.map(({ env }) => env), 'PARVIS_CONFIG']
 
+/** What our documents and examples have a client read: whoever exports them must still be able to run a command. */
+const CLIENT_NAMES: readonly string[] = ['PARVIS_URL', 'PARVIS_API_KEY', 'PARVIS_MODEL', 'PARVIS_EMBEDDING_MODEL', 'PARVIS_SPEECH_MODEL']
+
 /** Values from the environment. An empty variable is one that is not set: that is how compose files leave one out. */
 const fromEnvironment = (env: Environment): Partial<Record<Name, string>> => {
   for (const name of Object.keys(env)) {
-    if (!name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_') || ENVIRONMENT_NAMES.includes(name)) continue
+    if (!name.startsWith('PARVIS_') || name.startsWith('PARVIS_TEST_')) continue
+    if (ENVIRONMENT_NAMES.includes(name) || CLIENT_NAMES.includes(name)) continue
     throw new Error(`There is no setting ${name}.${suggest(name, ENVIRONMENT_NAMES)}`)
   }
   return Object.fromEntries(SETTINGS.flatMap(({ env: name, yaml }) => (env[name] ? [[yaml, env[name]]] : [])))
