@@ -14,7 +14,7 @@ const UNCOUNTED: Script = { tokens: TOKENS, usage: false }
 const INPUT = 7
 const estimate = Math.ceil(JSON.stringify(ASK).length / 4)
 
-const open = async (script: Script = UNCOUNTED) => {
+const open = async (script: Script = UNCOUNTED, speaks?: Replica['speaks']) => {
   const engine = await startScriptedEngine(script)
   const engineId = randomUUID() as EngineId
   const replicaOf = (modelId: ModelId): Replica => ({
@@ -26,7 +26,7 @@ const open = async (script: Script = UNCOUNTED) => {
     remoteModel: 'Org/remote',
     bearer: undefined,
   })
-  const plane = await startDataPlane({ engine: engine.url, rooms: { replicaOf } })
+  const plane = await startDataPlane({ engine: engine.url, replica: { speaks }, rooms: { replicaOf } })
   return {
     engine,
     plane,
@@ -55,6 +55,17 @@ describe('what an engine has not counted is counted by the tokenizer of its mode
     const asked = house.engine.requests.filter(({ path: at }) => at === '/tokenize').map(({ json }) => json)
     expect(asked).toHaveLength(2)
     expect(asked).toContainEqual(expect.objectContaining({ model: 'Org/remote', prompt: TOKENS.join(''), add_special_tokens: false }))
+  })
+
+  test.each([true, false])('a response of an engine that speaks it (stream: %s)', async (stream) => {
+    await using house = await open({ ...UNCOUNTED, reasoning: ['zero '], toolCalls: [{ id: 'a', name: ' eleven ', arguments: '{}' }] }, [
+      'responses',
+    ])
+    const answer = await house.plane.ask('/v1/responses', { model: 'tiny-chat', input: 'Hi', stream })
+    expect([answer.status, (await answer.text()).includes('zero')]).toEqual([200, true])
+    expect(house.plane.records).toMatchObject([{ ended: 'complete', counted: 'tokenizer', input: INPUT }])
+    const asked = house.engine.requests.filter(({ path: at }) => at === '/tokenize').map(({ json }) => json)
+    expect(asked).toContainEqual(expect.objectContaining({ prompt: `zero ${TOKENS.join('')} eleven {}` }))
   })
 
   test('thoughts and calls of tools included', async () => {

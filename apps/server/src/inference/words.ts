@@ -15,6 +15,17 @@ const callsOf = (calls: unknown): string =>
         .join('')
     : ''
 
+type Item = { content?: unknown; name?: unknown; arguments?: unknown }
+
+/** What stands in the items of a response, in their order (data-plane.md 8.4). */
+const itemsOf = (items: readonly Item[]): string =>
+  items
+    .map(({ content, name, arguments: given }) => {
+      const parts = Array.isArray(content) ? (content as { text?: unknown; refusal?: unknown }[]) : []
+      return parts.map(({ text, refusal }) => textOf(text) + textOf(refusal)).join('') + textOf(name) + textOf(given)
+    })
+    .join('')
+
 /**
  * What an engine has said in all, thoughts and calls included, an answer each, for the tokenizer of its model. It is held only where the
  * engine may end without a count of its own, goes nowhere but to an engine, and with the request.
@@ -25,7 +36,13 @@ export const openWords = () => {
   return {
     /** A whole answer, or a frame of one. */
     add: (frame: Readonly<Record<string, unknown>> | undefined): void => {
-      if (characters > MAX_CHARACTERS || !Array.isArray(frame?.['choices'])) return
+      if (characters > MAX_CHARACTERS) return
+      if (Array.isArray(frame?.['output'])) {
+        const said = itemsOf(frame['output'] as Item[])
+        texts.set(0, said)
+        characters += said.length
+      }
+      if (!Array.isArray(frame?.['choices'])) return
       for (const { index, text, message, delta } of frame['choices'] as Choice[]) {
         const part = message ?? delta ?? {}
         const said = textOf(text) + textOf(part.reasoning_content ?? part.reasoning) + textOf(part.content) + callsOf(part.tool_calls)

@@ -7,6 +7,7 @@ import { type Answer, countedByUs, type Ending, LEFT_STATUS, type Verdict } from
 import type { Request } from '../../endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents } from '../../events.ts'
 import type { Exchange } from '../../exchange.ts'
+import { openWords } from '../../words.ts'
 import { failureOf, responseTranslator, toUsage } from './answer.ts'
 import { responseCounts } from './counts.ts'
 import { type Fields, openItems } from './items.ts'
@@ -119,8 +120,15 @@ export const passedStream = (
     return exchange.write(bytes)
   }
 
+  const wordsSaid = (): readonly string[] | undefined => {
+    const words = openWords()
+    words.add({ output: items.all('incomplete') })
+    return words.all()
+  }
+
   const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => {
-    const counted = counts === undefined ? countedByUs(request, delivered) : ({ counts, counted: 'engine' } as const)
+    const counted =
+      counts === undefined ? { ...countedByUs(request, delivered), words: wordsSaid } : ({ counts, counted: 'engine' } as const)
     return { ending: { ...counted, ended, status: sent ? 200 : LEFT_STATUS, finish } }
   }
 
