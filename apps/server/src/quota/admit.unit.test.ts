@@ -508,6 +508,26 @@ test('what refills while the ledger answers is not lost: who fits by then is not
   expect((await house.ask(ALICE, 22)).ok).toBe(true)
 })
 
+test('a limit that is lowered holds at once, also against what is in hand of the old one; a raised one lets in at once', async () => {
+  const clock = stoppedClock()
+  const policyOf = (value: bigint) =>
+    toPolicy({
+      limits: [{ scope: 'tier', subject: 'identity_verified', model: '*', name: 'requests_per_minute', value }],
+      tiers: [],
+      budgets: [],
+    })
+  let policy = policyOf(6_400n)
+  const ledger = openMemoryLedger(clock)
+  const admission = openAdmission({ policy: () => policy, ledger, clock, log: openLog('silent') })
+  const ask = async () => (await admission.admit(ALICE, MODEL, { inputTokens: 1, outputTokens: 0 })).ok
+  expect(await ask()).toBe(true)
+  policy = policyOf(0n)
+  expect([await ask(), await ask()]).toEqual([false, false])
+  policy = policyOf(3n)
+  expect([await ask(), await ask(), await ask(), await ask()]).toEqual([true, true, true, false])
+  await admission.close()
+})
+
 describe('with the ledger away', () => {
   test('a gateway goes on with its part, then refuses by the rule; a hard budget is not lent', async () => {
     const clock = stoppedClock()

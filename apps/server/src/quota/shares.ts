@@ -135,6 +135,16 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     return share
   }
 
+  /** The operator has changed the limit: what is in hand is of the old one, and what we heard, too. */
+  const giveUp = (share: Kept): void => {
+    share.known = undefined
+    if (share.stock <= 0) return
+    if (share.limited.kind === 'minute') share.owed -= share.stock
+    else share.held -= share.stock
+    share.stock = 0
+    share.untold = true
+  }
+
   const leftNow = ({ limited }: Kept, known: { left: number; at: number }): number =>
     limited.kind === 'minute'
       ? snap(Math.min(limited.capacity, known.left + limited.refillPerMs * Math.max(0, clock.now() - known.at)))
@@ -328,7 +338,8 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
         share = make(limited)
         all.set(limited.key, share)
       }
-      share.limited = limited // the operator may have changed it
+      if (share.limited.capacity !== limited.capacity) giveUp(share)
+      share.limited = limited
       share.touched = true
       return share
     },
