@@ -24,6 +24,8 @@ export type HttpOptions = {
   readonly headersMs?: number
   /** How long a body may take to arrive, on any route. */
   readonly bodyMs: number
+  /** Told of everything that is registered, by whomever. */
+  readonly onRoute?: (method: string, path: string) => void
   readonly lookMs?: number
 }
 
@@ -101,6 +103,9 @@ export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions
     clientErrorHandler: refuseUnreadable,
     frameworkErrors: refuseUnroutable,
   })
+
+  const { onRoute } = options
+  if (onRoute !== undefined) app.addHook('onRoute', ({ method, url }) => [method].flat().forEach((each) => onRoute(each, url)))
 
   app.get('/health', (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok', version: VERSION }))
 

@@ -65,6 +65,7 @@ export const leftOutRoutes = (manage: Manage): void => {
         path,
         summary: 'Not here.',
         needs: { resource: 'organization', action: 'read', scope: 'self' },
+        refuses: ['not_implemented'],
         handle: async () => no<Denial>({ type: 'not_implemented' }),
       })
     }

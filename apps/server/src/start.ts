@@ -23,7 +23,7 @@ import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
 import { enginesOf } from './engines/registry.ts'
 import { engineRoutes } from './engines/routes.ts'
-import { askDatabase, openHttp } from './http.ts'
+import { askDatabase, openHttp, VERSION } from './http.ts'
 import { bootstrap } from './iam/bootstrap.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
@@ -31,6 +31,7 @@ import { oidcPages } from './iam/oidc-pages.ts'
 import { linkPages } from './iam/pages.ts'
 import { openPeople } from './iam/people.ts'
 import { iamRoutes } from './iam/routes.ts'
+import { inferenceReference } from './inference/reference.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { httpAddress } from './kit/addresses.ts'
 import { openChanges } from './kit/changes.ts'
@@ -53,6 +54,7 @@ import { watchBudgets } from './quota/budgets.ts'
 import { watchPolicy } from './quota/policy.ts'
 import { openPostgresLedger } from './quota/postgres-ledger.ts'
 import { quotaRoutes } from './quota/routes.ts'
+import { referenceRoutes } from './reference/routes.ts'
 import { usageRoutes } from './usage/routes.ts'
 import { openUsage } from './usage/usage.ts'
 
@@ -158,7 +160,10 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
       catalogue: () => (catalog.list().length > 0 ? undefined : 'the catalogue has no models'),
     }
     const bodyMs = config.bodyTimeoutSeconds * 1000
-    const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs })
+    // For the check that the reference tells of all of it.
+    const registered: { readonly method: string; readonly path: string }[] = []
+    const onRoute = (method: string, path: string): void => void registered.push({ method, path })
+    const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs, onRoute })
     openCors(app, config.corsOrigins)
     inferenceRoutes(
       app,
@@ -217,6 +222,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     cockpitRoutes(manage, { db, clock, secrets, region, platformName, places, sendMail })
     deploymentRoutes(manage, { models: served.list, nodeTypes: [cpuNode(config.engine)], region })
     leftOutRoutes(manage)
+    const reference = referenceRoutes(app, manage, { routes: shapes, others: inferenceReference, version: VERSION, clock })
 
     await app.listen({ host: config.host, port: config.port })
     const { port } = app.server.address() as AddressInfo
@@ -241,7 +247,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     open('http', drain)
 
     log.info({ host: config.host, port }, 'listening')
-    return { config, db, url: httpAddress(config.host, port), owner, catalog, engines, routes: shapes, close }
+    return { config, db, url: httpAddress(config.host, port), owner, catalog, engines, routes: shapes, reference, registered, close }
   } catch (error) {
     await close()
     throw error

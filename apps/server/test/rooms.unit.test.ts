@@ -9,6 +9,7 @@ const ROOT = resolve(SRC, '../../..')
 /** Who may look at whom. Everything may look at `@parvis/wire`; `start`, `main` and `cli` may look at everything. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
   kit: [],
+  reference: ['kit'],
   audit: ['kit'],
   engines: ['kit', 'audit'],
   iam: ['kit', 'audit'],

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { withAlternatives } from './alternatives.ts'
 
 /**
  * Content that is a string or an array of parts. Told apart before anything is checked, so that a bad part is named where it
@@ -6,7 +7,7 @@ import { z } from 'zod'
  */
 export const textOrParts = <T>(part: z.ZodType<T>, fewest = 0) => {
   const Parts = z.array(part, { error: 'expected a string or an array of parts' }).min(fewest)
-  return z.unknown().transform((content, context): string | T[] => {
+  const textOrThem = z.unknown().transform((content, context): string | T[] => {
     if (typeof content === 'string') return content
     const parts = Parts.safeParse(content)
     if (parts.success) return parts.data
@@ -15,4 +16,5 @@ export const textOrParts = <T>(part: z.ZodType<T>, fewest = 0) => {
     )
     return z.NEVER
   })
+  return withAlternatives(textOrThem, [z.string(), Parts])
 }

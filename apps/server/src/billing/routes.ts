@@ -311,6 +311,7 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     needs: invoice,
     params: z.object({ invoice_id: z.uuid() }),
     query: z.looseObject({ file_type: z.enum(['pdf', 'csv']).default('pdf'), dl: z.string().optional() }),
+    produces: { file: ['application/pdf', 'text/csv'] },
     handle: async ({ params, query, actor }) => {
       const found = await find(actor, params.invoice_id)
       if (found === undefined) return no(notFound('invoice', params.invoice_id))
@@ -332,6 +333,7 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     summary: 'The list of invoices as CSV.',
     needs: invoice,
     query: InvoiceQuery.extend({ file_type: z.enum(['csv']).default('csv') }),
+    produces: { file: ['text/csv'] },
     handle: async ({ query, actor }) => {
       if (!isOwn(actor, query.organization_id)) return refused(invoice)
       const invoices = pageOf(matching(await readInvoices(db, actor.organizationId), query), query)

@@ -208,6 +208,7 @@ export const deploymentRoutes = (
   const deployment = {
     summary: 'There are no deployments yet: always not found.',
     params: z.object({ deployment_id: Uuid }),
+    answer: z.never(),
     handle: ({ params: { deployment_id: id } }: { params: { deployment_id: string } }) => missing('deployment', id),
   }
   const DEPLOYMENT = `${BASE}/deployments/:deployment_id`
@@ -222,6 +223,7 @@ export const deploymentRoutes = (
       summary: 'There are no endpoints yet: always not found.',
       needs: ENDPOINTS.write,
       params: z.object({ endpoint_id: Uuid }),
+      answer: z.never(),
       handle: ({ params: { endpoint_id: id } }) => missing('endpoint', id),
     })
   }
@@ -231,6 +233,7 @@ export const deploymentRoutes = (
       path: `${BASE}/${write.resource}s`,
       summary: 'Not here yet.',
       needs: write,
+      refuses: ['not_implemented'],
       handle: async () => no<Denial>({ type: 'not_implemented' }),
     })
   }

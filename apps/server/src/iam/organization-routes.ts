@@ -196,6 +196,7 @@ export const organizationRoutes = (manage: Manage, { db, change, people }: IamRo
       summary: `There is no ${kind.toUpperCase()} here: always not found.`,
       needs: reads,
       params,
+      answer: z.never(),
       handle: async ({ params: { organization_id: id } }) => no(notFound(`organization_${kind}`, id)),
     })
   }

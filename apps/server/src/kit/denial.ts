@@ -43,6 +43,8 @@ const WORDED: { readonly [T in Denial['type']]: { readonly status: number; reado
   method_not_allowed: { status: 405, message: 'there is no such method on this resource' },
 }
 
+export const statusOf = (type: Denial['type']): number => WORDED[type].status
+
 export const invalid = (argument: string, reason: ArgumentFault['reason'], help: string): Denial => ({
   type: 'invalid_arguments',
   details: [{ argument_name: argument, reason, help_message: help }],

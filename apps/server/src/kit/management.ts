@@ -70,10 +70,12 @@ export type RouteShape = {
   readonly params?: z.ZodType
   readonly query?: z.ZodType
   readonly body?: z.ZodType
-  /** Without one, and with nothing in `produces`, there is no body: 204. */
+  /** Without one, and with nothing in `produces`, there is no body: 204. `z.never()`: it always refuses. */
   readonly answer?: z.ZodType
   /** The content types of an answer that is no JSON, or of a file that is JSON only for those who do not ask with `dl=1`. */
   readonly produces?: { readonly text: string } | { readonly file: readonly string[] }
+  /** Denials that routes of its kind do not have. */
+  readonly refuses?: readonly Denial['type'][]
   /** In our own bodies null takes something away. Elsewhere it means "not given" (control-plane.md 2.2). */
   readonly nulls?: 'kept'
 }
@@ -176,7 +178,7 @@ const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, 
 }
 
 /** For readers that want no JSON. */
-export type TextAnswer = { readonly text: { readonly contentType: string; readonly body: string } }
+export type TextAnswer = { readonly text: { readonly contentType: string; readonly body: string | Buffer } }
 
 const isText = (answer: unknown): answer is TextAnswer => typeof answer === 'object' && answer !== null && 'text' in answer
 

@@ -207,6 +207,7 @@ export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): voi
     // Who used it is nobody's business outside.
     query: z.strictObject({ ...range, group_by: listOf(z.enum(['model', 'mode', 'kind'], { error: 'any of model, mode, kind' })) }),
     answer: Answer.extend({ project_id: z.uuid(), expires_at: z.iso.datetime() }),
+    refuses: ['expired'],
     handle: async ({ params, query }) => {
       const found = await openShare(db, clock, params.token)
       if (!found.ok) {

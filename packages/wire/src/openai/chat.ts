@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { withAlternatives } from '../alternatives.ts'
 import { Usage } from './usage.ts'
 
 /**
@@ -29,6 +30,7 @@ const UserContent = z.unknown().transform((content, context): string | z.infer<t
   return z.NEVER
 })
 const UserParts = z.array(UserPart, { error: 'expected a string or an array of parts' }).min(1)
+withAlternatives(UserContent, [z.string(), UserParts])
 
 const ToolCall = z.looseObject({
   id: z.string(),

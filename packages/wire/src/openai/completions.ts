@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { withAlternatives } from '../alternatives.ts'
 import { Usage } from './usage.ts'
 
 const MAX_STOPS = 4 // as in chat, data-plane.md 6.1
@@ -22,6 +23,9 @@ const Prompt = z.unknown().transform((prompt, context): string | string[] | numb
   )
   return z.NEVER
 })
+
+const prompts = <T extends z.ZodType>(item: T) => z.array(item).min(1).max(MAX_PROMPTS)
+withAlternatives(Prompt, [z.string(), prompts(z.string()), Tokens, prompts(Tokens)])
 
 /** Everything but the prompt. */
 export const CompletionSettings = z.looseObject({

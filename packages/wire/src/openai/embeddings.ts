@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { withAlternatives } from '../alternatives.ts'
 import { Usage } from './usage.ts'
 
 /** The most inputs in one call (data-plane.md 16). */
@@ -26,6 +27,9 @@ const Input = z.unknown().transform((input, context): string | string[] | number
   )
   return z.NEVER
 })
+
+const inputs = <T extends z.ZodType>(item: T) => z.array(item).min(1).max(MAX_INPUTS)
+withAlternatives(Input, [Text, inputs(Text), Tokens, inputs(Tokens)])
 
 /** Everything but the texts. */
 export const EmbeddingsSettings = z.looseObject({

@@ -10,6 +10,15 @@ export const RerankSettings = z.looseObject({
 })
 export type RerankSettings = z.infer<typeof RerankSettings>
 
+/** The whole of it. The texts are read where they stand, since they go on as they came. */
+export const RerankRequest = RerankSettings.extend({
+  query: z.string().min(1),
+  documents: z
+    .array(z.union([z.string(), z.looseObject({ text: z.string() })]))
+    .min(1)
+    .max(MAX_DOCUMENTS),
+})
+
 /** What a client gets: the best first, each with its place in the request. */
 export const RerankAnswer = z.looseObject({
   id: z.string(),

@@ -6,6 +6,18 @@ export type TranscriptFormat = (typeof TRANSCRIPT_FORMATS)[number]
 
 const Seconds = z.number().nonnegative()
 
+/** The form of `POST /v1/audio/transcriptions`, as far as we read it (data-plane.md 11.1). */
+export const TranscriptionForm = z.looseObject({
+  file: z.string().meta({ format: 'binary', description: 'Sound: flac, mp3, mpeg, mpga, oga, ogg or wav, at most 25 MB.' }),
+  model: z.string().min(1),
+  language: z.string().optional(),
+  prompt: z.string().optional(),
+  response_format: z.enum(TRANSCRIPT_FORMATS).optional(),
+  temperature: z.number().optional(),
+  stream: z.boolean().optional(),
+  'timestamp_granularities[]': z.array(z.enum(['segment', 'word'])).optional(),
+})
+
 /** A stretch of speech. What stands beside its times and text differs from engine to engine, and passes. */
 export const TranscriptSegment = z.looseObject({ start: Seconds, end: Seconds, text: z.string() })
 export type TranscriptSegment = z.infer<typeof TranscriptSegment>
