@@ -149,6 +149,15 @@ describe('a chat request', () => {
     expect(checked).toEqual({ ok: false, refusal: { code: 'context_exceeded', asked: 101, maximum: 100 } })
   })
 
+  test('to a model whose output is said to be longer than its context reserves what fits, and is sent without a limit', () => {
+    const checked = check(ASK, aModel({ contextTokens: 22_000, maxOutputTokens: 32_768 }))
+    if (!checked.ok) throw new Error('refused')
+    const { outputTokens } = checked.value.estimate
+    expect([outputTokens > 20_000, outputTokens < 22_000]).toEqual([true, true])
+    const sent = checked.value.bytesFor('remote')
+    expect(Object.keys(JSON.parse(slice(sent, { start: 0, end: sent.bytes }).toString()) as object)).toEqual(['model', 'messages'])
+  })
+
   test('is estimated by its text, and an image in it as an image, however it is cut', () => {
     const estimate = (body: Buffer, pieces = 1): number => {
       const size = Math.ceil(body.length / pieces)
