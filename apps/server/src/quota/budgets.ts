@@ -71,7 +71,7 @@ const reconcile = async (db: Pick<Db, 'query'>, now: Instant, account: Account):
         select part.what, part.units, event.mode, event.price_id
           from open_hour join usage_event event on event.accepted_at >= open_hour.hour and event.accepted_at < open_hour.hour + interval '1 hour',
             lateral (values ('input', event.input_tokens - event.cached_input_tokens), ('cached', event.cached_input_tokens),
-              ('output', event.output_tokens), ('sound', event.audio_milliseconds)) as part (what, units)
+              ('output', event.output_tokens), ('sound', (event.audio_milliseconds + 999) / 1000 * 1000)) as part (what, units)
           where event.organization_id = $2 and event.accepted_at >= $6 and event.accepted_at < $7 and event.ended_at < $8
             and ($3::uuid is null or event.project_id = $3) and ($4::uuid is null or event.principal_id = $4) and event.charged),
       booked as (

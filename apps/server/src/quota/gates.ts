@@ -40,11 +40,14 @@ const KEEP_MS = 60_000
 /** What is used, in tokens and in milliseconds of sound. */
 export type Amounts = { readonly input: number; readonly cachedInput: number; readonly output: number; readonly audioMs?: number }
 
+/** As it is billed: a begun second of a file is a whole one. */
+const wholeSeconds = (audioMs: number): number => Math.ceil(audioMs / 1000) * 1000
+
 /** Tokens, or their price in billionths, up to the next whole one: a micro-euro per million is a pico-euro for one. */
 export const priceOf = (unit: 'tokens' | 'money', model: PricedModel, amounts: Amounts): number => {
   if (unit === 'tokens') return amounts.input + amounts.output
   const { input, cachedInput, output } = model.price
-  if (model.type === 'audio') return Math.ceil((Number(input) * (amounts.audioMs ?? 0)) / SOUND_PER_NANO)
+  if (model.type === 'audio') return Math.ceil((Number(input) * wholeSeconds(amounts.audioMs ?? 0)) / SOUND_PER_NANO)
   const pico =
     (amounts.input - amounts.cachedInput) * Number(input) + amounts.cachedInput * Number(cachedInput) + amounts.output * Number(output)
   return Math.ceil(pico / PICO_PER_NANO)

@@ -52,7 +52,7 @@ const anEvent: fc.Arbitrary<RecordedEvent> = fc
     input: fc.nat(10_000),
     cached: fc.nat(10_000),
     output: fc.nat(10_000),
-    audioMs: fc.constantFrom(0, 0, 61_000),
+    audioMs: fc.constantFrom(0, 0, 1, 60_001, 61_000),
     ended: fc.constantFrom('complete', 'length', 'budget', 'client_left', 'engine_failed', 'timed_out', 'lost'),
     counted: fc.constantFrom('engine', 'delivered', 'none'),
     // On hours, on both sides of them, and anywhere.
@@ -88,7 +88,8 @@ const addUp = (events: readonly RecordedEvent[]) => {
       input_tokens: event.input - event.cachedInput,
       cached_input_tokens: event.cachedInput,
       output_tokens: event.output,
-      audio_milliseconds: event.audioMs,
+      // A begun second of each file is a whole one.
+      audio_milliseconds: Math.ceil(event.audioMs / 1000) * 1000,
     }
     for (const [kind, amount] of Object.entries(units)) {
       if (amount === 0) continue
