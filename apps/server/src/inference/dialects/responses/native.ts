@@ -59,8 +59,10 @@ const toNative = (value: Fields, asked: ResponsesRequest, chatBytes: Body, remot
   const prompted = first?.role === 'system' && before.messages[0]?.role !== 'system'
   const images = imagesOf(after)
   const brought = new Map(imagesOf(before).map((url, place) => [url, images[place] ?? url]))
+  // vLLM's way to bring a conversation along beside the input: nobody has looked into it.
+  const { previous_input_messages: _beside, ...given } = withoutTwins(value)
   return {
-    ...withoutTwins(value),
+    ...given,
     model: remoteModel,
     // Nothing is kept here (data-plane.md 8.2), so nothing may be kept there.
     store: false,
@@ -96,6 +98,7 @@ const KNOWN: ReadonlySet<string> = new Set([
   'call_id',
   'arguments',
   'store',
+  'previous_input_messages',
 ])
 
 /** Engines written in Go match keys without regard to case: what was not checked under its own name must not count under another. */
