@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import { toTemplate } from '@parvis/server/reference/document'
+import { watchAnswers } from '@parvis/testkit/answers'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { Validator } from '@seriousme/openapi-schema-validator'
+import Fastify from 'fastify'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 // The OpenAPI document and the server say the same.
@@ -105,4 +107,34 @@ test('what a caller sends that is no key is told nothing more than the document 
   expect((await house.call('/parvis/v1/openapi.json', { key })).text).toBe(
     (await house.call('/parvis/v1/openapi.json', { key: null })).text,
   )
+})
+
+test('an answer that is not in the document, or not as it says, fails the test that gets it', async () => {
+  const impostor = Fastify()
+  const answers: Record<string, [status: number, body: unknown]> = {
+    '/account/v3/projects': [200, { projects: [], total_count: 0 }],
+    '/billing/v2/budgets': [200, { budgets: [], total_count: 0, colour: 'red' }],
+    '/iam/v1alpha1/groups': [200, { groups: [], total_count: '0' }],
+    '/iam/v1alpha1/users': [404, { message: 'no', type: 'not_found' }],
+    '/iam/v1alpha1/policies': [206, {}],
+  }
+  for (const [path, [status, body]] of Object.entries(answers)) {
+    impostor.get(path, (_request, reply) =>
+      reply
+        .code(status)
+        .header('content-type', 'application/json')
+        .send(Buffer.from(JSON.stringify(body))),
+    )
+  }
+  const url = await impostor.listen({ port: 0, host: '127.0.0.1' })
+  try {
+    watchAnswers(url, () => house.reference.toDocument(true))
+    expect((await fetch(`${url}/account/v3/projects`)).status).toBe(200)
+    await expect(fetch(`${url}/billing/v2/budgets`)).rejects.toThrow('{"additionalProperty":"colour"}')
+    await expect(fetch(`${url}/iam/v1alpha1/groups`)).rejects.toThrow('/total_count must be integer')
+    await expect(fetch(`${url}/iam/v1alpha1/users`)).rejects.toThrow("must have required property 'resource'")
+    await expect(fetch(`${url}/iam/v1alpha1/policies`)).rejects.toThrow('GET /iam/v1alpha1/policies: 206 is not in the document')
+  } finally {
+    await impostor.close()
+  }
 })

@@ -10,6 +10,7 @@ import { openLog } from '@parvis/server/kit/log'
 import { openSecrets } from '@parvis/server/kit/secrets'
 import { start } from '@parvis/server/start'
 import OpenAI from 'openai'
+import { watchAnswers } from './answers.ts'
 import type { TestDatabase } from './database.ts'
 import { programOf } from './program.ts'
 import { until } from './until.ts'
@@ -47,6 +48,7 @@ export const startHouse = async (options: HouseOptions) => {
   const lines: string[] = []
   const log = openLog('debug', { write: (line) => lines.push(line) })
   const house = await start(config, { log, local: { entry: programOf('engine') } })
+  watchAnswers(house.url, () => house.reference.toDocument(true))
   const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI =>
     new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
 
