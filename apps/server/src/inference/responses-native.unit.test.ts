@@ -333,6 +333,7 @@ describe('the stream', () => {
     ['an error', { errorAfter: 0 }],
     ['rubbish', { raw: ['data: {oops\n\n'], contentType: 'text/event-stream' }],
     ['something without a type', { raw: ['data: {"id":1}\n\n'], contentType: 'text/event-stream' }],
+    ['a name that is several lines', { raw: ['data: {"type":"a\\n\\ndata: x"}\n\n'], contentType: 'text/event-stream' }],
     ['nothing', { raw: [], contentType: 'text/event-stream' }],
     ['an empty event stream', { raw: [': hello\n\n', 'data: [DONE]\n\n'], contentType: 'text/event-stream' }],
     ['a chat', { raw: ['data: {"object":"chat.completion.chunk","choices":[]}\n\n'], contentType: 'text/event-stream' }],

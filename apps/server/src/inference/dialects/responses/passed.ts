@@ -62,7 +62,7 @@ export const passedStream = (
       return
     }
     const named = read === 'garbage' ? undefined : read['type']
-    const type = typeof named === 'string' ? named : ''
+    const type = typeof named === 'string' && EVENT_NAME.test(named) ? named : ''
     if (read === 'garbage') failure = { reason: 'its stream cannot be read', log: 'an event that is no JSON object' }
     else if (type === 'error' || type === 'response.failed' || Boolean(read['error'])) {
       failure = { reason: 'it reported an error', log: 'an error inside a stream' }
@@ -195,6 +195,9 @@ export const passedStream = (
     broken,
   }
 }
+
+/** What may stand on a line of its own. */
+const EVENT_NAME = /^[\w.-]+$/
 
 const readEvent = (event: Buffer): Fields | 'comment' | 'done' | 'garbage' => {
   const payload = /^data: ?(.*)$/m.exec(event.toString())?.[1]?.trim()
