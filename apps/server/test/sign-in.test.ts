@@ -1,4 +1,4 @@
-import { createHmac, randomBytes, randomUUID } from 'node:crypto'
+import { createHash, createHmac, randomBytes, randomUUID } from 'node:crypto'
 import { openSecrets } from '@parvis/server/kit/secrets'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
@@ -544,9 +544,11 @@ describe('a link', () => {
     const page = await ask('GET', path)
     expect(page.status).toBe(200)
     expect(page.headers.get('content-type')).toBe('text/html; charset=utf-8')
-    expect(page.headers.get('content-security-policy')).toBe(
-      "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    expect(page.headers.get('content-security-policy')).toMatch(
+      /^default-src 'none'; style-src 'sha256-[\w+/]{43}='; form-action 'self'; frame-ancestors 'none'; base-uri 'none'$/,
     )
+    const style = /<style>(.*)<\/style>/.exec(page.text)?.[1] ?? ''
+    expect(page.headers.get('content-security-policy')).toContain(createHash('sha256').update(style).digest('base64'))
     expect(page.headers.get('referrer-policy')).toBe('no-referrer')
     expect(page.headers.get('cache-control')).toBe('no-store')
     expect(page.text).toContain(email)

@@ -1,11 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, notFound } from '../kit/denial.ts'
 import { newId, type OrganizationId, type ProjectId } from '../kit/ids.ts'
+import { orderOf, pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, pageQuery } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { Description, forbidden, type IamRoom, orderOf, Stamps } from './shapes.ts'
+import { Description, type IamRoom, Stamps } from './shapes.ts'
 
 type Row = { id: ProjectId; name: string; organization_id: OrganizationId; description: string; created_at: Date; updated_at: Date }
 
@@ -87,8 +88,7 @@ export const accountRoutes = (manage: Manage, { db, change, iam }: IamRoom): voi
         [actor.organizationId, query.organization_id ?? null, query.name ?? null, query.project_ids],
       )
       const seen = rows.filter(({ id }) => may(reads, id))
-      const from = (query.page - 1) * query.page_size
-      return yes({ total_count: seen.length, projects: seen.slice(from, from + query.page_size).map(toJson) })
+      return yes({ total_count: seen.length, projects: pageOf(seen, query).map(toJson) })
     },
   })
 
@@ -100,7 +100,7 @@ export const accountRoutes = (manage: Manage, { db, change, iam }: IamRoom): voi
     body: z.looseObject({ name: Name, organization_id: z.uuid().optional(), description: Description.default('') }),
     answer: Project,
     handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return forbidden(creates)
+      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(creates))
       const id: ProjectId = newId(iam.clock.now())
       return change(actor, async (client, note) => {
         const other = await isTaken(client, actor.organizationId, body.name)
@@ -149,7 +149,7 @@ export const accountRoutes = (manage: Manage, { db, change, iam }: IamRoom): voi
       change(actor, async (client, note) => {
         const before = await read(client, actor.organizationId, id)
         if (before === undefined || !may(reads, before.id)) return no(notFound('project_id', id))
-        if (!may(writes, before.id)) return forbidden(writes)
+        if (!may(writes, before.id)) return no(forbidden(writes))
         const other = body.name === undefined ? undefined : await isTaken(client, actor.organizationId, body.name)
         if (other !== undefined && other !== before.id) return taken(other)
         await client.query(
@@ -172,7 +172,7 @@ export const accountRoutes = (manage: Manage, { db, change, iam }: IamRoom): voi
       change(actor, async (client, note) => {
         const before = await read(client, actor.organizationId, id)
         if (before === undefined || !may(reads, before.id)) return no(notFound('project_id', id))
-        if (!may(writes, before.id)) return forbidden(writes)
+        if (!may(writes, before.id)) return no(forbidden(writes))
         if (id === (actor.organizationId as string))
           return no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'the default project stays' })
         await client.query('update api_key set default_project_id = organization_id where default_project_id = $1', [id])

@@ -2,13 +2,14 @@ import type pg from 'pg'
 import { z } from 'zod'
 import { dateToInstant } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
-import { invalid, notFound } from '../kit/denial.ts'
+import { forbidden, invalid, notFound } from '../kit/denial.ts'
 import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
+import { choice, orderOf, readPage } from '../kit/listing.ts'
 import { type Actor, listOf, type Manage, type May, queryFlag } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import type { Note } from './change.ts'
 import { insertKey } from './keys.ts'
-import { choice, Description, forbidden, type IamRoom, iamPage, orderOf, readPage, Stamps } from './shapes.ts'
+import { Description, type IamRoom, iamPage, Stamps } from './shapes.ts'
 
 type Row = {
   access_key: AccessKey
@@ -179,8 +180,8 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
         if ((applicationId === undefined) === (userId === undefined))
           return no(invalid('application_id', 'required', 'exactly one of application_id and user_id'))
         // Nobody can make a key for another user, not even the owner.
-        if (userId !== undefined && userId !== actor.principalId) return forbidden(writes)
-        if (applicationId !== undefined && !may(writes)) return forbidden(writes)
+        if (userId !== undefined && userId !== actor.principalId) return no(forbidden(writes))
+        if (applicationId !== undefined && !may(writes)) return no(forbidden(writes))
         if (applicationId !== undefined) {
           const { rowCount } = await client.query(
             `select 1 from principal where id = $1 and organization_id = $2 and kind = 'application'`,
@@ -226,7 +227,7 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
     handle: async ({ params: { access_key: accessKey }, actor, may }) => {
       const row = await read(db, actor.organizationId, accessKey)
       if (row !== undefined && maySee(row, actor, may)) return yes(toJson(row))
-      return may(reads) ? no(notFound('access_key', accessKey)) : forbidden(reads)
+      return may(reads) ? no(notFound('access_key', accessKey)) : no(forbidden(reads))
     },
   })
 
@@ -246,7 +247,7 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
       change(actor, async (client, note) => {
         const before = await read(client, actor.organizationId, accessKey)
         if (before === undefined || !mayChange(before, actor, may)) {
-          return before === undefined && may(writes) ? no(notFound('access_key', accessKey)) : forbidden(writes)
+          return before === undefined && may(writes) ? no(notFound('access_key', accessKey)) : no(forbidden(writes))
         }
         const { default_project_id: projectId, expires_at: expiresAt } = body
         if (expiresAt !== undefined && before.expires_at !== null && expiresAt.getTime() !== before.expires_at.getTime())
@@ -281,7 +282,7 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
       change(actor, async (client, note) => {
         const before = await read(client, actor.organizationId, accessKey)
         if (before === undefined || !mayChange(before, actor, may)) {
-          return before === undefined && may(writes) ? no(notFound('access_key', accessKey)) : forbidden(writes)
+          return before === undefined && may(writes) ? no(notFound('access_key', accessKey)) : no(forbidden(writes))
         }
         await client.query('delete from api_key where access_key = $1', [accessKey])
         await note({ action: 'deleted', resourceType: 'api_key', resourceId: accessKey, before: toAudit(before) })

@@ -1,12 +1,13 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { notFound } from '../kit/denial.ts'
+import { forbidden, notFound } from '../kit/denial.ts'
 import { newId, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
+import { orderOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage, queryFlag } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
-import { Description, forbidden, type IamRoom, iamPage, Name, orderOf, readPage, Stamps, Tags } from './shapes.ts'
+import { Description, type IamRoom, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
 type Row = {
   id: PrincipalId
@@ -105,7 +106,7 @@ export const applicationRoutes = (manage: Manage, { db, change, iam }: IamRoom):
     }),
     answer: Application,
     handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return forbidden(writes)
+      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
       const id: PrincipalId = newId(iam.clock.now())
       return change(actor, async (client, note) => {
         await client.query(

@@ -13,6 +13,14 @@ const MAX_COOKIES_CHARACTERS = 8_192
 /** A browser that drops the cookie a little late only meets an expired token. */
 const SESSION_SECONDS = 3_600
 
+/** Only what a browser's own pages ask may set or use its cookies: a stranger's page must not sign anybody in or out. */
+export const FOREIGN = {
+  type: 'denied_authentication',
+  method: 'jwt',
+  reason: 'invalid_argument',
+  help_message: 'Cookies count only for what our own pages ask.',
+} as const
+
 export type Cookies = ReturnType<typeof openCookies>
 
 export const readCookie = (headers: IncomingHttpHeaders, name: string): string | undefined => {

@@ -1,11 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
 import { newId, type OrganizationId } from '../kit/ids.ts'
+import { orderOf, readPage } from '../kit/listing.ts'
 import { type Actor, listOf, type Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { Description, forbidden, type IamRoom, Ids, iamPage, Name, orderOf, readPage, Stamps, Tags } from './shapes.ts'
+import { Description, type IamRoom, Ids, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
 type Row = {
   id: string
@@ -154,7 +155,7 @@ export const groupRoutes = (manage: Manage, { db, change, iam }: IamRoom): void 
     }),
     answer: Group,
     handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return forbidden(writes)
+      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
       const id = newId(iam.clock.now())
       return change(actor, async (client, note) => {
         await client.query('insert into principal_group (id, organization_id, name, description, tags) values ($1, $2, $3, $4, $5)', [

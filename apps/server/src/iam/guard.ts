@@ -3,7 +3,7 @@ import { isUuid, type ProjectId } from '../kit/ids.ts'
 import { type Actor, type Guard, type May, type Origin, originOf } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { secretOf } from './authenticate.ts'
-import type { Cookies } from './cookies.ts'
+import { type Cookies, FOREIGN } from './cookies.ts'
 import type { Iam } from './iam.ts'
 import { permits, permitsAnywhere, type Rights } from './rights.ts'
 import type { Sessions } from './sessions.ts'
@@ -50,8 +50,8 @@ export const openGuard = (iam: Known, people: { sessions: Pick<Sessions, 'read'>
     const token = first(headers['x-auth-token'])?.toLowerCase()
     const authorization = first(headers.authorization)
     const given = first(headers['x-session-token'])
-    const cookie =
-      !token && !authorization && !given && people.cookies.mayUse(headers, method) ? people.cookies.session(headers) : undefined
+    const cookie = !token && !authorization && !given ? people.cookies.session(headers) : undefined
+    if (cookie !== undefined && !people.cookies.mayUse(headers, method)) return no(FOREIGN)
     const jwt = token ? undefined : given || cookie
     if (jwt) {
       const session = await people.sessions.read(jwt)

@@ -3,10 +3,11 @@ import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
 import { notFound } from '../kit/denial.ts'
 import type { OrganizationId } from '../kit/ids.ts'
+import { choice, orderOf, readPage } from '../kit/listing.ts'
 import type { Manage } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import { MIN_SESSION_SECONDS } from './sessions.ts'
-import { choice, type IamRoom, iamPage, orderOf, readPage } from './shapes.ts'
+import { type IamRoom, iamPage } from './shapes.ts'
 
 type Settings = {
   enforce_password_renewal: boolean

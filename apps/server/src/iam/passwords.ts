@@ -117,6 +117,8 @@ const matchesHash = async (secrets: Secrets, password: string, stored: string): 
 const NOBODY = write(Buffer.alloc(SALT_BYTES), Buffer.alloc(HASH_BYTES))
 
 export type Passwords = {
+  /** Why not, when there is no place in the queue: to be asked before anything else is done for an address. */
+  refusal(ip: string): Denial | undefined
   /** `ip`: on whose behalf; an address has only so many places in the queue. */
   hash(password: string, ip: string): Promise<Outcome<string, Denial>>
   /** Which of the hashes the password has; `undefined` among them takes as long as a hash and never matches. */
@@ -128,16 +130,16 @@ export const openPasswords = (secrets: Secrets): Passwords => {
   let waiting = 0
   const places = new Map<string, number>()
 
+  const refusal = (ip: string): Denial | undefined =>
+    waiting < MAX_WAITING && (places.get(ip) ?? 0) < MAX_WAITING_PER_ADDRESS
+      ? undefined
+      : { type: 'too_many_requests', help_message: 'Too many people sign in at once. Try again in a moment.', retryAfterMs: BUSY_RETRY_MS }
+
   const inTurn = async <T>(ip: string, work: () => Promise<T>): Promise<Outcome<T, Denial>> => {
-    const mine = places.get(ip) ?? 0
-    if (waiting >= MAX_WAITING || mine >= MAX_WAITING_PER_ADDRESS)
-      return no({
-        type: 'too_many_requests',
-        help_message: 'Too many people sign in at once. Try again in a moment.',
-        retryAfterMs: BUSY_RETRY_MS,
-      })
+    const refused = refusal(ip)
+    if (refused !== undefined) return no(refused)
     waiting += 1
-    places.set(ip, mine + 1)
+    places.set(ip, (places.get(ip) ?? 0) + 1)
     const turn = last.then(work)
     last = turn.catch(() => undefined)
     try {
@@ -151,6 +153,7 @@ export const openPasswords = (secrets: Secrets): Passwords => {
   }
 
   return {
+    refusal,
     hash: (password, ip) => inTurn(ip, () => hashPassword(secrets, password)),
     matching: (password, hashes, ip) =>
       inTurn(ip, async () => {

@@ -1,13 +1,14 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
 import { newId, type OrganizationId } from '../kit/ids.ts'
+import { orderOf, pageOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { compileCondition, MAX_CONDITION_CHARACTERS } from './condition.ts'
 import { PERMISSION_SETS, permissionSetId } from './permission-sets.ts'
-import { Description, forbidden, type IamRoom, Ids, iamPage, Name, orderOf, readPage, Stamps, Tags } from './shapes.ts'
+import { Description, type IamRoom, Ids, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
 type RuleRow = { id: string; permission_set_names: string[]; project_ids: string[] | null; condition: string }
 
@@ -156,7 +157,7 @@ const checkRule = async (
   if (projectIds === undefined) {
     return rule.organization_id === organizationId
       ? yes({ ...kept, project_ids: null })
-      : no({ type: 'permissions_denied', details: [{ resource: 'policy', action: 'write' }] })
+      : no(forbidden({ resource: 'policy', action: 'write' }))
   }
   if (types.has('organization')) return no(invalid('project_ids', 'constraint', 'these permission sets are granted on the organization'))
   const { rows } = await client.query<{ id: string }>('select id from project where organization_id = $1 and id = any ($2::uuid[])', [
@@ -283,7 +284,7 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
     }),
     answer: Policy,
     handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return forbidden(writes)
+      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
       const id = newId(iam.clock.now())
       return change(actor, async (client, note) => {
         const principal = await principalOf(client, actor.organizationId, body)
@@ -476,8 +477,7 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
           description,
           categories: [category],
         }))
-      const from = (query.page - 1) * query.page_size
-      return yes({ permission_sets: sets.slice(from, from + query.page_size), total_count: sets.length })
+      return yes({ permission_sets: pageOf(sets, query), total_count: sets.length })
     },
   })
 }

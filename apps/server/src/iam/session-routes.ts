@@ -1,12 +1,14 @@
 import { z } from 'zod'
 import { recordChange } from '../audit/record.ts'
 import { transaction } from '../kit/db.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, notFound } from '../kit/denial.ts'
 import type { PrincipalId } from '../kit/ids.ts'
+import { orderOf, readPage } from '../kit/listing.ts'
 import { type Manage, pageQuery, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { forbidden, type IamRoom, LinkToken, Login, orderOf, Password, readPage } from './shapes.ts'
+import { FOREIGN } from './cookies.ts'
 import { SESSION_COLUMNS, type Session, type SessionId, type SignedIn, type Tokens } from './sessions.ts'
+import { type IamRoom, LinkToken, Login, Password } from './shapes.ts'
 
 const Jwt = z.object({
   jti: z.uuid(),
@@ -34,14 +36,6 @@ const tokensToJson = ({ session, token, renewToken }: Tokens) => ({ jwt: toJson(
 
 const OURS = '/parvis/v1'
 const JWTS = '/iam/v1alpha1/jwts'
-
-/** Only what a browser's own pages ask may set or use its cookies: a stranger's page must not sign anybody in or out. */
-const FOREIGN = {
-  type: 'denied_authentication',
-  method: 'jwt',
-  reason: 'invalid_argument',
-  help_message: 'Cookies count only for what our own pages ask.',
-} as const
 
 /** Signing in and out (ours), and the sessions of a user (control-plane.md 5.9). */
 export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): void => {
@@ -167,7 +161,7 @@ export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): voi
     body: z.looseObject({ user_id: z.uuid(), referrer: z.string().max(1_024).optional() }),
     answer: z.object({ jwt: Jwt, token: z.string(), renew_token: z.string() }),
     handle: async ({ body, actor }) => {
-      if (actor.kind !== 'user' || body.user_id !== actor.principalId) return forbidden(writes)
+      if (actor.kind !== 'user' || body.user_id !== actor.principalId) return no(forbidden(writes))
       return transaction(db, async (client) => {
         const parent = actor.sessionId as SessionId | undefined
         const tokens = await sessions.begin(client, { principalId: actor.principalId, origin: actor, parent })
@@ -203,7 +197,7 @@ export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): voi
     }).extend({ audience_id: z.uuid(), expired: queryFlag.optional() }),
     answer: z.object({ jwts: z.array(Jwt), total_count: z.int() }),
     handle: async ({ query, actor, may }) => {
-      if (query.audience_id !== actor.principalId && !may(asks)) return forbidden(reads, { resource: 'self_user', action: 'read' })
+      if (query.audience_id !== actor.principalId && !may(asks)) return no(forbidden(reads, { resource: 'self_user', action: 'read' }))
       const { rows, total } = await readPage<Row>(
         db,
         `${FOUND} and session.principal_id = $2 and ($3::boolean is null or (session.expires_at <= now()) = $3)`,
@@ -228,7 +222,7 @@ export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): voi
     handle: async ({ params: { jti }, actor, may }) => {
       const session = await find(actor.organizationId, jti)
       if (session !== undefined && (session.principal_id === actor.principalId || may(asks))) return yes(toJson(session))
-      return may(asks) ? no(notFound('jwt', jti)) : forbidden(reads, { resource: 'self_user', action: 'read' })
+      return may(asks) ? no(notFound('jwt', jti)) : no(forbidden(reads, { resource: 'self_user', action: 'read' }))
     },
   })
 
@@ -241,9 +235,9 @@ export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): voi
     handle: async ({ params: { jti }, actor, may }) => {
       const session = await find(actor.organizationId, jti)
       const own = session?.principal_id === actor.principalId
-      if (session === undefined || !(own || may(changes))) return may(changes) ? no(notFound('jwt', jti)) : forbidden(writes)
+      if (session === undefined || !(own || may(changes))) return may(changes) ? no(notFound('jwt', jti)) : no(forbidden(writes))
       // Nobody but the owner changes anything about the owner.
-      if (session.role === 'owner' && !own && !actor.owner) return forbidden(writes)
+      if (session.role === 'owner' && !own && !actor.owner) return no(forbidden(writes))
       const { organizationId } = actor
       await end({ sessionId: session.id, principalId: session.principal_id as PrincipalId, organizationId }, actor)
       return yes(undefined)

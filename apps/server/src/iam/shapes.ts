@@ -1,14 +1,10 @@
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import type { Denial } from '../kit/denial.ts'
-import { type Needs, pageQuery } from '../kit/management.ts'
-import { no, type Outcome } from '../kit/outcome.ts'
+import { pageQuery } from '../kit/management.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Change } from './change.ts'
 import type { Iam } from './iam.ts'
 import type { People } from './people.ts'
-
-export { choice, orderOf, readPage } from '../kit/listing.ts'
 
 // What the routes of iam have in common (control-plane.md 5).
 
@@ -32,9 +28,6 @@ export const Ids = z.array(z.uuid()).max(1_000)
 
 export const iamPage = <const O extends readonly [string, ...string[]]>(orders: O) =>
   pageQuery({ max: 100, fallback: 20, orders, clamp: false })
-
-export const forbidden = (...needs: readonly Pick<Needs, 'resource' | 'action'>[]): Outcome<never, Denial> =>
-  no({ type: 'permissions_denied', details: needs.map(({ resource, action }) => ({ resource, action })) })
 
 /** A username or an address of e-mail. */
 export const Login = z.string().min(1).max(254)

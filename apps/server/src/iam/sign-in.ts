@@ -113,6 +113,8 @@ export const openSignIn =
     const { db, passwords, sessions, failures, log } = parts
     const waitMs = failures.waitMs(from.ip)
     if (waitMs > 0) return no({ type: 'too_many_requests', help_message: TOO_MANY, retryAfterMs: waitMs })
+    const full = passwords.refusal(from.ip)
+    if (full !== undefined) return no(full)
 
     const { rows: candidates } = await db.query<Candidate>(CANDIDATES, [request.login, request.organizationId ?? null])
     const hashes: (string | undefined)[] = []

@@ -1,8 +1,9 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
 import { newId, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
+import { choice, orderOf, readPage } from '../kit/listing.ts'
 import { type Actor, listOf, type Manage, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
@@ -11,7 +12,7 @@ import { makeLink } from './links.ts'
 import { weaknessOf } from './passwords.ts'
 import { covers } from './rights.ts'
 import { endSessions, type SessionId } from './sessions.ts'
-import { choice, forbidden, type IamRoom, iamPage, orderOf, Password, readPage, Stamps, Tags } from './shapes.ts'
+import { type IamRoom, iamPage, Password, Stamps, Tags } from './shapes.ts'
 import { writePassword } from './sign-in.ts'
 
 type Row = {
@@ -219,7 +220,7 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam, people }:
     }),
     answer: User.extend({ invitation_url: z.string().optional() }),
     handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return forbidden(writes)
+      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
       const { member } = body
       const email = member?.email ?? body.email
       if (email === undefined) return no(invalid('email', 'required', 'the address of the new user'))
@@ -283,7 +284,7 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam, people }:
     params,
     answer: User,
     handle: async ({ params: { user_id: id }, actor, may }) => {
-      if (id !== actor.principalId && !may(reads)) return forbidden(reads, { resource: 'self_user', action: 'read' })
+      if (id !== actor.principalId && !may(reads)) return no(forbidden(reads, { resource: 'self_user', action: 'read' }))
       const row = await read(db, actor.organizationId, id)
       return row === undefined ? no(notFound('user', id)) : yes(toJson(row))
     },
@@ -342,7 +343,7 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam, people }:
     answer: User,
     handle: async ({ params: { user_id: id }, body, actor, may }) => {
       const own = id === actor.principalId
-      if (!own && !may(writes)) return forbidden(writes)
+      if (!own && !may(writes)) return no(forbidden(writes))
       const user = await read(db, actor.organizationId, id)
       if (user === undefined) return no(notFound('user', id))
       const refused = untouchable(user, actor) ?? outranked(user, actor)
