@@ -386,6 +386,37 @@ describe('who sets what', () => {
     expect((await house.call(`${path}?organization_id=${randomUUID()}`)).json()).toEqual({ quota: [], total_count: 0 })
   })
 
+  test('every change is in the audit, with who made it, from where and with what', async () => {
+    const userAgent = `test/${randomUUID()}`
+    const change = async (method: string, path: string, body?: object): Promise<string> => {
+      const answer = await house.call(path, { method, headers: { 'user-agent': userAgent }, ...(body === undefined ? {} : { body }) })
+      expect(answer.status).toBeLessThan(300)
+      return answer.text
+    }
+    await change('PUT', `${LIMITS}/organizations/${organization()}`, { concurrent_batches: 5 })
+    await change('PUT', `${LIMITS}/organizations/${organization()}/tier`, { tier: 'identity_verified' })
+    await change('PUT', `${LIMITS}/projects/${organization()}`, { tokens_per_minute: 1 })
+    await change('PUT', `${LIMITS}/projects/${organization()}`, { tokens_per_minute: 'default' })
+    const made = await change('PUT', '/parvis/v1/budgets', { unit: 'tokens', period: 'month', amount: 1_000_000_000 })
+    await change('DELETE', `/parvis/v1/budgets/${(JSON.parse(made) as { id: string }).id}`)
+    const { rows } = await database.db.query<{ what: string; actor: string; ip: string }>(
+      `select resource_type || ' ' || action as what, actor, host(ip) as ip from audit_entry where user_agent = $1 order by at`,
+      [userAgent],
+    )
+    expect(rows.map(({ what }) => what)).toEqual([
+      'organization_limit updated',
+      'organization_tier updated',
+      'project_limit updated',
+      'project_limit updated',
+      'budget created',
+      'budget deleted',
+    ])
+    expect(new Set(rows.map(({ ip }) => ip))).toEqual(new Set(['127.0.0.1']))
+    const { rows: owners } = await database.db.query<{ owner_id: string }>('select owner_id from installation')
+    expect(new Set(rows.map(({ actor }) => actor))).toEqual(new Set([owners[0]?.owner_id]))
+    await limit({ concurrent_batches: 'default' })
+  })
+
   test('the command line sets and shows the same', async () => {
     const env = { PARVIS_DATABASE_URL: database.url, PARVIS_DATA_DIR: house.dataDir }
     expect(await runParvis(['limits', 'set', '--model', 'scripted', '--requests', '77', '--tokens', 'unlimited'], env)).toMatchObject({
@@ -397,6 +428,12 @@ describe('who sets what', () => {
     expect(shown.out).toContain('Tier: identity_verified')
     expect(shown.out).toMatch(/scripted {2}tokens_per_minute unlimited {2}requests_per_minute 77/)
     expect(shown.out).toMatch(/budget \S+ {2}organization {2}\d+\.\d+ of 12\.50 money per month, alert only/)
+    expect((await runParvis(['limits', 'set', '--batches', '7', '--free-tokens', '9000000'], env)).code).toBe(0)
+    const quota = `/iam/v1alpha1/quota/GenerativeApisConcurrentBatches?organization_id=${organization()}`
+    await until('running servers know it', async () => (await house.call(quota)).text.includes('"limit":7'))
+    const { limits } = (await house.call(LIMITS)).json() as { limits: Record<string, unknown>[] }
+    expect(limits[0]).toMatchObject({ model: '*', concurrent_batches: 7, free_tokens_per_month: 9_000_000 })
+    await limit({ concurrent_batches: 'default', free_tokens_per_month: 'default' })
     expect((await runParvis(['limits', 'set'], env)).err).toContain('--tokens')
     expect((await runParvis(['limits', 'tier', 'gold'], env)).err).toContain('identity_verified')
   })

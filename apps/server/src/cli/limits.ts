@@ -102,6 +102,7 @@ type SetOptions = Where & {
   audioSeconds?: Typed
   concurrent?: Typed
   batches?: Typed
+  freeTokens?: Typed
 }
 
 const set = (config: Config, options: SetOptions): Promise<void> =>
@@ -114,10 +115,11 @@ const set = (config: Config, options: SetOptions): Promise<void> =>
       ['audio_seconds_per_minute', options.audioSeconds],
       ['concurrent_requests', options.concurrent],
       ['concurrent_batches', options.batches],
+      ['free_tokens_per_month', options.freeTokens],
     ]
     const limits = Object.fromEntries(given.flatMap(([name, value]) => (value === undefined ? [] : [[name, toLimit(value)]])))
     if (Object.keys(limits).length === 0)
-      throw new Error('Say what to set: --tokens, --requests, --audio-seconds, --concurrent or --batches.')
+      throw new Error('Say what to set: --tokens, --requests, --audio-seconds, --concurrent, --batches or --free-tokens.')
     if (options.project === undefined) {
       done(await setOrganizationLimits(edit, { organizationId, model: options.model, limits }))
     } else {
@@ -172,6 +174,7 @@ export const registerLimits = (program: Command, readSettings: () => Config): vo
     .option('--audio-seconds <number>', 'seconds of audio per minute', parseLimit)
     .option('--concurrent <number>', 'requests at the same time, over all models', parseLimit)
     .option('--batches <number>', 'batches at the same time, over all models', parseLimit)
+    .option('--free-tokens <number>', 'tokens in a month, over all models; more are refused', parseLimit)
     .action((options: SetOptions) => set(readSettings(), options))
   limits
     .command('tier')
