@@ -2,7 +2,8 @@ import { z } from 'zod'
 import type { Clock } from '../kit/clock.ts'
 import { instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
-import { type Denial, invalid } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid } from '../kit/denial.ts'
+import { pageOf } from '../kit/listing.ts'
 import { type Actor, type Manage, type Needs, pageQuery } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
@@ -27,7 +28,7 @@ import {
   updateBudget,
   updateNotification,
 } from './budget.ts'
-import { MoneyJson, ONE_PAGE, pageOf } from './json.ts'
+import { MoneyJson, ONE_PAGE } from './json.ts'
 import { signingSecret } from './messages.ts'
 
 // Billing v2: budgets, their alerts, whom these tell (control-plane.md 7.5).
@@ -152,8 +153,6 @@ export const budgetRoutes = (manage: Manage, room: { db: Db; clock: Clock; secre
   /** Clients send their organization, or nothing. Another one is refused like one that is not there. */
   const isOwn = (actor: Actor, given: string | undefined): boolean =>
     given === undefined || given === '' || given.toLowerCase() === actor.organizationId
-  const refused = (needs: Needs): Outcome<never, Denial> =>
-    no({ type: 'permissions_denied', details: [{ resource: needs.resource, action: needs.action }] })
   const withSecret = (notification: Notification): z.infer<typeof NotificationJson> => ({
     ...notificationToJson(notification),
     ...(notification.type === 'webhook' ? { signing_secret: signingSecret(room.secrets, notification.id) } : {}),
@@ -173,7 +172,7 @@ export const budgetRoutes = (manage: Manage, room: { db: Db; clock: Clock; secre
     }),
     answer: z.object({ budgets: z.array(BudgetJson), total_count: z.int() }),
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(read)
+      if (!isOwn(actor, query.organization_id)) return no(forbidden(read))
       const budgets = await readBudgets(db, actor.organizationId)
       return yes({ budgets: pageOf(budgets, query).map(budgetToJson), total_count: budgets.length })
     },
@@ -187,7 +186,7 @@ export const budgetRoutes = (manage: Manage, room: { db: Db; clock: Clock; secre
     body: z.looseObject({ organization_id: z.string().optional(), consumption_limit: Limit, enabled: z.boolean().default(false) }),
     answer: BudgetJson,
     handle: async ({ body, actor }) => {
-      if (!isOwn(actor, body.organization_id)) return refused(write)
+      if (!isOwn(actor, body.organization_id)) return no(forbidden(write))
       return spoken(await createBudget(db, by(actor), { limitEuros: BigInt(body.consumption_limit), enabled: body.enabled }), budgetToJson)
     },
   })

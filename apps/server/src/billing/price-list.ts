@@ -1,10 +1,11 @@
 import { z } from 'zod'
 import type { Model } from '../catalog/model.ts'
 import { instantToDate } from '../kit/clock.ts'
+import { pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, pageQuery, queryFlag } from '../kit/management.ts'
 import { type PicoEuro, picoToMoney } from '../kit/money.ts'
 import { yes } from '../kit/outcome.ts'
-import { MoneyJson, ONE_PAGE, pageOf } from './json.ts'
+import { MoneyJson, ONE_PAGE } from './json.ts'
 import type { Meter, Mode } from './rate.ts'
 import { kindOf, skuOf } from './wording.ts'
 

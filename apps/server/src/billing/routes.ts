@@ -2,25 +2,23 @@ import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { forbidden, notFound } from '../kit/denial.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
+import { pageOf } from '../kit/listing.ts'
 import { type Actor, type Manage, type Needs, pageQuery } from '../kit/management.ts'
 import { type Cents, centsToEuros, centsToMoney } from '../kit/money.ts'
-import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { no, yes } from '../kit/outcome.ts'
 import { type MonthBill, readBill, readClosedBills } from './bill.ts'
 import { toConsumptions } from './consumption.ts'
 import { invoicesToCsv, invoiceToCsv, invoiceToPdf } from './document.ts'
 import { type Invoice, type InvoiceId, readInvoiceOfMonth, readInvoices, taxOf } from './invoice.ts'
-import { MoneyJson, ONE_PAGE, pageOf } from './json.ts'
+import { MoneyJson, ONE_PAGE } from './json.ts'
 import { type Month, monthEnd, monthOf, monthStart } from './month.ts'
 import type { Terms } from './terms.ts'
 
 // Billing v2beta1: consumptions, taxes, invoices, discounts (control-plane.md 7.1 to 7.4).
 
 const reading = (resource: string): Needs => ({ resource, action: 'read', scope: 'organization' })
-
-const refused = (needs: Needs): Outcome<never, Denial> =>
-  no({ type: 'permissions_denied', details: [{ resource: needs.resource, action: needs.action }] })
 
 const date = (instant: Instant): string => instantToDate(instant).toISOString()
 /** The last microsecond of a period, as the recordings have it. */
@@ -220,12 +218,12 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
       updated_at: z.string(),
     }),
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(consumption)
+      if (!isOwn(actor, query.organization_id)) return no(forbidden(consumption))
       const projectId = query.project_id?.toLowerCase() as ProjectId | undefined
       const bill = await readBill(db, terms, actor.organizationId, monthAsked(query.billing_period))
       const isKnown =
         projectId === undefined || projectId in bill.projectNames || bill.bill.projects.some((project) => project.projectId === projectId)
-      if (!isKnown) return refused(consumption)
+      if (!isKnown) return no(forbidden(consumption))
       const { rows } = await db.query<{ name: string }>('select name from organization where id = $1', [actor.organizationId])
       const filtered = projectId !== undefined || query.category_name !== undefined
       const lines = toConsumptions(bill, terms.region).filter(
@@ -258,7 +256,7 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     }),
     answer: z.object({ taxes: z.array(TaxJson), total_count: z.int(), updated_at: z.string() }),
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(tax)
+      if (!isOwn(actor, query.organization_id)) return no(forbidden(tax))
       const bill = await readBill(db, terms, actor.organizationId, monthAsked(query.billing_period))
       // A month that is invoiced keeps the tax of its day.
       const invoiced = bill.closedAt === null ? undefined : await readInvoiceOfMonth(db, actor.organizationId, bill.month)
@@ -282,7 +280,7 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     query: InvoiceQuery,
     answer: z.object({ invoices: z.array(InvoiceJson), total_count: z.int() }),
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(invoice)
+      if (!isOwn(actor, query.organization_id)) return no(forbidden(invoice))
       const invoices = matching(await readInvoices(db, actor.organizationId), query)
       return yes({ invoices: pageOf(invoices, query).map(invoiceToJson), total_count: invoices.length })
     },
@@ -335,7 +333,7 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     query: InvoiceQuery.extend({ file_type: z.enum(['csv']).default('csv') }),
     produces: { file: ['text/csv'] },
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(invoice)
+      if (!isOwn(actor, query.organization_id)) return no(forbidden(invoice))
       const invoices = pageOf(matching(await readInvoices(db, actor.organizationId), query), query)
       return yes({ file: { name: 'invoices.csv', contentType: 'text/csv', bytes: invoicesToCsv(invoices) } })
     },
@@ -355,7 +353,7 @@ export const billingRoutes = (manage: Manage, room: BillingRoom): void => {
     }).extend({ organization_id: z.uuid().optional() }),
     answer: z.object({ discounts: z.array(DiscountJson), total_count: z.int() }),
     handle: async ({ query, actor }) => {
-      if (!isOwn(actor, query.organization_id)) return refused(discount)
+      if (!isOwn(actor, query.organization_id)) return no(forbidden(discount))
       const closed = await readClosedBills(db, actor.organizationId)
       const running = await readBill(db, terms, actor.organizationId, monthOf(clock.now()))
       const months = [...closed.filter(({ month }) => month !== running.month), running].filter(

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { pageOf } from '../kit/listing.ts'
 import { type Manage, pageQuery } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { changeModel } from './change.ts'
@@ -207,8 +208,7 @@ export const catalogRoutes = (
         })
       const sign = query.order_by === 'name_desc' ? -1 : 1
       const sorted = query.order_by === 'created_at_asc' ? found : found.toSorted((a, b) => (a.name < b.name ? -sign : sign))
-      const from = (query.page - 1) * query.page_size
-      return yes({ models: sorted.slice(from, from + query.page_size).map(modelToJson), total_count: found.length })
+      return yes({ models: pageOf(sorted, query).map(modelToJson), total_count: found.length })
     },
   })
 
@@ -305,8 +305,7 @@ export const catalogRoutes = (
       const model = await find(name)
       if (model === undefined) return no(notFound('model', name))
       const prices = query.order_by === 'starts_at_asc' ? model.prices : model.prices.toReversed()
-      const from = (query.page - 1) * query.page_size
-      const shown = prices.slice(from, from + query.page_size)
+      const shown = pageOf(prices, query)
       return yes({ prices: shown.map((price) => priceToJson(price, model.type)), total_count: prices.length })
     },
   })

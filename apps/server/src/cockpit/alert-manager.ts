@@ -1,12 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, notFound } from '../kit/denial.ts'
 import { newId, type ProjectId } from '../kit/ids.ts'
 import { readPage } from '../kit/listing.ts'
 import { type Manage, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { type CockpitRoom, change, cockpitPage, fits, forbidden, GivenProject, projectOf, READS, REGIONAL, Uuid, WRITES } from './shapes.ts'
+import { type CockpitRoom, change, cockpitPage, fits, GivenProject, projectOf, READS, REGIONAL, Uuid, WRITES } from './shapes.ts'
 
 /** A test alert is sent to all of them at once. */
 const MAX_CONTACT_POINTS = 10
@@ -69,7 +69,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     answer: ManagerJson,
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(READS, projectId)) return forbidden(READS)
+      if (!may(READS, projectId)) return no(forbidden(READS))
       const { rowCount } = await db.query('select from alert_manager where project_id = $1 and region = $2', [projectId, region])
       return yes(managerToJson(projectId, rowCount !== 0))
     },
@@ -88,7 +88,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
       answer: ManagerJson,
       handle: async ({ body, actor, may }) => {
         const projectId = projectOf(actor, body)
-        if (!may(WRITES, projectId)) return forbidden(WRITES)
+        if (!may(WRITES, projectId)) return no(forbidden(WRITES))
         return change(db, actor, async (client, note) => {
           const { rowCount } = enabled
             ? await client.query(
@@ -120,7 +120,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     }),
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(READS, projectId)) return forbidden(READS)
+      if (!may(READS, projectId)) return no(forbidden(READS))
       const { rows, total } = await readPage<Contact>(db, CONTACTS, [projectId, region], query, 'id')
       // There are none but those made here.
       const additional = { has_additional_receivers: false, has_additional_contact_points: false }
@@ -137,7 +137,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     answer: ContactJson,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       return change(db, actor, async (client, note) => {
         const fit = await fits(client, projectId, { table: 'contact_point', resource: 'CockpitContactPoints', quota: MAX_CONTACT_POINTS })
         if (!fit.ok) return fit
@@ -164,7 +164,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     answer: ContactJson,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       return change(db, actor, async (client, note) => {
         const before = await readContact(client, projectId, body.email.to)
         if (before === undefined) return missing(body.email.to)
@@ -194,7 +194,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     body: ContactBody,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       return change(db, actor, async (client, note) => {
         const before = await readContact(client, projectId, body.email.to)
         const { rowCount } = await client.query('delete from contact_point where id = $1', [before?.id ?? null])
@@ -216,7 +216,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     body: ofProject,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       const { rows: contacts } = await db.query<Contact>(CONTACTS, [projectId, region])
       if (contacts.length === 0) return unusable('there is no contact point to tell')
       const { rowCount: enabled } = await db.query('select from alert_manager where project_id = $1 and region = $2', [projectId, region])
@@ -262,7 +262,8 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     needs: READS,
     query: z.looseObject({ ...GivenProject, is_preconfigured: queryFlag.optional(), data_source_id: Uuid.optional() }),
     answer: z.object({ alerts: z.array(z.never()), total_count: z.int() }),
-    handle: async ({ query, actor, may }) => (may(READS, projectOf(actor, query)) ? yes({ alerts: [], total_count: 0 }) : forbidden(READS)),
+    handle: async ({ query, actor, may }) =>
+      may(READS, projectOf(actor, query)) ? yes({ alerts: [], total_count: 0 }) : no(forbidden(READS)),
   })
 
   manage({
@@ -279,6 +280,6 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     handle: async ({ query, actor, may }) =>
       may(READS, projectOf(actor, query))
         ? yes({ rules_count_by_datasource: [], preconfigured_rules_count: 0, custom_rules_count: 0 })
-        : forbidden(READS),
+        : no(forbidden(READS)),
   })
 }

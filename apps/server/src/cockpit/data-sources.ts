@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
 import { newId } from '../kit/ids.ts'
 import { choice, orderOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage } from '../kit/management.ts'
@@ -15,7 +15,7 @@ import {
   SOURCE_TYPES,
   sourceToAudit,
 } from './data-source.ts'
-import { type CockpitRoom, change, cockpitPage, fits, forbidden, GivenProject, projectOf, READS, REGIONAL, Uuid, WRITES } from './shapes.ts'
+import { type CockpitRoom, change, cockpitPage, fits, GivenProject, projectOf, READS, REGIONAL, Uuid, WRITES } from './shapes.ts'
 
 /** Of all types together, the two that every project has included. */
 const MAX_SOURCES = 100
@@ -77,7 +77,7 @@ export const dataSourceRoutes = (manage: Manage, room: CockpitRoom): void => {
     answer: z.object({ data_sources: z.array(SourceJson), total_count: z.int() }),
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(READS, projectId)) return forbidden(READS)
+      if (!may(READS, projectId)) return no(forbidden(READS))
       await makePlatformSources(room, actor.organizationId, projectId)
       const { rows, total } = await readPage<DataSource>(
         db,
@@ -104,7 +104,7 @@ export const dataSourceRoutes = (manage: Manage, room: CockpitRoom): void => {
     answer: SourceJson,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       await makePlatformSources(room, actor.organizationId, projectId)
       const id = newId(clock.now())
       return change(db, actor, async (client, note) => {
@@ -153,7 +153,7 @@ export const dataSourceRoutes = (manage: Manage, room: CockpitRoom): void => {
         await client.query('select from data_source where id = $1 for update', [id])
         const before = await readDataSource(client, actor.organizationId, region, id)
         if (before === undefined || !may(READS, before.project_id)) return missing(id)
-        if (!may(WRITES, before.project_id)) return forbidden(WRITES)
+        if (!may(WRITES, before.project_id)) return no(forbidden(WRITES))
         if (before.origin !== 'custom' && body.name !== undefined && body.name !== before.name)
           return no(invalid('name', 'constraint', 'a data source that every project has keeps its name'))
         await client.query(
@@ -183,7 +183,7 @@ export const dataSourceRoutes = (manage: Manage, room: CockpitRoom): void => {
         await client.query('select from data_source where id = $1 for update', [id])
         const before = await readDataSource(client, actor.organizationId, region, id)
         if (before === undefined || !may(READS, before.project_id)) return missing(id)
-        if (!may(WRITES, before.project_id)) return forbidden(WRITES)
+        if (!may(WRITES, before.project_id)) return no(forbidden(WRITES))
         if (before.origin !== 'custom') {
           const help_message = 'a data source that every project has stays as long as its project'
           return no({ type: 'precondition_failed', precondition: 'protected_resource', help_message })

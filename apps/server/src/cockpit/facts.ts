@@ -1,19 +1,10 @@
 import { z } from 'zod'
-import { pageQuery, type Manage } from '../kit/management.ts'
-import { yes } from '../kit/outcome.ts'
+import { forbidden } from '../kit/denial.ts'
+import { pageOf } from '../kit/listing.ts'
+import { type Manage, pageQuery } from '../kit/management.ts'
+import { no, yes } from '../kit/outcome.ts'
 import { DEFAULT_RETENTION_DAYS, MAX_RETENTION_DAYS, MIN_RETENTION_DAYS, SOURCE_TYPES } from './data-source.ts'
-import {
-  type CockpitRoom,
-  cockpitPage,
-  forbidden,
-  GivenProject,
-  GLOBAL,
-  projectOf,
-  READS,
-  READS_ANYWHERE,
-  REGIONAL,
-  WRITES,
-} from './shapes.ts'
+import { type CockpitRoom, cockpitPage, GivenProject, GLOBAL, projectOf, READS, READS_ANYWHERE, REGIONAL, WRITES } from './shapes.ts'
 
 const Retention = z.object({ min_days: z.int(), max_days: z.int(), default_days: z.int() })
 const retentionOf = (type: keyof typeof DEFAULT_RETENTION_DAYS): z.infer<typeof Retention> => ({
@@ -114,7 +105,7 @@ export const factRoutes = (manage: Manage, { region }: CockpitRoom): void => {
     }),
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(READS, projectId)) return forbidden(READS)
+      if (!may(READS, projectId)) return no(forbidden(READS))
       const usageOf = (
         data_source_origin: 'scaleway' | 'custom',
         data_source_type: keyof typeof DEFAULT_RETENTION_DAYS,
@@ -159,8 +150,7 @@ export const factRoutes = (manage: Manage, { region }: CockpitRoom): void => {
     }),
     handle: async ({ query }) => {
       const sorted = query.order_by.endsWith('_desc') ? PRODUCTS.toReversed() : PRODUCTS
-      const from = (query.page - 1) * query.page_size
-      return yes({ products_list: sorted.slice(from, from + query.page_size), total_count: PRODUCTS.length })
+      return yes({ products_list: pageOf(sorted, query), total_count: PRODUCTS.length })
     },
   })
 
@@ -181,7 +171,7 @@ export const factRoutes = (manage: Manage, { region }: CockpitRoom): void => {
     needs: READS,
     query: z.looseObject(GivenProject),
     answer: Plan,
-    handle: async ({ query, actor, may }) => (may(READS, projectOf(actor, query)) ? yes(FREE) : forbidden(READS)),
+    handle: async ({ query, actor, may }) => (may(READS, projectOf(actor, query)) ? yes(FREE) : no(forbidden(READS))),
   })
 
   manage({
@@ -191,6 +181,6 @@ export const factRoutes = (manage: Manage, { region }: CockpitRoom): void => {
     needs: WRITES,
     body: z.looseObject({ ...GivenProject, plan_name: z.enum(['unknown_name', 'free', 'premium', 'custom']).optional() }),
     answer: Plan,
-    handle: async ({ body, actor, may }) => (may(WRITES, projectOf(actor, body)) ? yes(FREE) : forbidden(WRITES)),
+    handle: async ({ body, actor, may }) => (may(WRITES, projectOf(actor, body)) ? yes(FREE) : no(forbidden(WRITES))),
   })
 }

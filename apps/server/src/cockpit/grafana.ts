@@ -1,12 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
 import type { ProjectId } from '../kit/ids.ts'
 import { choice, orderOf, readPage } from '../kit/listing.ts'
 import type { Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { type CockpitRoom, change, cockpitPage, fits, forbidden, GivenProject, GLOBAL, projectOf, READS, WRITES } from './shapes.ts'
+import { type CockpitRoom, change, cockpitPage, fits, GivenProject, GLOBAL, projectOf, READS, WRITES } from './shapes.ts'
 import { newSecret } from './token.ts'
 
 const MAX_USERS = 50
@@ -46,7 +46,7 @@ export const grafanaRoutes = (manage: Manage, { db, secrets, places }: CockpitRo
     answer: z.object({ grafana_url: z.url() }),
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      return may(READS, projectId) ? yes({ grafana_url: places.grafana(projectId) }) : forbidden(READS)
+      return may(READS, projectId) ? yes({ grafana_url: places.grafana(projectId) }) : no(forbidden(READS))
     },
   })
 
@@ -58,7 +58,7 @@ export const grafanaRoutes = (manage: Manage, { db, secrets, places }: CockpitRo
     body: ofProject,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       return change(db, actor, async (client, note) => {
         const { rows } = await client.query<{ id: string }>(
           `update data_source set synchronized_with_grafana = true, updated_at = now()
@@ -83,7 +83,7 @@ export const grafanaRoutes = (manage: Manage, { db, secrets, places }: CockpitRo
     answer: z.object({ grafana_users: z.array(UserJson), total_count: z.int() }),
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(READS, projectId)) return forbidden(READS)
+      if (!may(READS, projectId)) return no(forbidden(READS))
       const { rows, total } = await readPage<Row>(
         db,
         'select id, project_id, login, role from grafana_user where project_id = $1',
@@ -112,7 +112,7 @@ export const grafanaRoutes = (manage: Manage, { db, secrets, places }: CockpitRo
     answer: UserJson,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       if (body.login.toLowerCase() === RESERVED_LOGIN) return no(invalid('login', 'constraint', `${RESERVED_LOGIN} is Grafana's own`))
       const password = newSecret()
       return change(db, actor, async (client, note) => {
@@ -142,7 +142,7 @@ export const grafanaRoutes = (manage: Manage, { db, secrets, places }: CockpitRo
     answer: UserJson,
     handle: async ({ params: { grafana_user_id: id }, body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       const password = newSecret()
       return change(db, actor, async (client, note) => {
         const row = await read(client, projectId, id)
@@ -163,7 +163,7 @@ export const grafanaRoutes = (manage: Manage, { db, secrets, places }: CockpitRo
     query: ofProject,
     handle: async ({ params: { grafana_user_id: id }, query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       return change(db, actor, async (client, note) => {
         const row = await read(client, projectId, id)
         const { rowCount } = await client.query('delete from grafana_user where project_id = $1 and id = $2', [projectId, id])

@@ -4,6 +4,7 @@ import { recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import type { Denial } from '../kit/denial.ts'
+import { forbidden } from '../kit/denial.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import type { SendMail } from '../kit/mail.ts'
 import { type Actor, type Needs, pageQuery } from '../kit/management.ts'
@@ -33,9 +34,6 @@ export const READS = { resource: 'cockpit', action: 'read', scope: 'project' } a
 export const WRITES = { resource: 'cockpit', action: 'write', scope: 'project' } as const satisfies Needs
 /** For what is the same in every project: one that may be read is enough. */
 export const READS_ANYWHERE = { ...READS, scope: 'anywhere' } as const satisfies Needs
-
-export const forbidden = (needs: Needs): Outcome<never, Denial> =>
-  no({ type: 'permissions_denied', details: [{ resource: needs.resource, action: needs.action }] })
 
 export const Uuid = z.guid().transform((text) => text.toLowerCase())
 /** Clients fill it in; without one the default project is meant, whose id is the organization's. */
@@ -79,7 +77,7 @@ export const fits = async (
 ): Promise<Outcome<undefined, Denial>> => {
   const { rowCount } = await client.query('select from project where id = $1 for no key update', [projectId])
   // Deleted since we were asked.
-  if (rowCount === 0) return forbidden(WRITES)
+  if (rowCount === 0) return no(forbidden(WRITES))
   const { rows } = await client.query<{ count: number }>(`select count(*)::int as count from ${what.table} where project_id = $1`, [
     projectId,
   ])

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { Db } from '../kit/db.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, notFound } from '../kit/denial.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
@@ -72,7 +72,6 @@ export const authenticateToken = async (
   })
   const [source] = sources
   if (source === undefined) return no(notFound('data source', asked.dataSourceId))
-  if (!token.scopes.includes(`${asked.action}_only_${asked.type}`))
-    return no({ type: 'permissions_denied', details: [{ resource: 'cockpit', action: asked.action }] })
+  if (!token.scopes.includes(`${asked.action}_only_${asked.type}`)) return no(forbidden({ resource: 'cockpit', action: asked.action }))
   return yes({ tokenId: token.id, dataSourceId: source.id, organizationId: source.organization_id, projectId: token.project_id })
 }

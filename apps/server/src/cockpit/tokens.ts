@@ -1,12 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, notFound } from '../kit/denial.ts'
 import { newId, type OrganizationId, type ProjectId } from '../kit/ids.ts'
 import { orderOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { type CockpitRoom, change, cockpitPage, fits, forbidden, GivenProject, projectOf, READS, REGIONAL, Uuid, WRITES } from './shapes.ts'
+import { type CockpitRoom, change, cockpitPage, fits, GivenProject, projectOf, READS, REGIONAL, Uuid, WRITES } from './shapes.ts'
 import { newSecret, TOKEN_SCOPES, type TokenScope } from './token.ts'
 
 const MAX_TOKENS = 100
@@ -73,7 +73,7 @@ export const tokenRoutes = (manage: Manage, { db, clock, secrets, region }: Cock
     answer: z.object({ tokens: z.array(TokenJson), total_count: z.int() }),
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
-      if (!may(READS, projectId)) return forbidden(READS)
+      if (!may(READS, projectId)) return no(forbidden(READS))
       const { rows, total } = await readPage<Row>(
         db,
         `${TOKENS} and project_id = $3 and scopes @> $4::text[]`,
@@ -102,7 +102,7 @@ export const tokenRoutes = (manage: Manage, { db, clock, secrets, region }: Cock
     answer: TokenJson,
     handle: async ({ body, actor, may }) => {
       const projectId = projectOf(actor, body)
-      if (!may(WRITES, projectId)) return forbidden(WRITES)
+      if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       const id = newId(clock.now())
       const secret = newSecret()
       return change(db, actor, async (client, note) => {
@@ -143,7 +143,7 @@ export const tokenRoutes = (manage: Manage, { db, clock, secrets, region }: Cock
         await client.query('select from cockpit_token where id = $1 for update', [id])
         const before = await read(client, actor.organizationId, region, id)
         if (before === undefined || !may(READS, before.project_id)) return missing(id)
-        if (!may(WRITES, before.project_id)) return forbidden(WRITES)
+        if (!may(WRITES, before.project_id)) return no(forbidden(WRITES))
         await client.query('delete from cockpit_token where id = $1', [id])
         await note({ action: 'deleted', resourceType: 'cockpit_token', resourceId: id, before: toAudit(before) })
         return yes(undefined)

@@ -1,7 +1,8 @@
 import { z } from 'zod'
 import type { Model } from '../catalog/model.ts'
 import { instantToDate } from '../kit/clock.ts'
-import { type Denial, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, notFound } from '../kit/denial.ts'
+import { pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, type Needs, pageQuery, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { bitsOf, type DeployableModel, fullName, isDeployable, precisionOf, supportOf, tagsOf } from './model-view.ts'
@@ -71,9 +72,6 @@ const page = <const O extends readonly [string, ...string[]]>(orders: O) =>
     name: Name.optional(),
     tags: listOf(z.string()),
   })
-
-const pageOf = <T>(items: readonly T[], query: { page: number; page_size: number }): T[] =>
-  items.slice((query.page - 1) * query.page_size, query.page * query.page_size)
 
 const MODEL_ORDERS = ['display_rank_asc', 'created_at_asc', 'created_at_desc', 'name_asc', 'name_desc'] as const
 
@@ -154,11 +152,7 @@ export const deploymentRoutes = (
     needs: MODELS.write,
     params: modelParams,
     handle: async ({ params: { model_id: id } }) =>
-      no<Denial>(
-        deployable().some((each) => each.id === id)
-          ? { type: 'permissions_denied', details: [{ resource: 'model', action: 'write' }] }
-          : notFound('Model', id),
-      ),
+      no<Denial>(deployable().some((each) => each.id === id) ? forbidden(MODELS.write) : notFound('Model', id)),
   })
 
   manage({

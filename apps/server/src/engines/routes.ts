@@ -3,6 +3,7 @@ import type { Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import { invalid, notFound } from '../kit/denial.ts'
 import type { ModelId } from '../kit/ids.ts'
+import { pageOf } from '../kit/listing.ts'
 import { type Manage, pageQuery } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
@@ -90,8 +91,7 @@ export const engineRoutes = (
     answer: z.object({ engines: z.array(Engine), total_count: z.int() }),
     handle: async ({ query }) => {
       const engines = await listEngines(db)
-      const from = (query.page - 1) * query.page_size
-      return yes({ engines: engines.slice(from, from + query.page_size).map(toJson), total_count: engines.length })
+      return yes({ engines: pageOf(engines, query).map(toJson), total_count: engines.length })
     },
   })
 

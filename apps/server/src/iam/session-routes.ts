@@ -6,7 +6,6 @@ import type { PrincipalId } from '../kit/ids.ts'
 import { orderOf, readPage } from '../kit/listing.ts'
 import { type Manage, pageQuery, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { FOREIGN } from './cookies.ts'
 import { SESSION_COLUMNS, type Session, type SessionId, type SignedIn, type Tokens } from './sessions.ts'
 import { type IamRoom, LinkToken, Login, Password } from './shapes.ts'
 
@@ -36,6 +35,14 @@ const tokensToJson = ({ session, token, renewToken }: Tokens) => ({ jwt: toJson(
 
 const OURS = '/parvis/v1'
 const JWTS = '/iam/v1alpha1/jwts'
+
+/** Only what a browser's own pages ask may set or use its cookies: a stranger's page must not sign anybody in or out. */
+const FOREIGN = {
+  type: 'denied_authentication',
+  method: 'jwt',
+  reason: 'invalid_argument',
+  help_message: 'Cookies count only for what our own pages ask.',
+} as const
 
 /** Signing in and out (ours), and the sessions of a user (control-plane.md 5.9). */
 export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): void => {

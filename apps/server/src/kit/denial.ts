@@ -50,6 +50,12 @@ export const invalid = (argument: string, reason: ArgumentFault['reason'], help:
   details: [{ argument_name: argument, reason, help_message: help }],
 })
 
+/** What the caller may not do is named, and nothing else. */
+export const forbidden = (...needs: readonly { readonly resource: string; readonly action: string }[]): Denial => ({
+  type: 'permissions_denied',
+  details: needs.map(({ resource, action }) => ({ resource, action })),
+})
+
 export const notFound = (resource: string, id: string): Denial => ({ type: 'not_found', resource, resource_id: id })
 
 /** A denial as it goes over the wire. */

@@ -13,6 +13,10 @@ export const choice = <const W extends readonly [string, ...string[]]>(words: W)
       return z.NEVER
     })
 
+/** All that a list matches is counted, one page of it is shown (control-plane.md 2.5). */
+export const pageOf = <T>(items: readonly T[], page: { page: number; page_size: number }): T[] =>
+  items.slice((page.page - 1) * page.page_size, page.page * page.page_size)
+
 /** One page of what a statement finds, and how many it finds in all. Orders must end in something unique, or pages overlap. */
 export const readPage = async <Row extends object>(
   db: Db,

@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { plainAddress } from './addresses.ts'
 import type { Clock } from './clock.ts'
-import { type ArgumentFault, type Denial, invalid, notFound, speakDenial } from './denial.ts'
+import { type ArgumentFault, type Denial, forbidden, invalid, notFound, speakDenial } from './denial.ts'
 import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
 import { no, type Outcome, yes } from './outcome.ts'
@@ -324,7 +324,7 @@ export const openManagement = (
           // What may be done to a project's things depends on the project, which only the handler knows; it asks `may`.
           const asked = route.needs.scope !== 'project' && route.needs.scope !== 'self'
           if (asked && !guarded.value.may(route.needs)) {
-            return denyUnread(request, reply, denialOf(route.needs))
+            return denyUnread(request, reply, forbidden(route.needs))
           }
           guards.set(request, guarded.value)
           return goOn(request, reply)
@@ -368,13 +368,11 @@ export const openManagement = (
     work: (who: { actor: Actor; may: May }) => Promise<Outcome<A, Denial>>,
   ): Promise<Outcome<A, Denial>> => {
     const who = guards.get(request)
-    return who === undefined ? Promise.resolve(no(denialOf(needs))) : work(who)
+    return who === undefined ? Promise.resolve(no(forbidden(needs))) : work(who)
   }
 
   return { manage, shapes: () => shapes, refuseUnknown }
 }
-
-const denialOf = ({ resource, action }: Needs): Denial => ({ type: 'permissions_denied', details: [{ resource, action }] })
 
 // A text in Postgres cannot hold it.
 const NO_ZERO = 'a text must not contain the character U+0000'

@@ -3,6 +3,7 @@ import { type Clock, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import { type Denial, invalid, notFound } from '../kit/denial.ts'
 import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
+import { pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, pageQuery } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type BudgetNow, readBudgets } from './budgets.ts'
@@ -148,8 +149,7 @@ export const quotaRoutes = (
     handle: async ({ query }) => {
       const policy = room.policy()
       const tiers = TIERS.map((name) => ({ name, limits: policy.tierLimits(name) }))
-      const from = (query.page - 1) * query.page_size
-      return yes({ tiers: tiers.slice(from, from + query.page_size), total_count: tiers.length })
+      return yes({ tiers: pageOf(tiers, query), total_count: tiers.length })
     },
   })
 
@@ -194,8 +194,7 @@ export const quotaRoutes = (
     handle: async ({ query, actor }) => {
       const budgets = await readBudgets(db, clock, actor.organizationId)
       const ordered = query.order_by === 'created_at_desc' ? budgets.toReversed() : budgets
-      const from = (query.page - 1) * query.page_size
-      return yes({ budgets: ordered.slice(from, from + query.page_size).map(budgetToJson), total_count: budgets.length })
+      return yes({ budgets: pageOf(ordered, query).map(budgetToJson), total_count: budgets.length })
     },
   })
 
@@ -276,8 +275,7 @@ export const quotaRoutes = (
       const quota = toQuota(room.policy(), actor.organizationId, room.models())
         .filter(({ name }) => wanted.size === 0 || wanted.has(name))
         .sort((one, other) => (one.name < other.name ? -1 : 1) * (query.order_by === 'name_desc' ? -1 : 1))
-      const from = (query.page - 1) * query.page_size
-      return yes({ quota: quota.slice(from, from + query.page_size), total_count: quota.length })
+      return yes({ quota: pageOf(quota, query), total_count: quota.length })
     },
   })
 
