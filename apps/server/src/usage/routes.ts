@@ -6,6 +6,7 @@ import type { ProjectId } from '../kit/ids.ts'
 import { listOf, type Manage, type Needs } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { KINDS } from './kinds.ts'
+import { requestRoutes } from './request-routes.ts'
 import { createShare, findShare, listShares, openShare, revokeShare, type Share } from './shares.ts'
 import { DIMENSIONS, MAX_VIEW_ROWS, monthOf, STEPS, type Step, type View, viewUsage } from './view.ts'
 
@@ -78,6 +79,7 @@ const forbidden = (needs: Needs): Denial => ({ type: 'permissions_denied', detai
 /** Consumption as it is in the books, seconds old, and links that show one project's to somebody outside. */
 export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): void => {
   const { db, clock } = room
+  requestRoutes(manage, room)
 
   const answer = async (view: View): Promise<Outcome<z.infer<typeof Answer>, Denial>> => {
     if (view.from >= view.to) return no(invalid('to', 'constraint', 'must be after `from`'))
