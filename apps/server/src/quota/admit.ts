@@ -62,6 +62,8 @@ const MAX_ASKS = 5
 /** A place comes free when any answer ends, which nobody can foretell; a second is short for a client and long for us. */
 const CONCURRENCY_RETRY_MS = 1_000
 const AWAY_RETRY_MS = 1_000
+/** Inputs counted at one limit or budget; beyond that the guess decides. */
+const COUNTS_PER_SECOND = 4
 /** Of a stream's output a budget holds this many tokens in reserve, ahead of what is made. */
 const AHEAD_TOKENS = 32
 /** Near the end of a budget it is asked for a few tokens at a time. */
@@ -141,18 +143,33 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     return Array.isArray(first) ? askAndDecide(gates, asked, first) : first
   }
 
-  /** Whether the least that the input can be gets past a gate at which the most cannot. */
+  /**
+   * Whether it is worth asking an engine: a gate lets in the least that the input can be and not the most. At a limit by the minute only where
+   * the guess would be refused, since it may be overdrawn once.
+   */
   const isInDoubt = (gates: readonly Gate[], asked: Asked): boolean => {
     const { spread } = asked.estimate
     if (spread === undefined || asked.counted === true) return false
-    return gates.some((gate) => {
+    const doubtful = gates.find((gate) => {
       if (gate.soft || gate.unit === 'call' || gate.unit === 'audio') return false
       const { kind, capacity } = gate.share.limited
       const left = gate.share.left()
+      if (left < unitsOf(gate, asked, spread.least)) return false
       // Who needs more than a bucket can ever hold waits for a full one.
-      const most = unitsOf(gate, asked, spread.most)
-      return left >= unitsOf(gate, asked, spread.least) && left < (kind === 'minute' ? Math.min(most, capacity) : most)
+      return left < (kind === 'minute' ? Math.min(unitsOf(gate, asked), capacity) : unitsOf(gate, asked, spread.most))
     })
+    return doubtful !== undefined && mayCount(doubtful.share)
+  }
+
+  const countedIn = new WeakMap<Gate['share'], { second: number; times: number }>()
+
+  /** Somebody who asks again and again at the end of a limit must not keep engines busy with counting. */
+  const mayCount = (share: Gate['share']): boolean => {
+    const second = Math.floor(clock.now() / 1000)
+    const counted = countedIn.get(share)
+    if (counted?.second === second) return (counted.times += 1) <= COUNTS_PER_SECOND
+    countedIn.set(share, { second, times: 1 })
+    return true
   }
 
   /** The engine's count takes the place of the guess. Where there is none, budgets are asked for the most and limits for what is likely. */

@@ -344,13 +344,23 @@ describe('an input that is guessed', () => {
   })
 
   test.each<[string, number | undefined, object]>([
-    ['is let through when its engine counts what is left', 1_000, { ok: true }],
-    ['is refused with the time that the true count takes', 1_010, { ok: false, refusal: { limit: 'tokens', retryAfterMs: 300 } }],
-    ['is let through as guessed where nobody counts, since a limit refills', undefined, { ok: true }],
-  ])('at a limit that decides between its bounds %s', async (_, said, expected) => {
+    ['is let through when its engine counts what is left', 850, { ok: true }],
+    ['is refused with the time that the true count takes', 860, { ok: false, refusal: { limit: 'tokens', retryAfterMs: 300 } }],
+    ['is refused as guessed where nobody counts', undefined, { ok: false, refusal: { limit: 'tokens', retryAfterMs: 1_500 } }],
+  ])('at a limit that the guess is beyond and may fit %s', async (_, said, expected) => {
+    const house = open({ limits: { tokens_per_minute: 2_000 } })
+    await house.taken(ALICE, 1_150)
+    const { asked, more } = guess(said)
+    expect(await house.ask(ALICE, 900, 0, more)).toMatchObject(expected)
+    expect(asked.times).toBe(1)
+  })
+
+  test('at a limit that the guess fits into is let through without a question: it may be overdrawn once, and refills', async () => {
     const house = open({ limits: { tokens_per_minute: 2_000 } })
     await house.taken(ALICE, 1_000)
-    expect(await house.ask(ALICE, 900, 0, guess(said).more)).toMatchObject(expected)
+    const { asked, more } = guess(1_200)
+    await house.taken(ALICE, 900, 0, more)
+    expect(asked.times).toBe(0)
   })
 
   test('is counted by nobody where it fits or fails whatever it is', async () => {
@@ -359,6 +369,17 @@ describe('an input that is guessed', () => {
     expect((await house.ask(ALICE, 900, 0, more)).ok).toBe(true)
     expect(await house.refused(ALICE, 900, 0, more)).toMatchObject({ limit: 'budget_tokens_day' })
     expect(asked.times).toBe(0)
+  })
+
+  test('is counted four times a second at one limit, and then decided by the guess: nobody keeps an engine counting', async () => {
+    const clock = stoppedClock()
+    const house = open({ budgets: [{ unit: 'tokens', amount: 1_000 }], clock })
+    const { asked, more } = guess(1_001)
+    for (let round = 0; round < 20; round += 1) expect((await house.ask(ALICE, 900, 0, more)).ok).toBe(false)
+    expect(asked.times).toBe(4)
+    clock.at += 1_000
+    expect((await house.ask(ALICE, 900, 0, more)).ok).toBe(false)
+    expect(asked.times).toBe(5)
   })
 
   test('takes the most it can be from a budget, and gives back what it was not', async () => {
