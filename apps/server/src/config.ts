@@ -234,7 +234,7 @@ export const SETTINGS = [
     env: 'PARVIS_SMTP_URL',
     yaml: 'smtpUrl',
     default: 'none',
-    what: 'The mail server for budget alerts: smtp://user:password@host:587, or smtps://. Without one no e-mail is sent.',
+    what: 'The mail server for alerts, invitations and new passwords: smtp://user:password@host:587, or smtps://. Without one no e-mail is sent.',
   },
   { env: 'PARVIS_MAIL_FROM', yaml: 'mailFrom', default: 'parvis@localhost', what: 'Who e-mails come from.' },
   { env: 'PARVIS_INVOICE_DUE_DAYS', yaml: 'invoiceDueDays', default: '10', what: 'How long an invoice may take to be paid.' },

@@ -42,6 +42,7 @@ export const greet = (greeting: Greeting): string => {
       'Your API key (this is the only time it is shown; only a hash of it is kept):',
       `  access key  ${greeting.firstKey.accessKey}`,
       `  secret key  ${greeting.firstKey.secretKey}`,
+      'To sign in with a password as well: npx parvis users set-password owner',
     )
   } else {
     lines.push('Use an API key of yours: export PARVIS_API_KEY=<secret key>. A new one: npx parvis keys create')
