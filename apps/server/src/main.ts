@@ -30,6 +30,11 @@ const readSettings = (values: Readonly<Record<string, unknown>> = {}): Config =>
   return readConfig(process.env, process.cwd(), { configPath: given.config, values: { dataDir: given.dataDir, ...values } })
 }
 
+// Whoever reads our output may have seen enough (`| head`); the command comes to its end all the same, and closes what it opened.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
+
 registerServe(program, readSettings, settingsHelp)
 registerDoctor(program, readSettings)
 registerKeys(program, readSettings)

@@ -9,8 +9,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
 import { addModel } from '../catalog/models.ts'
 import { addEngine } from '../engines/registry.ts'
+import { bootstrap } from '../iam/bootstrap.ts'
 import { type Instant, systemClock } from '../kit/clock.ts'
 import { newId, type RequestId } from '../kit/ids.ts'
+import { openLog } from '../kit/log.ts'
 import { openSecrets } from '../kit/secrets.ts'
 import type { RecordedEvent } from '../usage/event.ts'
 import { frame, segmentName } from '../usage/segment.ts'
@@ -154,4 +156,17 @@ test("an engine's own counters stand beside the ledger's sums for it", async () 
     server.close()
     server.closeAllConnections()
   }
+})
+
+test('the requests behind a line of a bill are listed, newest first', async () => {
+  const secrets = await openSecrets({ dataDir, masterKey: undefined })
+  const { organizationId } = await bootstrap(database.db, secrets, systemClock, { log: openLog('silent') })
+  const mine = [at(0, { organizationId }), at(1, { organizationId, ended: 'engine_failed', charged: false })] as const
+  await insert(...mine, at(2))
+  const listed = await parvis('requests', '--month', '2026-03', '--kind', 'output_tokens')
+  expect(listed).toMatchObject({ code: 0, complaints: '' })
+  expect(listed.out.trimEnd().split('\n')).toEqual([expect.stringMatching(new RegExp(`${mine[0].id}.*complete .*output_tokens 12$`))])
+  const all = await parvis('requests', '--month', '2026-03', '--all', '--json')
+  const lines = all.out.trimEnd().split('\n')
+  expect(lines.map((line) => (JSON.parse(line) as { id: string }).id)).toEqual([mine[1].id, mine[0].id])
 })

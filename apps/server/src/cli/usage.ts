@@ -26,6 +26,7 @@ import {
 import { shipDirectory } from '../usage/ship-directory.ts'
 import { monthOf } from '../usage/view.ts'
 import { parseInstant } from './keys.ts'
+import { registerUsageRequests } from './usage-requests.ts'
 import { withDatabase } from './with-database.ts'
 
 /** A gateway that runs ships every second; what waits for longer does not just pass through. */
@@ -238,6 +239,7 @@ export const registerUsage = (program: Command, readSettings: () => Config): voi
     .option('--from <date>', 'first instant; without it the beginning of this month', parseInstant)
     .option('--to <date>', 'the instant at which to stop; without it now', parseInstant)
     .action((options: { from?: Instant; to?: Instant }) => reconcile(readSettings(), options))
+  registerUsageRequests(usage, readSettings)
   usage
     .command('unmeasured')
     .description('list requests without counts: their engine gave none, or their gateway died')
