@@ -164,9 +164,25 @@ describe('the examples run as they stand', () => {
     expect(said).toMatch(/streamed: .*eighteen boxes/)
   })
 
+  test('scaleway-sdk', async () => {
+    const said = await run('scaleway-sdk')
+    expect(said).toMatch(/^made: example-\d+ SCW[A-Z0-9]{17}$/m)
+    expect(said).toContain('in its project: 200\nin the default project: 403\nsources: Scaleway Metrics, Scaleway Logs\n')
+    expect(said).toContain('gone: ResourceNotFoundError')
+  })
+
   test('none is left out', async () => {
     const pages = (await readdir(new URL('../../../examples/', import.meta.url))).filter((name) => name.endsWith('.mjs'))
-    const told = ['ai-sdk', 'anthropic', 'langchain', 'openai-audio', 'openai-chat', 'openai-embeddings', 'openai-responses']
+    const told = [
+      'ai-sdk',
+      'anthropic',
+      'langchain',
+      'openai-audio',
+      'openai-chat',
+      'openai-embeddings',
+      'openai-responses',
+      'scaleway-sdk',
+    ]
     expect(pages.toSorted()).toEqual(told.map((name) => `${name}.mjs`))
   })
 })
