@@ -186,7 +186,7 @@ describe('a hard budget', () => {
     // An engine that cannot count: what may be too much is refused.
     engine.playOnce({ status: 500 })
     expect((await house.call(path, { body })).status).toBe(429)
-    engine.playOnce({ body: { count: 2_980, max_model_len: 4_096, tokens: [] } })
+    engine.play({ usage: { prompt: 2_980 } })
     expect((await house.call(path, { body })).status).toBe(200)
     expect(asked()).toBe(before + 3)
     expect((await house.call(`/parvis/v1/budgets/${(set.json() as { id: string }).id}`, { method: 'DELETE' })).status).toBe(204)
@@ -225,7 +225,7 @@ describe('a hard budget', () => {
   })
 
   test('cannot be outrun by clients that leave before the end', async () => {
-    const long = { ...chat, messages: [{ role: 'user', content: 'x'.repeat(4_000) }] } // a thousand tokens
+    const long = { ...chat, messages: [{ role: 'user', content: 'x'.repeat(4_000) }] }
     const { id: project_id, path } = await aProject()
     const set = await put('/parvis/v1/budgets', { project_id, unit: 'tokens', period: 'month', amount: 4_500 })
     const { id } = set.json() as { id: string }
@@ -239,7 +239,7 @@ describe('a hard budget', () => {
           [startedAt],
         )
       ).rows.map(({ input }) => input)
-    engine.play({ holdAfter: 1 })
+    engine.play({ holdAfter: 1, usage: { prompt: 1_000 } })
     let served = 0
     for (let round = 0; round < 10; round += 1) {
       const leave = new AbortController()

@@ -283,7 +283,8 @@ const wholeAnswerTo = async (path: string, answering: Answering): Promise<unknow
   if (path.endsWith('/tokenize')) {
     // What it has said itself is counted by words, so that a test sees the difference.
     const { prompt, add_special_tokens: special } = answering.asked
-    const count = typeof prompt === 'string' && special === false ? prompt.split(/\s+/).filter(Boolean).length : PROMPT_TOKENS
+    const said = typeof prompt === 'string' && special === false ? prompt.split(/\s+/).filter(Boolean).length : undefined
+    const count = said ?? promptOf(answering.script)
     return { count, max_model_len: 4096, tokens: Array.from({ length: count }, () => 1) }
   }
   if (path.endsWith('/responses')) return responseTo(answering)
@@ -302,6 +303,8 @@ function* tokensOf(script: Script): Generator<string> {
 const finishReasonOf = (script: Script): string => script.finishReason ?? (script.toolCalls === undefined ? 'stop' : 'tool_calls')
 
 const PROMPT_TOKENS = 7
+
+const promptOf = ({ usage }: Script): number => (typeof usage === 'object' ? usage.prompt : PROMPT_TOKENS)
 
 const usageOf = (script: Script, said: number): unknown => {
   const told: ScriptedUsage = typeof script.usage === 'object' ? script.usage : { prompt: PROMPT_TOKENS }
