@@ -13,6 +13,21 @@ export const endOfEvent = (bytes: Buffer, from: number): number => {
   return -1
 }
 
+/**
+ * The payload of an event, for who reads it as text: its `data` lines, joined. Undefined for a comment. Only LF and CRLF end a line; other
+ * characters that look like it may stand in a JSON string.
+ */
+export const dataOf = (event: Buffer): string | undefined => {
+  const lines = event.toString().split(/\r?\n/)
+  const data = lines.filter((line) => line.startsWith('data:'))
+  return data.length === 0
+    ? undefined
+    : data
+        .map((line) => line.slice('data:'.length))
+        .join('\n')
+        .trim()
+}
+
 export type Splitter = {
   /**
    * Takes what was read and gives each event that is now whole, as the bytes that came. Half an event is no use to a client, so

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
+import { dataOf, MAX_EVENT_BYTES, splitEvents } from './events.ts'
 
 const split = (pieces: readonly Buffer[]): { events: string[]; rest: string; fits: boolean } => {
   const splitter = splitEvents()
@@ -45,4 +45,14 @@ describe('the splitter', () => {
     expect(split(pieces.slice(0, 16)).fits).toBe(true)
     expect(split(pieces).fits).toBe(false)
   })
+})
+
+test.each<[string, string, string | undefined]>([
+  ['one line', 'data: {"a":1}\n\n', '{"a":1}'],
+  ['one line behind a name', 'event: x\r\ndata:{"a":1}\r\n\r\n', '{"a":1}'],
+  ['several lines', 'data: {\ndata: "a":1}\n\n', '{\n "a":1}'],
+  ['characters that look like the end of a line', 'data: {"a":"\u2028b\u0085c\u2029"}\n\n', '{"a":"\u2028b\u0085c\u2029"}'],
+  ['a comment', ': data: no\n\n', undefined],
+])('the payload of an event is read from %s', (_what, event, payload) => {
+  expect(dataOf(Buffer.from(event))).toBe(payload)
 })

@@ -3,7 +3,7 @@ import type { Model } from '../../catalog/model.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Answer, LEFT_STATUS, NO_COUNTS, type Verdict } from '../answer.ts'
 import { bufferToBody } from '../body.ts'
-import { MAX_EVENT_BYTES, splitEvents } from '../events.ts'
+import { dataOf, MAX_EVENT_BYTES, splitEvents } from '../events.ts'
 import { DONE_EVENT, type Exchange } from '../exchange.ts'
 import { renderTranscript, toUsage } from './formats.ts'
 
@@ -100,7 +100,7 @@ export const streamedTranscript = (exchange: Exchange, model: Model): Answer => 
 
   const look = (event: Buffer): void => {
     if (done || failure !== undefined) return
-    const payload = /^data: ?(.*)$/m.exec(event.toString())?.[1]?.trim()
+    const payload = dataOf(event)
     if (payload === undefined) return // a comment, which keeps a connection alive
     if (payload === '[DONE]') {
       done = true

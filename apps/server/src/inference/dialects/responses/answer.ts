@@ -57,7 +57,7 @@ export const responseTranslator = (asked: Asked, request: ResponsesRequest, mode
   const begin = (): string => {
     if (begun) return ''
     begun = true
-    const response = toObject(frame, { status: 'in_progress', output: [], finish: undefined, counts: undefined, error: null })
+    const response = newResponse(frame)
     return emit('response.created', { response }) + emit('response.in_progress', { response })
   }
 
@@ -98,6 +98,13 @@ export const failureOf = (refusal: Refusal) => {
   const error = { code: code === 429 ? 'rate_limit_exceeded' : 'server_error', message }
   return { error, event: { code: error.code, message, param, error: { message, type, param, code } } }
 }
+
+const newResponse = (frame: Frame): ResponseObject =>
+  toObject(frame, { status: 'in_progress', output: [], finish: undefined, counts: undefined, error: null })
+
+/** A response that has just begun. */
+export const beginResponse = (asked: Asked, request: ResponsesRequest, model: string, clock: Clock): ResponseObject =>
+  newResponse(openFrame(asked, request, model, clock))
 
 const statusOf = (finish: string | undefined): 'completed' | 'incomplete' =>
   finish === 'length' || finish === 'content_filter' ? 'incomplete' : 'completed'

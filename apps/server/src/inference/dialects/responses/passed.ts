@@ -5,10 +5,10 @@ import type { Refusal } from '../../../kit/refusal.ts'
 import type { Counts } from '../../../usage/event.ts'
 import { type Answer, countedByUs, type Ending, LEFT_STATUS, type Verdict } from '../../answer.ts'
 import type { Request } from '../../endpoints/endpoint.ts'
-import { MAX_EVENT_BYTES, splitEvents } from '../../events.ts'
+import { dataOf, MAX_EVENT_BYTES, splitEvents } from '../../events.ts'
 import type { Exchange } from '../../exchange.ts'
 import { openWords } from '../../words.ts'
-import { failureOf, responseTranslator, toUsage } from './answer.ts'
+import { beginResponse, failureOf, toUsage } from './answer.ts'
 import { responseCounts } from './counts.ts'
 import { type Fields, openItems } from './items.ts'
 
@@ -99,12 +99,13 @@ export const passedStream = (
     return told['model'] === model.name ? { fields, changed: false } : { fields: { ...fields, response }, changed: true }
   }
 
-  /** How it went wrong in the middle, said as the engine would have; before anything was said, as we would. */
+  /** How it went wrong, with what the engine has told of the response until then. */
   const failed = (refusal: Refusal): Buffer => {
-    if (response === undefined) return Buffer.from(responseTranslator(exchange, asked, model.name, clock).failed(refusal))
+    const begun = response ?? beginResponse(exchange, asked, model.name, clock)
+    const opening = sequence > 0 ? [] : [emit('response.created', { response: begun }), emit('response.in_progress', { response: begun })]
     const { error, event } = failureOf(refusal)
-    const told = { ...response, status: 'failed', error, output: items.all('incomplete'), completed_at: null }
-    return Buffer.concat([emit('response.failed', { response: told }), emit('error', event)])
+    const told = { ...begun, status: 'failed', error, output: items.all('incomplete'), completed_at: null }
+    return Buffer.concat([...opening, emit('response.failed', { response: told }), emit('error', event)])
   }
 
   const begin = (): void => exchange.begin(failed)
@@ -200,7 +201,7 @@ export const passedStream = (
 const EVENT_NAME = /^[\w.-]+$/
 
 const readEvent = (event: Buffer): Fields | 'comment' | 'done' | 'garbage' => {
-  const payload = /^data: ?(.*)$/m.exec(event.toString())?.[1]?.trim()
+  const payload = dataOf(event)
   if (payload === undefined) return 'comment'
   if (payload === '[DONE]') return 'done'
   try {
