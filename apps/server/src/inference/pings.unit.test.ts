@@ -14,6 +14,8 @@ test('a stream that waits for its first token is kept open by comments, and they
   await client.until(/: ping\n\n[^]*: ping\n\n/)
   expect(client.received()).toMatch(/^HTTP\/1.1 200 OK\r\ncontent-type: text\/event-stream/)
   const pingedAt = Date.now()
+  // What is not held yet would not be let go.
+  await engine.until('held')
   engine.release()
   await client.until(/\[DONE\]\n\n\r\n0\r\n\r\n/)
   expect(plane.records).toMatchObject([{ ended: 'complete', status: 200 }])
@@ -32,6 +34,7 @@ test('comments stand between events also later, and the official SDK does not se
     for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? ''
   })()
   await raw.until(/(: ping\n\n[^]*){4}/)
+  await engine.until('held', 2)
   engine.release()
   await reading
   expect(text).toBe('Hello world.')
