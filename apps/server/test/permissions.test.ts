@@ -1,13 +1,13 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { createKey } from '@parvis/server/iam/keys'
-import { PERMISSION_SETS, type Right } from '@parvis/server/iam/permission-sets'
+import { PERMISSION_SETS } from '@parvis/server/iam/permission-sets'
 import { openSecrets } from '@parvis/server/kit/secrets'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
-// Who may what: every route of the management API that this server knows, and the data plane (serverless-platform.md 5).
+// Who may what, where it takes more than a walk over all routes (matrix.test.ts): other organizations, projects, conditions, gateways.
 
 const masterKey = randomBytes(32).toString('hex')
 let database: TestDatabase
@@ -38,8 +38,6 @@ const newKey = async (rules: readonly Grant[]): Promise<{ secretKey: string; pol
   return { secretKey: String(key['secret_key']), accessKey: String(key['access_key']), policyId: String(policy['id']) }
 }
 
-/** A path with an id of nobody in each place; the region is one that there is. */
-const concrete = (path: string): string => path.replaceAll(':region', 'fr-par').replaceAll(/:\w+/g, () => randomUUID())
 const routes = () => house.routes()
 
 /** What the house writes by itself, all the time. */
@@ -74,60 +72,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await house?.stop()
   await database?.drop()
-})
-
-test('without a key, and with one that has expired, no route says anything else and nothing moves', async () => {
-  const { secretKey, accessKey } = await newKey([{ permission_set_names: ['OrganizationManager'], organization_id: organizationId }])
-  await database.db.query(`update api_key set expires_at = now() - interval '1 second' where access_key = $1`, [accessKey])
-  await must('POST', `${IAM}/applications`, { name: 'what is known is read again' })
-  const before = await trace()
-  for (const route of routes()) {
-    if (route.needs === 'nobody') continue
-    const what = `${route.method} ${route.path}`
-    const without = await ask(route.method, concrete(route.path), null)
-    expect({ what, ...without }).toMatchObject({ what, status: 401, body: { type: 'denied_authentication', reason: 'invalid_argument' } })
-    const expired = await ask(route.method, concrete(route.path), secretKey)
-    expect({ what, ...expired }).toMatchObject({ what, status: 401, body: { type: 'denied_authentication', reason: 'expired' } })
-  }
-  expect(await trace()).toBe(before)
-})
-
-test('whoever has no policy gets nothing out of any route and moves nothing', async () => {
-  const { secretKey } = await newKey([])
-  // What everybody with a key may know, and their own.
-  const open = new Set([`${IAM}/permission-sets`, `${IAM}/api-keys`])
-  const before = await trace()
-  for (const route of routes()) {
-    if (route.needs === 'nobody') continue
-    const answer = await ask(route.method, concrete(route.path), secretKey, route.method === 'GET' ? undefined : {})
-    const what = `${route.method} ${route.path}: ${answer.status} ${JSON.stringify(answer.body)}`
-    if (route.needs.scope === 'organization' || route.needs.scope === 'anywhere') expect([what, answer.status]).toEqual([what, 403])
-    else if (answer.status < 300)
-      expect([what, open.has(route.path) || answer.body['total_count'] === 0 || isEmpty(answer.body)]).toEqual([what, true])
-  }
-  expect(await trace()).toBe(before)
-})
-
-const isEmpty = (body: Record<string, unknown>): boolean =>
-  Object.values(body).some(Array.isArray) && Object.values(body).every((value) => !Array.isArray(value) || value.length === 0)
-
-test('each permission set opens the routes of its rights and no other', async () => {
-  for (const [name, set] of PERMISSION_SETS) {
-    const rights = new Set<Right>(set.rights)
-    for (const route of routes()) {
-      if (route.needs === 'nobody' || (route.needs.scope !== 'organization' && route.needs.scope !== 'anywhere')) continue
-      // What a right opens is shown by its room; here reading is enough, and what is closed.
-      const opened = rights.has(`${route.needs.resource}:${route.needs.action}`)
-      if (opened && route.method !== 'GET') continue
-      const answer = await ask(route.method, concrete(route.path), keys.get(name) ?? '', route.method === 'GET' ? undefined : {})
-      const what = `${name}: ${route.method} ${route.path}: ${answer.status} ${JSON.stringify(answer.body)}`
-      expect([what, answer.status === 403]).toEqual([what, !opened])
-      if (!opened) {
-        const { resource, action } = route.needs
-        expect({ what, ...answer.body }).toMatchObject({ what, type: 'permissions_denied', details: [{ resource, action }] })
-      }
-    }
-  }
 })
 
 test('a key of another organization sees nothing of this one: the answers are those for what does not exist', async () => {

@@ -9,6 +9,7 @@ import {
   BUDGET_COLUMNS,
   type Budget,
   type BudgetRow,
+  DEFAULT_TIER,
   type LimitName,
   OVER_ALL,
   readPolicy,
@@ -156,7 +157,7 @@ export const setTier = async (
       action: 'updated',
       resourceType: 'organization_tier',
       resourceId: organizationId,
-      before: rows[0] ?? null,
+      before: rows[0] ?? { tier: DEFAULT_TIER },
       after: { tier },
     })
     await client.query(`select note_change('quota')`)

@@ -49,7 +49,10 @@ const propertiesOf = (schema: z.ZodType | undefined): { name: string; required: 
     properties?: Record<string, JsonSchema>
     required?: string[]
   }
-  return Object.entries(properties).map(([name, each]) => ({ name, required: required.includes(name), schema: each }))
+  // A list may be given once, several times or not at all, which its schema alone does not tell.
+  const shape = 'shape' in schema.def ? (schema.def.shape as Record<string, z.ZodType>) : {}
+  const isRequired = (name: string): boolean => required.includes(name) && shape[name]?.safeParse(undefined).success !== true
+  return Object.entries(properties).map(([name, each]) => ({ name, required: isRequired(name), schema: each }))
 }
 
 /** The parts of a path that a route checks, and those that it only reads. */
@@ -208,8 +211,23 @@ const LIMIT_HEADERS = Object.fromEntries(
   ),
 )
 
-const describedToOperation = (described: Described, exact: boolean): Operation => {
+/** What is sent and answered in several places is written once: a schema under the name of where it was met first. */
+const openShelf = (exact: boolean) => {
+  const names = new Map<z.ZodType, string>()
+  const schemas: Record<string, JsonSchema> = {}
+  const put = (schema: z.ZodType, io: 'input' | 'output', name: string): JsonSchema => {
+    const known = names.get(schema)
+    if (known !== undefined) return refTo(known)
+    names.set(schema, name)
+    schemas[name] = toJsonSchema(schema, io, exact)
+    return refTo(name)
+  }
+  return { put, schemas }
+}
+
+const describedToOperation = (described: Described, shelf: ReturnType<typeof openShelf>): Operation => {
   const { method, path, group, summary, key, params, headers = {}, body, answers } = described
+  const id = toId(method, path)
   const responses = answers.map(({ status, what, content }): [string, Answer] => [
     String(status),
     {
@@ -218,14 +236,17 @@ const describedToOperation = (described: Described, exact: boolean): Operation =
         ? {}
         : {
             content: Object.fromEntries(
-              Object.entries(content).map(([type, each]) => [type, { schema: toJsonSchema(each, 'output', exact) }]),
+              Object.entries(content).map(([type, each]) => [
+                type,
+                { schema: shelf.put(each, 'output', `${id}_${status}_${type.replaceAll(/\W+/g, '_')}`) },
+              ]),
             ),
           }),
       ...(key === 'inference' && method === 'POST' && status < 500 ? { headers: LIMIT_HEADERS } : {}),
     },
   ])
   return {
-    operationId: toId(method, path),
+    operationId: id,
     tags: [group],
     summary,
     description: key === 'nobody' ? 'Needs no key.' : 'Needs a permission set that lets models be used, on the project.',
@@ -238,7 +259,7 @@ const describedToOperation = (described: Described, exact: boolean): Operation =
     ],
     ...(body === undefined
       ? {}
-      : { requestBody: { required: true, content: { [body.contentType]: { schema: toJsonSchema(body.schema, 'input') } } } }),
+      : { requestBody: { required: true, content: { [body.contentType]: { schema: shelf.put(body.schema, 'input', `${id}_body`) } } } }),
     responses: Object.fromEntries(responses),
   }
 }
@@ -254,12 +275,13 @@ export const makeDocument = (
   parts: { readonly routes: readonly KnownRoute[]; readonly others: readonly Described[]; readonly version: string },
   exact = false,
 ): Document => {
+  const shelf = openShelf(exact)
   const paths: Record<string, Record<string, Operation>> = {}
   const put = (method: string, path: string, operation: Operation): void => {
     const template = toTemplate(path)
     paths[template] = { ...paths[template], [method.toLowerCase()]: operation }
   }
-  for (const described of parts.others) put(described.method, described.path, describedToOperation(described, exact))
+  for (const described of parts.others) put(described.method, described.path, describedToOperation(described, shelf))
   for (const route of parts.routes) put(route.method, route.path, routeToOperation(route, exact))
   const operations = Object.values(paths).flatMap((methods) => Object.values(methods))
   return {
@@ -276,6 +298,7 @@ export const makeDocument = (
       },
       schemas: {
         ...Object.fromEntries(DENIAL_TYPES.map((type) => [type, denialSchema(type)])),
+        ...shelf.schemas,
         error: { type: 'object', properties: { message: { type: 'string' }, type: { type: 'string' } }, required: ['message'] },
       },
     },
