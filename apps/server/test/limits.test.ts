@@ -436,5 +436,5 @@ describe('who sets what', () => {
     await limit({ concurrent_batches: 'default', free_tokens_per_month: 'default' })
     expect((await runParvis(['limits', 'set'], env)).err).toContain('--tokens')
     expect((await runParvis(['limits', 'tier', 'gold'], env)).err).toContain('identity_verified')
-  })
+  }, 300_000)
 })
