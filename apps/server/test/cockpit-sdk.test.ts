@@ -323,6 +323,26 @@ test('edits of one source at once end in one of them, and every one of them is o
   expect(gone.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
 })
 
+test('a project that is deleted at the same moment is there or gone, and nothing fails', async () => {
+  const seen = new Set<number>()
+  for (let round = 0; round < 15; round += 1) {
+    const projectId = await newProject()
+    const body = { project_id: projectId }
+    const answers = await Promise.all([
+      house.call(`/cockpit/v1/regions/fr-par/data-sources?project_id=${projectId}`),
+      house.call(`/account/v3/projects/${projectId}`, { method: 'DELETE' }),
+      house.call('/cockpit/v1/regions/fr-par/alert-manager/enable', { body }),
+      house.call('/cockpit/v1/grafana/users', { body: { ...body, login: 'jane' } }),
+      house.call('/cockpit/v1/regions/fr-par/alert-manager/contact-points', { body: { ...body, email: { to: 'a@example.com' } } }),
+    ])
+    for (const { status } of answers) seen.add(status)
+    const gone = (await house.call(`/account/v3/projects/${projectId}`)).status === 404
+    expect(gone).toBe(answers[1]?.status === 204)
+    if (!gone) await account.deleteProject({ projectId })
+  }
+  for (const status of seen) expect([200, 204, 403, 412]).toContain(status)
+})
+
 test('Grafana users are made, found, given a new password and removed', async () => {
   const projectId = await newProject()
   const jane = await global.createGrafanaUser({ projectId, login: 'jane', role: 'editor' })

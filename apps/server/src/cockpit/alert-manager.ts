@@ -92,7 +92,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
         return change(db, actor, async (client, note) => {
           const { rowCount } = enabled
             ? await client.query(
-                'insert into alert_manager (project_id, region) select id, $2 from project where id = $1 on conflict do nothing',
+                'insert into alert_manager (project_id, region) select id, $2 from project where id = $1 for key share on conflict do nothing',
                 [projectId, region],
               )
             : await client.query('delete from alert_manager where project_id = $1 and region = $2', [projectId, region])

@@ -47,13 +47,14 @@ export const sourceToAudit = ({ project_id, name, type, retention_days }: DataSo
   retentionDays: retention_days,
 })
 
-// Nothing is written where both are there; a race is decided by the unique index. The project is read, so one that has just been
-// deleted gets none.
+// Nothing is written where both are there; a race is decided by the unique index. The lock on the project waits for whoever deletes it
+// just now: then it is gone, and gets none.
 const MAKE = `
   insert into data_source (id, project_id, region, name, type, origin, retention_days, synchronized_with_grafana)
   select made.id, project.id, $2, made.name, made.type, 'scaleway', made.retention_days, true
     from project, (values ($3::uuid, $4, 'metrics', $5::int), ($6::uuid, $7, 'logs', $8::int)) as made (id, name, type, retention_days)
    where project.id = $1
+     for key share of project
   on conflict do nothing
   returning id, project_id, region, name, type, origin, retention_days, synchronized_with_grafana, created_at, updated_at`
 
