@@ -15,9 +15,9 @@ const BUILT_IN = /^[\n\x20-\x7e\xa0-\xff€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’
 
 /** In the order in which they are tried: the second is the handsomer, the last has nearly all that Unicode has, drawn on a grid. */
 const FILES = [
-  { name: 'dejavu', bold: false, path: '@fontsource/dejavu-sans/files/dejavu-sans-latin-400-normal.woff' },
-  { name: 'dejavu-bold', bold: true, path: '@fontsource/dejavu-sans/files/dejavu-sans-latin-700-normal.woff' },
-  { name: 'unifont', bold: undefined, path: '@fontsource/unifontex/files/unifontex-latin-400-normal.woff' },
+  { name: 'dejavu', bold: false, path: () => require.resolve('@fontsource/dejavu-sans/files/dejavu-sans-latin-400-normal.woff') },
+  { name: 'dejavu-bold', bold: true, path: () => require.resolve('@fontsource/dejavu-sans/files/dejavu-sans-latin-700-normal.woff') },
+  { name: 'unifont', bold: undefined, path: () => require.resolve('@fontsource/unifontex/files/unifontex-latin-400-normal.woff') },
 ] as const
 
 const HEADER_BYTES = 44
@@ -59,9 +59,9 @@ const unpack = async (woff: Buffer): Promise<Buffer> => {
 type Known = Face & { readonly bold: boolean | undefined; has(letter: string): boolean }
 
 const load = async ({ name, bold, path }: (typeof FILES)[number]): Promise<Known> => {
-  const bytes = await unpack(await readFile(require.resolve(path)))
+  const bytes = await unpack(await readFile(path()))
   const font = fontkit.create(bytes)
-  if (!('hasGlyphForCodePoint' in font)) throw new Error(`${path} holds several fonts`)
+  if (!('hasGlyphForCodePoint' in font)) throw new Error(`The font ${name} is several fonts.`)
   return { name, bytes, bold, has: (letter) => font.hasGlyphForCodePoint(letter.codePointAt(0) ?? 0) }
 }
 
