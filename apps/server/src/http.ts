@@ -5,8 +5,7 @@ import { refuseUnroutable } from './inference/routes.ts'
 import type { Clock } from './kit/clock.ts'
 import type { Db } from './kit/db.ts'
 import type { Logger } from './kit/log.ts'
-
-export const VERSION = '0.1.0'
+import { VERSION } from './version.ts'
 
 /** A connection that has sent no whole header by then is closed: a slow sender must not hold a socket for ever. */
 const HEADERS_MS = 15_000

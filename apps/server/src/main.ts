@@ -9,7 +9,7 @@ import { registerServe } from './cli/serve.ts'
 import { registerUsage } from './cli/usage.ts'
 import { registerUsers } from './cli/users.ts'
 import { type Config, readConfig, SETTINGS } from './config.ts'
-import { VERSION } from './http.ts'
+import { VERSION } from './version.ts'
 
 const settingsHelp = (): string =>
   [

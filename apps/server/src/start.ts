@@ -1,5 +1,4 @@
 import type { AddressInfo } from 'node:net'
-import { fileURLToPath } from 'node:url'
 import { auditRoutes } from './audit/routes.ts'
 import { openBilling } from './billing/billing.ts'
 import { budgetRoutes } from './billing/budget-routes.ts'
@@ -11,7 +10,7 @@ import type { Model } from './catalog/model.ts'
 import { readModelIds } from './catalog/models.ts'
 import { catalogRoutes } from './catalog/routes.ts'
 import { seedTinyModels } from './catalog/seed.ts'
-import { pulledDir } from './catalog/weights-path.ts'
+import { BUILTIN_MODELS_DIR, pulledDir } from './catalog/weights-path.ts'
 import { withoutSpeech } from './catalog/without-speech.ts'
 import { placesOf } from './cockpit/places.ts'
 import { cockpitRoutes } from './cockpit/routes.ts'
@@ -23,7 +22,7 @@ import { openEngines } from './engines/engines.ts'
 import { isSpeechInstalled, type LocalOptions } from './engines/local.ts'
 import { enginesOf } from './engines/registry.ts'
 import { engineRoutes } from './engines/routes.ts'
-import { askDatabase, openHttp, VERSION } from './http.ts'
+import { askDatabase, openHttp } from './http.ts'
 import { bootstrap } from './iam/bootstrap.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
@@ -57,9 +56,7 @@ import { quotaRoutes } from './quota/routes.ts'
 import { referenceRoutes } from './reference/routes.ts'
 import { usageRoutes } from './usage/routes.ts'
 import { openUsage } from './usage/usage.ts'
-
-/** The models that come with the repository. */
-export const BUILTIN_MODELS_DIR = fileURLToPath(new URL('../../../models', import.meta.url))
+import { VERSION } from './version.ts'
 
 const BYTES_PER_MB = 1024 * 1024
 /** Request bodies held at once in this process: a thousand images in flight would otherwise be a gigabyte. */

@@ -1,10 +1,14 @@
 import { isAbsolute, join, posix, relative, resolve, sep } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 /**
  * Where weights lie. A row says `builtin:tiny-chat/x.gguf` or `pulled:org/repo/x.gguf`, so that the repository and the data
  * directory may move; a file that the operator wants to stay where it is stands there with its absolute path.
  */
 export type WeightsDirs = { readonly builtin: string; readonly pulled: string }
+
+/** The models that come with the repository. */
+export const BUILTIN_MODELS_DIR = fileURLToPath(new URL('../../../../models', import.meta.url))
 
 /** Where pulled files are kept. */
 export const pulledDir = (dataDir: string): string => join(dataDir, 'models')

@@ -3,7 +3,7 @@ import { offerStarter } from '../catalog/starter.ts'
 import type { Config } from '../config.ts'
 import { systemClock } from '../kit/clock.ts'
 import { type Logger, openLog } from '../kit/log.ts'
-import { type House, start } from '../start.ts'
+import type { House } from '../start.ts'
 import { greet } from './greeting.ts'
 import { pullStarter } from './starter.ts'
 
@@ -49,6 +49,8 @@ export const serve = async (config: Config, options: { starter: boolean }): Prom
   const log = openLog(config.logLevel)
   const stopped = untilSignal(log)
 
+  // Only here: the other commands start without the whole house.
+  const { start } = await import('../start.ts')
   const house = await start(config, { log })
   const ending = new AbortController()
   // While it comes the server serves; the catalogue tells the engines room when it is there.
