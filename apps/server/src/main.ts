@@ -5,6 +5,7 @@ import { registerEngines } from './cli/engines.ts'
 import { registerKeys } from './cli/keys.ts'
 import { registerLimits } from './cli/limits.ts'
 import { registerModels } from './cli/models.ts'
+import { registerOrganizations } from './cli/organizations.ts'
 import { registerServe } from './cli/serve.ts'
 import { registerUsage } from './cli/usage.ts'
 import { registerUsers } from './cli/users.ts'
@@ -44,6 +45,7 @@ registerBill(program, readSettings)
 registerEngines(program, readSettings, { env: process.env })
 registerUsage(program, readSettings)
 registerUsers(program, readSettings)
+registerOrganizations(program, readSettings)
 
 try {
   await program.parseAsync()

@@ -13,6 +13,7 @@ import {
   setOrganizationLimits,
   setProjectLimit,
   setTier,
+  setTierLimits,
 } from '../quota/edit.ts'
 import { ANY_MODEL, LIMIT_NAMES, type LimitName, OVER_ALL, readPolicy, TIERS } from '../quota/policy.ts'
 import { operatorHere } from './operator.ts'
@@ -95,6 +96,7 @@ const list = (config: Config, { organization, json }: Where): Promise<void> =>
   })
 
 type SetOptions = Where & {
+  tier?: string
   project?: string
   model: string
   tokens?: Typed
@@ -120,7 +122,10 @@ const set = (config: Config, options: SetOptions): Promise<void> =>
     const limits = Object.fromEntries(given.flatMap(([name, value]) => (value === undefined ? [] : [[name, toLimit(value)]])))
     if (Object.keys(limits).length === 0)
       throw new Error('Say what to set: --tokens, --requests, --audio-seconds, --concurrent, --batches or --free-tokens.')
-    if (options.project === undefined) {
+    if (options.tier !== undefined) {
+      if (!isTier(options.tier)) throw new Error(`There is no tier ${options.tier}: give ${TIERS.join(', ')}.`)
+      done(await setTierLimits(edit, { tier: options.tier, model: options.model, limits }))
+    } else if (options.project === undefined) {
       done(await setOrganizationLimits(edit, { organizationId, model: options.model, limits }))
     } else {
       if (options.tokens === undefined || Object.keys(limits).length > 1) throw new Error('A project is limited in --tokens only.')
@@ -168,6 +173,7 @@ export const registerLimits = (program: Command, readSettings: () => Config): vo
     .description('limit an organization or a project; "unlimited" takes a limit away, "default" brings back that of the tier')
     .option(...organization)
     .option('--project <id>', 'a project of the organization; it can only have less', parseId)
+    .option('--tier <tier>', `all organizations of a tier: ${TIERS.join(', ')}`)
     .option('--model <name>', 'one model; without it all that have no limit of their own', ANY_MODEL)
     .option('--tokens <number>', 'tokens per minute, input and output', parseLimit)
     .option('--requests <number>', 'requests per minute', parseLimit)

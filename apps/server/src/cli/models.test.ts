@@ -178,6 +178,32 @@ describe('price', () => {
   })
 })
 
+describe('set', () => {
+  const add = (name: string) =>
+    addModel(database.db, systemClock, 'test', {
+      name,
+      ownedBy: 'acme',
+      type: 'chat',
+      contextTokens: 1024,
+      maxOutputTokens: 128,
+      price: { input: parsePrice('1'), output: parsePrice('2') },
+    })
+
+  test('says where a model is in its life; what breaks the guarantees is refused unless they are waived', async () => {
+    await add('elder')
+    await add('heir')
+    await expect(run('set', 'elder', '--status', 'eol')).rejects.toThrow('endOfLifeAt: a model that is active ends 8 months after')
+    await expect(run('set', 'elder', '--successor', 'nobody')).rejects.toThrow('successor: there is no model nobody.')
+    await expect(run('set', 'elder')).rejects.toThrow('Say what to set')
+    await expect(run('set', 'none', '--status', 'deprecated')).rejects.toThrow('There is no model "none"')
+    expect(await run('set', 'elder', '--status', 'deprecated', '--successor', 'heir')).toMatch(
+      /^elder is deprecated, deprecated from \S+Z, then heir answers\.$/m,
+    )
+    expect(await run('set', 'elder', '--status', 'eol', '--waive-guarantees')).toContain('elder is eol')
+    expect(await run('list')).toContain('eol → heir')
+  })
+})
+
 describe('rules', () => {
   const add = () =>
     addModel(database.db, systemClock, 'test', {

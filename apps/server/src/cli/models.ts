@@ -2,6 +2,7 @@ import { createInterface } from 'node:readline/promises'
 import { type Command, InvalidArgumentError } from 'commander'
 import { editModel } from '../catalog/change.ts'
 import { importModel } from '../catalog/import.ts'
+import type { ModelStatus } from '../catalog/model.ts'
 import { addPrice, type ListedModel, listModels, noModel, removeModel } from '../catalog/models.ts'
 import { formatPrice, parsePrice } from '../catalog/price.ts'
 import { deletePulled, type Found } from '../catalog/weights/pull.ts'
@@ -210,6 +211,49 @@ const setRules = async (config: Config, name: string, words: readonly string[]):
   print(table(RULES.map((rule) => [rule.name, sayRule(rule.show(model))])))
 }
 
+type SetFlags = {
+  status?: ModelStatus
+  deprecatedAt?: Instant
+  endOfLife?: Instant
+  successor?: string
+  description?: string
+  context?: number
+  maxOutput?: number
+  licence?: string
+  ownedBy?: string
+  waiveGuarantees?: boolean
+}
+
+const setModel = async (config: Config, name: string, flags: SetFlags): Promise<void> => {
+  const { waiveGuarantees: waived, successor, ...rest } = flags
+  const change = {
+    ...(rest.status && { status: rest.status }),
+    ...(rest.deprecatedAt && { deprecatedAt: rest.deprecatedAt }),
+    ...(rest.endOfLife && { endOfLifeAt: rest.endOfLife }),
+    ...(successor === undefined ? {} : { successor: successor === 'none' ? null : successor }),
+    ...(rest.description === undefined ? {} : { description: rest.description }),
+    ...(rest.context && { contextTokens: rest.context }),
+    ...(rest.maxOutput && { maxOutputTokens: rest.maxOutput }),
+    ...(rest.licence === undefined ? {} : { licence: rest.licence }),
+    ...(rest.ownedBy === undefined ? {} : { ownedBy: rest.ownedBy }),
+  }
+  if (Object.keys(change).length === 0) throw new Error('Say what to set: parvis models set --help shows what there is.')
+  const model = await withDatabase(config, async ({ db }) => {
+    await editModel(db, systemClock, operatorHere(), name, change, { waived })
+    return find(db, name)
+  })
+  const ends = model.endOfLifeAt === null ? '' : `, ends ${new Date(model.endOfLifeAt).toISOString()}`
+  const since = model.deprecatedAt === null ? '' : `, deprecated from ${new Date(model.deprecatedAt).toISOString()}`
+  const then = model.successor === null ? '' : `, then ${model.successor} answers`
+  print(`${name} is ${model.status}${since}${ends}${then}.`)
+}
+
+const modelStatus = (text: string): ModelStatus => {
+  if (text !== 'preview' && text !== 'active' && text !== 'deprecated' && text !== 'eol')
+    throw new InvalidArgumentError('It must be preview, active, deprecated or eol.')
+  return text
+}
+
 const wholeNumber = (text: string): number => {
   const value = Number(text)
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value === 0)
@@ -269,6 +313,22 @@ export const registerModels = (program: Command, readSettings: () => Config): vo
     .argument('[rules...]', 'name=value, for example vision=yes max-images=12')
     .addHelpText('after', `\n${RULES.map((rule) => `  ${rule.name.padEnd(20)} ${rule.what}`).join('\n')}`)
     .action((name: string, words: string[]) => setRules(readSettings(), name, words))
+
+  models
+    .command('set')
+    .description('say where a model is in its life, and what people should know of it; the guarantees of the life cycle are checked')
+    .argument('<name>', 'the model')
+    .option('--status <status>', 'preview, active, deprecated or eol', modelStatus)
+    .option('--deprecated-at <when>', 'a day or an instant from which it is deprecated', parseInstant)
+    .option('--end-of-life <when>', 'a day or an instant at which it ends', parseInstant)
+    .option('--successor <name>', 'the model that answers in its place once it has ended; none for nobody')
+    .option('--description <text>', 'in words, for people who choose a model')
+    .option('--context <tokens>', 'context window, input and output together', wholeNumber)
+    .option('--max-output <tokens>', 'the most a client may ask for', wholeNumber)
+    .option('--licence <name>', 'the licence of its weights')
+    .option('--owned-by <name>', 'who made it')
+    .option('--waive-guarantees', 'also when it breaks what the life cycle promises to those who call it')
+    .action((name: string, flags: SetFlags) => setModel(readSettings(), name, flags))
 
   models
     .command('remove')

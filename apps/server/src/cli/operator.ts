@@ -11,4 +11,8 @@ const userName = (): string => {
 }
 
 /** Who it was, for the audit: whoever may run commands on this machine. */
-export const operatorHere = (): By => ({ name: 'operator on this machine', ip: '', userAgent: `parvis, run by ${userName()}` })
+export const operatorHere = (): Exclude<By, string> => ({
+  name: 'operator on this machine',
+  ip: '',
+  userAgent: `parvis, run by ${userName()}`,
+})

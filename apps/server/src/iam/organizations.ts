@@ -65,7 +65,7 @@ type Made = {
 
 /** Somebody to pay: an organization, its default project of the same id, its owner, and the owner's first key (control-plane.md 6). */
 export const makeOrganization = async (
-  { change, secrets, iam }: Pick<IamRoom, 'change' | 'secrets' | 'iam'>,
+  { change, secrets, iam }: Pick<IamRoom, 'change' | 'secrets'> & { readonly iam: Pick<IamRoom['iam'], 'clock'> },
   by: Omit<Changer, 'organizationId'>,
   asked: { id: string | undefined; name: string; username: string; email: string | undefined },
 ): Promise<Outcome<Made, Denial>> => {
@@ -121,6 +121,9 @@ export const changeOrganization = (
     if (state === 'closed' && before.state !== 'closed') {
       const { rows } = await client.query<{ id: PrincipalId }>('select id from principal where organization_id = $1', [id])
       for (const principal of rows) await forgetKeys(client, note, principal.id)
+      const ids = rows.map((principal) => principal.id)
+      await client.query('delete from session where principal_id = any ($1)', [ids])
+      await client.query('delete from invitation where principal_id = any ($1)', [ids])
     }
     const after = (await readOrganization(client, id)) as OrganizationRow
     await note({ action: 'updated', resourceType: 'organization', resourceId: id, before: toAudit(before), after: toAudit(after) })
