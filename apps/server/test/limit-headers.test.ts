@@ -1,7 +1,7 @@
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { serveScripted, startHouse, type TestHouse } from '@parvis/testkit/house'
 import { wav } from '@parvis/testkit/media'
-import { type ScriptedEngine, type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { type Script, type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
