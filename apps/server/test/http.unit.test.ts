@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 // What the connection itself keeps, whatever the route.
 
 const nothing = { database: async () => undefined, journal: () => undefined, catalogue: () => undefined }
-const app = openHttp(openLog('silent'), nothing, { trustedProxies: [], headersMs: 100, bodyMs: 100, lookMs: 50 })
+const app = openHttp(openLog('silent'), nothing, { trustedProxies: [], headersMs: 800, bodyMs: 300, lookMs: 100 })
 app.get('/stream', (request, reply) => {
   reply.hijack()
   reply.raw.writeHead(200, { 'content-type': 'text/plain' })
