@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
-import { invalid } from '../kit/denial.ts'
+import { forbidden, invalid } from '../kit/denial.ts'
 import { isUuid, type ProjectId } from '../kit/ids.ts'
 import { listOf, type Manage, type Needs, queryFlag } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
@@ -87,7 +87,7 @@ export const requestRoutes = (manage: Manage, room: { db: Db; clock: Clock }): v
     handle: async ({ query, actor, may }) => {
       const projectIds = query.project_id as ProjectId[]
       const allowed = projectIds.length === 0 ? may({ ...READ, scope: 'organization' }) : projectIds.every((id) => may(READ, id))
-      if (!allowed) return no({ type: 'permissions_denied', details: [{ resource: READ.resource, action: READ.action }] })
+      if (!allowed) return no(forbidden(READ))
       const now = room.clock.now()
       const [from, to] = [query.from ?? monthOf(now), query.to ?? now]
       if (from >= to) return no(invalid('to', 'constraint', 'must be after `from`'))

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
-import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
 import type { ProjectId } from '../kit/ids.ts'
 import { listOf, type Manage, type Needs } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
@@ -73,8 +73,6 @@ const shareToJson = (share: Share) => ({
 const READ = { resource: 'usage', action: 'read', scope: 'project' } as const satisfies Needs
 const READ_SHARES = { resource: 'usage_share', action: 'read', scope: 'project' } as const satisfies Needs
 const WRITE_SHARES = { resource: 'usage_share', action: 'write', scope: 'project' } as const satisfies Needs
-
-const forbidden = (needs: Needs): Denial => ({ type: 'permissions_denied', details: [{ resource: needs.resource, action: needs.action }] })
 
 /** Consumption as it is in the books, seconds old, and links that show one project's to somebody outside. */
 export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): void => {
