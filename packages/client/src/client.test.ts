@@ -195,7 +195,7 @@ describe('a stream', () => {
         response.writeHead(200, { 'content-type': 'text/event-stream' })
         response.write(event(chunk('H')))
       },
-      { silenceMs: 60 },
+      { silenceMs: 1_000 },
     )
     expect(await collect(client.chatStream(ASK))).toEqual(['H', expect.objectContaining({ kind: 'timeout' })])
   })

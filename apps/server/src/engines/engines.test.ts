@@ -72,7 +72,7 @@ const open = async (options: { secrets?: Secrets; dir?: string } = {}) => {
     log,
     dataDir,
     local: { threads: 1, memoryMb: 1024, sequences: 1, gpu: 'off' },
-    limits: { seatsPerEngine: 2, probes: { everyMs: 50, soonMs: 10, gapMs: 1 } },
+    limits: { seatsPerEngine: 2, probes: { everyMs: 50, answerMs: 30_000, soonMs: 10, gapMs: 1 } },
   })
   opened.push(engines.close)
   return engines
