@@ -159,11 +159,14 @@ export const watchBudgets = (parts: {
   const loop = async (): Promise<void> => {
     let known = parts.policy()
     let due: number = clock.now()
+    let afterChange = Number.POSITIVE_INFINITY
     while (!closing.signal.aborted) {
-      if (parts.policy() !== known) due = Math.min(due, clock.now() + AFTER_CHANGE_MS)
+      const now = clock.now()
+      if (parts.policy() !== known) afterChange = now + AFTER_CHANGE_MS
       known = parts.policy()
-      if (clock.now() >= due) {
-        due = clock.now() + EVERY_MS
+      if (now >= Math.min(due, afterChange)) {
+        due = now + EVERY_MS
+        if (now >= afterChange) afterChange = Number.POSITIVE_INFINITY
         try {
           await look()
         } catch (error) {

@@ -180,3 +180,42 @@ test('the state of a budget follows the books, in tokens and in money, and says 
   const { rows: alerts } = await database.db.query<{ period: string; used: bigint }>('select period, used from quota_alert')
   expect(alerts).toEqual([{ period: '2026-11-10', used: 300n }])
 })
+
+test('budgets are compared with the books every minute, and twelve seconds after a change', async () => {
+  const sleepers: (() => void)[] = []
+  const clock = {
+    at: systemClock.now() as number,
+    now: () => clock.at as Instant,
+    sleep: (_ms: number, signal?: AbortSignal) =>
+      new Promise<void>((resolve) => {
+        sleepers.push(resolve)
+        signal?.addEventListener('abort', () => resolve(), { once: true })
+      }),
+  }
+  let looks = 0
+  const query = ((...asked: Parameters<typeof database.db.query>) => {
+    if ((asked[0] as unknown) === 'select id from organization') looks += 1
+    return database.db.query(...asked)
+  }) as typeof database.db.query
+  let policy = await readPolicy(database.db)
+  const watching = watchBudgets({ db: { query } as typeof database.db, policy: () => policy, clock, log })
+  /** So many seconds, each once everything of the last is done. */
+  const seconds = async (count: number): Promise<number> => {
+    for (let second = 0; second < count; second += 1) {
+      await until('it sleeps', () => sleepers.length > 0)
+      clock.at += 1_000
+      sleepers.pop()?.()
+    }
+    await until('it sleeps', () => sleepers.length > 0)
+    return looks
+  }
+  expect([await seconds(0), await seconds(59), await seconds(1)]).toEqual([1, 1, 2])
+  policy = await readPolicy(database.db)
+  // The change is seen with the first of them.
+  expect([await seconds(12), await seconds(1), await seconds(59), await seconds(1)]).toEqual([2, 3, 3, 4])
+  // One that is due before then does not count for it.
+  expect(await seconds(50)).toBe(4)
+  policy = await readPolicy(database.db)
+  expect([await seconds(10), await seconds(3)]).toEqual([5, 6])
+  await watching.close()
+})
