@@ -93,8 +93,11 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
   return endpoint
 }
 
-export const asChat = (body: Record<string, unknown>, model: Model, guess?: GuessTokens): Outcome<Request> => {
-  const reading: Outcome<Reading> = chat.read(toBody(body))
+const asChat = (body: Record<string, unknown>, model: Model, guess?: GuessTokens): Outcome<Request> => chatOf(toBody(body), model, guess)
+
+/** The chat that a body asks for. */
+export const chatOf = (body: Body, model: Model, guess?: GuessTokens): Outcome<Request> => {
+  const reading: Outcome<Reading> = chat.read(body)
   return reading.ok ? chat.check(reading.value, model, guess) : reading
 }
 
