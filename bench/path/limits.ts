@@ -56,7 +56,7 @@ export const benchLimits = async (quick: boolean): Promise<Row[]> => {
         value: median(pairs.map(([on, off]) => on.cpuPerRequestMicros / off.cpuPerRequestMicros)),
         unit: '×',
         beside: 'median of the pairs',
-        cliff: { above: 1.5, why: 'limits are decided from memory' },
+        cliff: { above: 3, why: 'limits are decided from memory' },
       },
       {
         what: 'p50 of a request, with limits',
