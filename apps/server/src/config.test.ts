@@ -131,8 +131,25 @@ test.each([
   ['PARVIS_ENGINE_GPU', 'cuda', 'PARVIS_ENGINE_GPU must be one of auto, off.'],
   ['PARVIS_DATABASE_URL', 'mysql://x', 'PARVIS_DATABASE_URL must be an address like postgres://'],
   ['HF_ENDPOINT', 'huggingface.co', 'HF_ENDPOINT must be an http:// or https:// address.'],
+  ['PARVIS_PUBLIC_URL', 'ai.example.com', 'PARVIS_PUBLIC_URL must be an http:// or https:// address.'],
+  ['PARVIS_CORS_ORIGINS', '*', 'PARVIS_CORS_ORIGINS must be origins like https://app.example.com'],
+  ['PARVIS_CORS_ORIGINS', 'https://app.example.com/', 'PARVIS_CORS_ORIGINS must be origins like'],
+  ['PARVIS_CORS_ORIGINS', 'https://a.example,null', 'PARVIS_CORS_ORIGINS must be origins like'],
+  ['PARVIS_OIDC_DOMAINS', '@example.com', 'PARVIS_OIDC_DOMAINS must be domains like example.com'],
+  ['PARVIS_OIDC_ISSUER', 'https://id.example.com', 'go together: set all three'],
+  ['PARVIS_OIDC_CLIENT_SECRET', 'x', 'go together: set all three'],
 ])('a wrong variable is refused by its name: %s=%s', (name, value, message) => {
   expect(() => read({ [name]: value })).toThrow(message)
+})
+
+test('an OpenID provider is asked over TLS or on this machine, and nobody joins an organization from anywhere', () => {
+  const provider = { PARVIS_OIDC_ISSUER: 'https://id.example.com', PARVIS_OIDC_CLIENT_ID: 'parvis', PARVIS_OIDC_CLIENT_SECRET: 'x' }
+  expect(read(provider)).toMatchObject({ oidcIssuer: 'https://id.example.com', oidcDomains: [], oidcJoin: undefined })
+  expect(read({ ...provider, PARVIS_OIDC_ISSUER: 'http://127.0.0.1:9000' }).oidcIssuer).toBe('http://127.0.0.1:9000')
+  expect(() => read({ ...provider, PARVIS_OIDC_ISSUER: 'http://id.example.com' })).toThrow('must begin with https://')
+  const join = { ...provider, PARVIS_OIDC_JOIN: '0190a000-0000-7000-8000-000000000001' }
+  expect(() => read(join)).toThrow('PARVIS_OIDC_JOIN needs PARVIS_OIDC_DOMAINS')
+  expect(read({ ...join, PARVIS_OIDC_DOMAINS: 'example.com, example.org' }).oidcDomains).toEqual(['example.com', 'example.org'])
 })
 
 test('a wrong secret is named but not repeated', () => {

@@ -200,7 +200,7 @@ export const start = async (config: Config, parts: { clock?: Clock; log?: Logger
     })
     metricsRoute(manage, metrics)
     linkPages(app, { people, clock, log })
-    if (people.oidc !== undefined) oidcPages(app, { oidc: people.oidc, people, failures: iam.failures, clock, log })
+    if (people.oidc !== undefined) oidcPages(app, { oidc: people.oidc, people, clock, log })
     iamRoutes(manage, { db, secrets, iam, people })
     auditRoutes(manage, { db })
     catalogRoutes(manage, { db, clock, servedBy: (name) => enginesOf(db, name) })

@@ -246,7 +246,8 @@ describe('nobody gets in', () => {
       expect((await own.call('/oidc/start', { key: null, headers: { 'x-forwarded-for': address } })).status).toBe(503)
       expect((await own.call(`${IAM}/users`, { key: house.secretKey })).status).toBe(200)
       provider.down(false)
-      expect((await fetch(`${own.url}/oidc/start`, { redirect: 'manual' })).status).toBe(303)
+      const start = () => fetch(`${own.url}/oidc/start`, { redirect: 'manual' })
+      await expect.poll(async () => (await start()).status).toBe(303)
     } finally {
       provider.down(false)
       await own.stop()

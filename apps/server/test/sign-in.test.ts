@@ -673,6 +673,10 @@ test('an address that guesses passwords is told to wait, before anything is look
   const guessed = await startHouse({ database: own, settings: { PARVIS_TRUSTED_PROXIES: '127.0.0.0/8' } })
   try {
     const from = (ip: string) => signIn('owner', OTHER, {}, { at: guessed, headers: { 'x-forwarded-for': ip } })
+    // An application with a key of yesterday keeps nobody from signing in.
+    const old = () => ask('GET', `${IAM}/users`, { key: randomUUID(), at: guessed, headers: { 'x-forwarded-for': '192.0.2.7' } })
+    const keys = await Promise.all(Array.from({ length: 110 }, old))
+    expect(keys.filter(({ status }) => status === 429).length).toBeGreaterThan(0)
     const statuses: number[] = []
     while (statuses.length < 40 && !statuses.includes(429)) statuses.push((await from('192.0.2.7')).status)
     expect(statuses.filter((status) => status === 401)).toHaveLength(21)

@@ -23,3 +23,17 @@ test('however many addresses there are, those that are remembered are bounded, t
   failures.count('one more')
   expect(failures.count('192.0.2.1')).toBe(0)
 })
+
+test('what weighs as much as several counts so, and looking counts for nothing', () => {
+  now = 0
+  const failures = openFailures(clock)
+  for (let count = 0; count < MAX_FAILURES; count += 5) expect(failures.count('192.0.2.1', 5)).toBe(0)
+  expect(failures.waitMs('192.0.2.1')).toBe(0)
+  expect(failures.waitMs('192.0.2.1')).toBe(0)
+  expect(failures.count('192.0.2.1', 5)).toBe(60_000)
+  now += 59_000
+  expect(failures.waitMs('192.0.2.1')).toBe(1_000)
+  expect(failures.waitMs('192.0.2.2')).toBe(0)
+  now += 1_000
+  expect(failures.waitMs('192.0.2.1')).toBe(0)
+})

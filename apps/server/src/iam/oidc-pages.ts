@@ -4,7 +4,6 @@ import { isUuid } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { originOf } from '../kit/management.ts'
 import { writeCookie } from './cookies.ts'
-import type { Failures } from './failures.ts'
 import type { Oidc } from './oidc.ts'
 import { escapeHtml, sendPage } from './pages.ts'
 import type { People } from './people.ts'
@@ -15,12 +14,9 @@ const FLOW_SECONDS = 900
 const FAILURE_WEIGHT = 5
 
 /** Over to the provider and back: a browser's way in, since only a browser can be sent there (OpenID Connect Core 1.0, 3.1). */
-export const oidcPages = (
-  app: FastifyInstance,
-  parts: { oidc: Oidc; people: People; failures: Failures; clock: Clock; log: Logger },
-): void => {
-  const { oidc, people, failures, clock, log } = parts
-  const { cookies } = people
+export const oidcPages = (app: FastifyInstance, parts: { oidc: Oidc; people: People; clock: Clock; log: Logger }): void => {
+  const { oidc, people, clock, log } = parts
+  const { cookies, failures } = people
 
   /** `Lax`: the provider's page sends the browser back, and from another site a `Strict` cookie would not come along. */
   const flowCookie = (value: string, https: boolean): string =>

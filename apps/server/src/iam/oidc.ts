@@ -13,6 +13,7 @@ import {
 } from 'openid-client'
 import { type Db, transaction } from '../kit/db.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
+import type { Denial } from '../kit/denial.ts'
 import { guardedFetch } from '../kit/guarded-fetch.ts'
 import { newId, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
@@ -54,6 +55,8 @@ const FETCH_MS = 10_000
 const MAX_ANSWER_BYTES = 256 * 1024
 /** The provider's description of itself is asked for again after an hour, so that its new addresses are found. */
 const DISCOVERED_MS = 3_600_000
+/** Where it could not be asked, it is asked again after so long. */
+const RETRY_MS = 2_000
 /** The operator chose the provider: wherever it is, also inside the network. */
 const ANYWHERE = ['0.0.0.0/0', '::/0']
 const MAX_CANDIDATES = 8
@@ -105,16 +108,21 @@ export const openOidc = (parts: {
   publicUrl: () => string
 }) => {
   const { settings, db, clock, log, secrets, change, sessions, publicUrl } = parts
-  let found: { readonly configuration: Configuration; readonly at: Instant } | undefined
+  let found: { readonly configuration: Promise<Configuration>; readonly at: Instant } | undefined
 
-  const provider = async (): Promise<Configuration> => {
+  /** Asked once for all who wait, and not again at once where it failed: nobody's reloading becomes a flood on the provider. */
+  const provider = (): Promise<Configuration> => {
     if (found !== undefined && clock.now() - found.at < DISCOVERED_MS) return found.configuration
     const insecure = settings.issuer.startsWith('http:') // on this machine only: config.ts
-    const configuration = await discovery(new URL(settings.issuer), settings.clientId, settings.clientSecret, undefined, {
+    const configuration = discovery(new URL(settings.issuer), settings.clientId, settings.clientSecret, undefined, {
       [customFetch]: boundedFetch,
       execute: [enableNonRepudiationChecks, ...(insecure ? [allowInsecureRequests] : [])],
     })
-    found = { configuration, at: clock.now() }
+    const asked = { configuration, at: clock.now() }
+    found = asked
+    configuration.catch(() => {
+      if (found === asked) found = { configuration, at: (clock.now() - DISCOVERED_MS + RETRY_MS) as Instant }
+    })
     return configuration
   }
 
@@ -139,7 +147,7 @@ export const openOidc = (parts: {
     ).rows
 
   /** A new member without any rights, of the organization that the operator named. Two at once make one. */
-  const join = (organizationId: OrganizationId, email: string, from: Origin): Promise<Outcome<User, never>> =>
+  const join = (organizationId: OrganizationId, email: string, from: Origin): Promise<Outcome<User, Denial>> =>
     change({ organizationId, name: 'openid', ...from }, async (client, note) => {
       const { rows: there } = await client.query<{ id: PrincipalId }>(
         `select id from principal where kind = 'user' and organization_id = $1 and (lower(email) = $2 or lower(name) = $2)`,
@@ -154,7 +162,7 @@ export const openOidc = (parts: {
       )
       await note({ action: 'created', resourceType: 'user', resourceId: id, after: { email, by: 'openid' } })
       return yes({ id, organization_id: organizationId, name: '', subject: null, email })
-    }) as Promise<Outcome<User, never>>
+    })
 
   return {
     /** Where the browser goes, and what it keeps until it comes back. */

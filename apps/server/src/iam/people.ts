@@ -5,6 +5,7 @@ import type { SendMail } from '../kit/mail.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { openChange } from './change.ts'
 import { openCookies } from './cookies.ts'
+import { type Failures, openFailures } from './failures.ts'
 import type { Iam } from './iam.ts'
 import { openLinks } from './links.ts'
 import { type OidcSettings, openOidc } from './oidc.ts'
@@ -28,15 +29,26 @@ export const openPeople = (parts: {
 }) => {
   const { db, secrets, clock, iam } = parts
   const passwords = openPasswords(secrets)
+  // What fails here counts among the wrong keys of its address, too, but not the other way round: an application that goes on with a key
+  // of yesterday must not keep everybody behind the same address from signing in.
+  const own = openFailures(clock)
+  const failures: Failures = {
+    waitMs: own.waitMs,
+    count: (ip, weight) => {
+      iam.failures.count(ip, weight)
+      return own.count(ip, weight)
+    },
+  }
   const sessions = openSessions({ db, secrets, clock })
   const change = openChange(db, iam)
-  const links = openLinks({ ...parts, change, passwords, failures: iam.failures })
+  const links = openLinks({ ...parts, change, passwords, failures })
   return {
     passwords,
     sessions,
     links,
+    failures,
     cookies: openCookies(parts),
-    signIn: openSignIn({ ...parts, passwords, sessions, failures: iam.failures }),
+    signIn: openSignIn({ ...parts, passwords, sessions, failures }),
     oidc: parts.oidc && openOidc({ ...parts, settings: parts.oidc, change, sessions }),
     close: links.close,
   }

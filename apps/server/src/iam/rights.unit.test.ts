@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import type { Instant } from '../kit/clock.ts'
 import type { ProjectId } from '../kit/ids.ts'
 import type { Right } from './permission-sets.ts'
-import { type Grant, permits } from './rights.ts'
+import { covers, type Grant, permits } from './rights.ts'
 
 const RIGHTS = ['deployment:read', 'deployment:write', 'serverless:use'] as const
 const PROJECTS = ['a', 'b', 'c'] as ProjectId[]
@@ -51,4 +51,35 @@ test('nobody has rights from nothing but the owner, and a condition without a kn
   expect(permits('everything', 'deployment:read', undefined, undefined, now)).toBe(true)
   const grant: Grant = { rights: new Set<Right>(['deployment:read']), projects: undefined, condition: () => true }
   expect(permits([grant], 'deployment:read', undefined, undefined, now)).toBe(false)
+})
+
+test('who covers another may all that the other may, wherever it may', () => {
+  fc.assert(
+    fc.property(grants, grants, asked, (mine, theirs, [right, projectId]) => {
+      fc.pre(covers(mine, theirs))
+      if (permits(theirs, right, projectId, origin, now)) expect(permits(mine, right, projectId, origin, now)).toBe(true)
+    }),
+    { numRuns: 2_000 },
+  )
+})
+
+test('one covers oneself without conditions; the owner covers everybody and is covered by none; who writes policies covers members', () => {
+  const grant = (right: Right, projects?: ProjectId[], condition?: () => boolean): Grant => ({
+    rights: new Set([right]),
+    projects: projects && new Set(projects),
+    condition,
+  })
+  const [a, b] = PROJECTS as [ProjectId, ProjectId]
+  const own = [grant('deployment:read'), grant('deployment:write', [a])]
+  expect(covers(own, own)).toBe(true)
+  expect(covers([], [])).toBe(true)
+  expect(covers('everything', own)).toBe(true)
+  expect(covers('everything', 'everything')).toBe(true)
+  expect(covers([grant('policy:write')], own)).toBe(true)
+  expect(covers([grant('policy:write')], 'everything')).toBe(false)
+  expect(covers([grant('policy:write', undefined, () => true)], own)).toBe(false)
+  expect(covers([grant('deployment:read')], own)).toBe(false)
+  expect(covers([grant('deployment:read', [a])], [grant('deployment:read', [a, b])])).toBe(false)
+  // Project by project is as good as in one.
+  expect(covers([grant('deployment:read', [a]), grant('deployment:read', [b])], [grant('deployment:read', [a, b])])).toBe(true)
 })

@@ -6,6 +6,7 @@ import type { PrincipalId } from '../kit/ids.ts'
 import { orderOf, readPage } from '../kit/listing.ts'
 import { type Manage, pageQuery, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { FOREIGN } from './cookies.ts'
 import { SESSION_COLUMNS, type Session, type SessionId, type SignedIn, type Tokens } from './sessions.ts'
 import { type IamRoom, LinkToken, Login, Password } from './shapes.ts'
 
@@ -36,16 +37,8 @@ const tokensToJson = ({ session, token, renewToken }: Tokens) => ({ jwt: toJson(
 const OURS = '/parvis/v1'
 const JWTS = '/iam/v1alpha1/jwts'
 
-/** Only what a browser's own pages ask may set or use its cookies: a stranger's page must not sign anybody in or out. */
-const FOREIGN = {
-  type: 'denied_authentication',
-  method: 'jwt',
-  reason: 'invalid_argument',
-  help_message: 'Cookies count only for what our own pages ask.',
-} as const
-
 /** Signing in and out (ours), and the sessions of a user (control-plane.md 5.9). */
-export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): void => {
+export const sessionRoutes = (manage: Manage, { db, people }: IamRoom): void => {
   const { sessions, cookies, signIn } = people
 
   const Entered = z.object({
@@ -80,6 +73,7 @@ export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): voi
       cookies: z.boolean().default(false),
     }),
     answer: Entered,
+    refuses: ['denied_authentication'],
     handle: async ({ body, from, carried }): Promise<Outcome<unknown, Denial>> => {
       if (body.cookies && !cookies.mayUse(carried.headers, carried.method)) return no(FOREIGN)
       const { login, password, new_password: newPassword, organization_id: organizationId } = body
@@ -103,13 +97,14 @@ export const sessionRoutes = (manage: Manage, { db, iam, people }: IamRoom): voi
     needs: 'nobody',
     body: z.strictObject({ renew_token: LinkToken.optional() }),
     answer: Entered.omit({ password_renewal_due_at: true }),
+    refuses: ['denied_authentication'],
     handle: async ({ body, from, carried }): Promise<Outcome<unknown, Denial>> => {
       const usesCookies = body.renew_token === undefined
       if (usesCookies && !cookies.mayUse(carried.headers, carried.method)) return no(FOREIGN)
       const renewToken = body.renew_token ?? cookies.renewal(carried.headers)
       const tokens = renewToken === undefined ? undefined : await sessions.renew(renewToken, from)
       if (tokens === undefined || tokens === 'stolen') {
-        const retryAfterMs = renewToken === undefined ? 0 : iam.failures.count(from.ip)
+        const retryAfterMs = renewToken === undefined ? 0 : people.failures.count(from.ip)
         return retryAfterMs > 0
           ? no({ type: 'too_many_requests', help_message: 'Too many wrong tokens came from this address.', retryAfterMs })
           : no({ type: 'denied_authentication', method: 'jwt', reason: 'expired', help_message: 'Sign in again.' })

@@ -13,7 +13,7 @@ export type IamRoom = {
   readonly db: Db
   readonly change: Change
   readonly secrets: Secrets
-  readonly iam: Pick<Iam, 'clock' | 'operatorId' | 'rightsOf' | 'failures'>
+  readonly iam: Pick<Iam, 'clock' | 'operatorId' | 'rightsOf'>
   readonly people: People
 }
 

@@ -3,7 +3,9 @@ import type { Described } from '../kit/described.ts'
 
 const JSON_TYPE = 'application/json; charset=utf-8'
 const PAGE = 'text/html; charset=utf-8'
-const page = (what: string) => ({ status: 200, what, content: { [PAGE]: z.string() } })
+const page = (what: string, status = 200) => ({ status, what, content: { [PAGE]: z.string() } })
+const absent = { status: 404, what: 'No provider is set.', content: { 'application/json': z.looseObject({}) } }
+const refusals = [page('The link is not good any more.', 404), page('Too many tries.', 429)]
 const Ready = z.object({ status: z.enum(['ready', 'not_ready']), checks: z.record(z.string(), z.enum(['ok', 'missing'])) })
 
 /** What is neither the management API nor the data plane: for machines that watch us, and pages for people. */
@@ -42,7 +44,7 @@ export const elsewhere: readonly Described[] = [
       group: 'Pages',
       summary: 'The page that the link of a letter leads to.',
       key: 'nobody',
-      answers: [page('A form for a password.'), { status: 404, what: 'The link is not good any more.', content: { [PAGE]: z.string() } }],
+      answers: [page('A form for a password.'), ...refusals],
     },
     {
       method: 'POST',
@@ -54,16 +56,16 @@ export const elsewhere: readonly Described[] = [
         contentType: 'application/x-www-form-urlencoded',
         schema: z.object({ token: z.string(), password: z.string(), again: z.string() }),
       },
-      answers: [page('What became of it.'), { status: 404, what: 'The link is not good any more.', content: { [PAGE]: z.string() } }],
+      answers: [page('The password is set.'), page('The form again, and what is wrong.', 400), page('Too large.', 413), ...refusals],
     },
   ]),
   {
     method: 'GET',
     path: '/oidc/start',
     group: 'Pages',
-    summary: 'Leads to the identity provider, where one is set.',
+    summary: 'Leads to the identity provider, where one is set. `organization_id` says where, `return_to` which path of ours to end at.',
     key: 'nobody',
-    answers: [{ status: 302, what: 'To the provider.' }],
+    answers: [{ status: 303, what: 'To the provider.' }, absent, page('The provider cannot be reached.', 503)],
   },
   {
     method: 'GET',
@@ -71,6 +73,13 @@ export const elsewhere: readonly Described[] = [
     group: 'Pages',
     summary: 'Where the identity provider sends people back to.',
     key: 'nobody',
-    answers: [{ status: 302, what: 'Signed in.' }, page('What went wrong.')],
+    answers: [
+      page('Signed in.'),
+      page('Of several organizations, which.', 300),
+      { status: 303, what: 'Signed in, and on to the path that was asked for.' },
+      page('Not signed in, and why.', 403),
+      absent,
+      page('Too many failed.', 429),
+    ],
   },
 ]
