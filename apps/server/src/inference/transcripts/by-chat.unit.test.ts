@@ -48,6 +48,14 @@ describe('a transcription by a chat model that hears', () => {
     ])
   })
 
+  test('gets a long sound whole', async () => {
+    await using house = await open({ tokens: ['Hello.'] })
+    const long = Buffer.concat([mp3(1, { counted: 100 }), Buffer.from(Array.from({ length: 2_000_003 }, (_, index) => index % 251))])
+    await house.audio.create({ model: MODEL, file: fileOf(long), prompt: '\0sound\0' })
+    const sound = house.sent().messages[0]?.content[0] as { input_audio: { data: string } }
+    expect(Buffer.from(sound.input_audio.data, 'base64').equals(long)).toBe(true)
+  })
+
   test('is plain text where that is asked for', async () => {
     await using house = await open({ tokens: ['Hello.'] })
     const form = new FormData()
