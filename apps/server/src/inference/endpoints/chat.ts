@@ -70,7 +70,7 @@ export const chat: Endpoint = {
     const wanted = { stream, limit: asked === undefined ? limit : undefined }
     const edits = [...developersToSystem(turns), ...toolPrompt(reading, turns, model), ...nearestEffort(reading, settings, model)]
     const places = [...told.value.images, ...told.value.sounds].map(({ span }) => span)
-    const mix = mixOf(reading.body, [reading.spans.get('messages'), reading.spans.get('tools')], places)
+    const mix = mixOf(reading.body, promptOf(reading), places)
     const input = guess(model.name, mix)
     const most = (tokens: number): number => Math.min(tokens + media.value.tokens, model.contextTokens)
     const request = (brought: readonly Change[]): Request => ({
@@ -100,6 +100,16 @@ export const chat: Endpoint = {
       },
     })
   },
+}
+
+/** Fields beside the prompt are shorter than this: settings and a schema. */
+const OTHER_BYTES = 4096
+
+/** Where the prompt stands. What we do not know goes to the engine as it came, and may be prompt too (`documents` of vLLM). */
+const promptOf = ({ body, spans }: Reading): readonly (Span | undefined)[] => {
+  const parts = [spans.get('messages'), spans.get('tools')]
+  const others = parts.reduce((bytes, part) => bytes - (part === undefined ? 0 : part.end - part.start), body.bytes)
+  return others > OTHER_BYTES ? [{ start: 0, end: body.bytes }] : parts
 }
 
 const NOWHERE: Span = { start: 0, end: 0 }

@@ -173,6 +173,8 @@ describe('a chat request', () => {
       expect(estimate(body, pieces)).toBeGreaterThan(3000)
       expect(estimate(body, pieces)).toBeLessThan(3200)
     }
+    // What an engine may take for a part of the prompt is guessed as one.
+    expect(estimate(Buffer.from(JSON.stringify({ ...ASK, documents: [{ text: 'word '.repeat(4000) }] })))).toBeGreaterThan(3000)
     expect(check({ ...ASK, n: 3, max_tokens: 10 })).toMatchObject({ value: { estimate: { outputTokens: 30 } } })
   })
 })
