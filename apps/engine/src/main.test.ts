@@ -204,7 +204,7 @@ test('a body that is too large is refused, by its length or as soon as it is too
     // Without a length: 110 MB in chunks, of which not all can be sent before the connection ends.
     const response = await fetch(engine.url + PATH, {
       method: 'POST',
-      body: createReadStream('/dev/zero', { end: 110 * 1024 * 1024 }) as unknown as ReadableStream,
+      body: createReadStream('/dev/zero', { end: 110 * 1024 * 1024, highWaterMark: 1 << 20 }) as unknown as ReadableStream,
       duplex: 'half',
     } as RequestInit).catch(() => undefined)
     expect(response?.status ?? 400).toBe(400)
