@@ -27,7 +27,7 @@ const MAX_MESSAGE_CHARACTERS = 1_000
  * Who makes messages that quote nothing of what they were given: we ourselves, and the clients of the database and of mail, which tell of
  * connections. `JSON.parse`, by contrast, quotes its text, and so do parsers of every kind.
  */
-const OURS = fileURLToPath(new URL('..', import.meta.url))
+const OURS = fileURLToPath(new URL('../..', import.meta.url))
 const SPEAKING_PACKAGES = /\/node_modules\/(?:pg|pg-pool|pg-protocol|nodemailer|undici)\//
 
 /**
