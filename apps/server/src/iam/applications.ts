@@ -1,12 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { forbidden, notFound } from '../kit/denial.ts'
-import { newId, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
+import type { OrganizationId, PrincipalId } from '../kit/ids.ts'
 import { orderOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage, queryFlag } from '../kit/management.ts'
-import { no, yes } from '../kit/outcome.ts'
+import { yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
+import { openKind } from './kind.ts'
 import { Description, type IamRoom, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
 type Row = {
@@ -55,9 +55,22 @@ const read = async (db: Db | pg.ClientBase, organizationId: OrganizationId, id: 
 const PATH = '/iam/v1alpha1/applications'
 
 /** control-plane.md 5.1. */
-export const applicationRoutes = (manage: Manage, { db, change, iam }: IamRoom): void => {
-  const reads = { resource: 'application', action: 'read', scope: 'organization' } as const
-  const writes = { resource: 'application', action: 'write', scope: 'organization' } as const
+export const applicationRoutes = (manage: Manage, room: IamRoom): void => {
+  const { db } = room
+  const { reads, writes, make, edit } = openKind(manage, room, {
+    resource: 'application',
+    table: 'principal',
+    path: PATH,
+    answer: Application,
+    summaries: {
+      read: 'Read one application.',
+      remove: 'Delete an application and its API keys. Policies that were its own stay, and help nobody.',
+    },
+    read,
+    toJson,
+    toAudit: (_client, row) => toAudit(row),
+    clear: (client, row, note) => forgetKeys(client, note, row.id),
+  })
   const params = z.object({ application_id: z.uuid() })
 
   manage({
@@ -105,32 +118,14 @@ export const applicationRoutes = (manage: Manage, { db, change, iam }: IamRoom):
       tags: Tags.default([]),
     }),
     answer: Application,
-    handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
-      const id: PrincipalId = newId(iam.clock.now())
-      return change(actor, async (client, note) => {
+    handle: ({ body, actor }) =>
+      make(actor, body, async (client, id) => {
         await client.query(
           `insert into principal (id, organization_id, kind, role, name, description, tags) values ($1, $2, 'application', 'member', $3, $4, $5)`,
           [id, actor.organizationId, body.name, body.description, body.tags],
         )
-        const made = (await read(client, actor.organizationId, id)) as Row
-        await note({ action: 'created', resourceType: 'application', resourceId: id, after: toAudit(made) })
-        return yes(toJson(made))
-      })
-    },
-  })
-
-  manage({
-    method: 'GET',
-    path: `${PATH}/:application_id`,
-    summary: 'Read one application.',
-    needs: reads,
-    params,
-    answer: Application,
-    handle: async ({ params: { application_id: id }, actor }) => {
-      const row = await read(db, actor.organizationId, id)
-      return row === undefined ? no(notFound('application', id)) : yes(toJson(row))
-    },
+        return yes(undefined)
+      }),
   })
 
   manage({
@@ -142,32 +137,11 @@ export const applicationRoutes = (manage: Manage, { db, change, iam }: IamRoom):
     body: z.looseObject({ name: Name.optional(), description: Description.optional(), tags: Tags.optional() }),
     answer: Application,
     handle: ({ params: { application_id: id }, body, actor }) =>
-      change(actor, async (client, note) => {
-        const before = await read(client, actor.organizationId, id)
-        if (before === undefined) return no(notFound('application', id))
+      edit(actor, id, async (client) => {
         await client.query(
-          `update principal set name = coalesce($2, name), description = coalesce($3, description), tags = coalesce($4, tags), updated_at = now() where id = $1`,
+          `update principal set name = coalesce($2, name), description = coalesce($3, description), tags = coalesce($4, tags) where id = $1`,
           [id, body.name ?? null, body.description ?? null, body.tags ?? null],
         )
-        const after = (await read(client, actor.organizationId, id)) as Row
-        await note({ action: 'updated', resourceType: 'application', resourceId: id, before: toAudit(before), after: toAudit(after) })
-        return yes(toJson(after))
-      }),
-  })
-
-  manage({
-    method: 'DELETE',
-    path: `${PATH}/:application_id`,
-    summary: 'Delete an application and its API keys. Policies that were its own stay, and help nobody.',
-    needs: writes,
-    params,
-    handle: ({ params: { application_id: id }, actor }) =>
-      change(actor, async (client, note) => {
-        const before = await read(client, actor.organizationId, id)
-        if (before === undefined) return no(notFound('application', id))
-        await forgetKeys(client, note, before.id)
-        await client.query('delete from principal where id = $1', [id])
-        await note({ action: 'deleted', resourceType: 'application', resourceId: id, before: toAudit(before) })
         return yes(undefined)
       }),
   })

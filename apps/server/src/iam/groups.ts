@@ -1,11 +1,12 @@
 import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
-import { type Denial, forbidden, invalid, notFound } from '../kit/denial.ts'
-import { newId, type OrganizationId } from '../kit/ids.ts'
+import { type Denial, invalid, notFound } from '../kit/denial.ts'
+import type { OrganizationId } from '../kit/ids.ts'
 import { orderOf, readPage } from '../kit/listing.ts'
-import { type Actor, listOf, type Manage } from '../kit/management.ts'
+import { listOf, type Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { openKind } from './kind.ts'
 import { Description, type IamRoom, Ids, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
 type Row = {
@@ -65,25 +66,26 @@ const read = async (db: Db | pg.ClientBase, organizationId: OrganizationId, id: 
 const PATH = '/iam/v1alpha1/groups'
 
 /** control-plane.md 5.3. */
-export const groupRoutes = (manage: Manage, { db, change, iam }: IamRoom): void => {
-  const reads = { resource: 'group', action: 'read', scope: 'organization' } as const
-  const writes = { resource: 'group', action: 'write', scope: 'organization' } as const
+export const groupRoutes = (manage: Manage, room: IamRoom): void => {
+  const { db } = room
+  const { reads, writes, make, edit } = openKind(manage, room, {
+    resource: 'group',
+    table: 'principal_group',
+    path: PATH,
+    answer: Group,
+    summaries: {
+      read: 'Read one group with its members.',
+      remove: 'Delete a group. Its members stay; policies that were its own help nobody.',
+    },
+    read,
+    toJson,
+    toAudit: (_client, row) => toAudit(row),
+    keeps: ({ everybody }) =>
+      everybody === null
+        ? undefined
+        : { type: 'precondition_failed', precondition: 'protected_resource', help_message: 'a managed group stays as it is' },
+  })
   const params = z.object({ group_id: z.uuid() })
-
-  /** One group that may be changed, and what it became. */
-  const edit = (actor: Actor, id: string, work: (client: pg.ClientBase, before: Row) => Promise<Outcome<undefined, Denial>>) =>
-    change(actor, async (client, note) => {
-      const before = await read(client, actor.organizationId, id)
-      if (before === undefined) return no(notFound('group', id))
-      if (before.everybody !== null)
-        return no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'a managed group cannot be changed' })
-      const done = await work(client, before)
-      if (!done.ok) return done
-      await client.query('update principal_group set updated_at = now() where id = $1', [id])
-      const after = (await read(client, actor.organizationId, id)) as Row
-      await note({ action: 'updated', resourceType: 'group', resourceId: id, before: toAudit(before), after: toAudit(after) })
-      return yes(toJson(after))
-    })
 
   type Members = { readonly user_ids?: readonly string[] | undefined; readonly application_ids?: readonly string[] | undefined }
 
@@ -154,10 +156,8 @@ export const groupRoutes = (manage: Manage, { db, change, iam }: IamRoom): void 
       tags: Tags.default([]),
     }),
     answer: Group,
-    handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
-      const id = newId(iam.clock.now())
-      return change(actor, async (client, note) => {
+    handle: ({ body, actor }) =>
+      make(actor, body, async (client, id) => {
         await client.query('insert into principal_group (id, organization_id, name, description, tags) values ($1, $2, $3, $4, $5)', [
           id,
           actor.organizationId,
@@ -165,24 +165,8 @@ export const groupRoutes = (manage: Manage, { db, change, iam }: IamRoom): void 
           body.description,
           body.tags,
         ])
-        const made = (await read(client, actor.organizationId, id)) as Row
-        await note({ action: 'created', resourceType: 'group', resourceId: id, after: toAudit(made) })
-        return yes(toJson(made))
-      })
-    },
-  })
-
-  manage({
-    method: 'GET',
-    path: `${PATH}/:group_id`,
-    summary: 'Read one group with its members.',
-    needs: reads,
-    params,
-    answer: Group,
-    handle: async ({ params: { group_id: id }, actor }) => {
-      const row = await read(db, actor.organizationId, id)
-      return row === undefined ? no(notFound('group', id)) : yes(toJson(row))
-    },
+        return yes(undefined)
+      }),
   })
 
   manage({
@@ -199,24 +183,6 @@ export const groupRoutes = (manage: Manage, { db, change, iam }: IamRoom): void 
           'update principal_group set name = coalesce($2, name), description = coalesce($3, description), tags = coalesce($4, tags) where id = $1',
           [id, body.name ?? null, body.description ?? null, body.tags ?? null],
         )
-        return yes(undefined)
-      }),
-  })
-
-  manage({
-    method: 'DELETE',
-    path: `${PATH}/:group_id`,
-    summary: 'Delete a group. Its members stay; policies that were its own help nobody.',
-    needs: writes,
-    params,
-    handle: ({ params: { group_id: id }, actor }) =>
-      change(actor, async (client, note) => {
-        const before = await read(client, actor.organizationId, id)
-        if (before === undefined) return no(notFound('group', id))
-        if (before.everybody !== null)
-          return no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'a managed group cannot be deleted' })
-        await client.query('delete from principal_group where id = $1', [id])
-        await note({ action: 'deleted', resourceType: 'group', resourceId: id, before: toAudit(before) })
         return yes(undefined)
       }),
   })

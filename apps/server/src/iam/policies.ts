@@ -7,6 +7,7 @@ import { orderOf, pageOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { compileCondition, MAX_CONDITION_CHARACTERS } from './condition.ts'
+import { openKind } from './kind.ts'
 import { PERMISSION_SETS, permissionSetId } from './permission-sets.ts'
 import { Description, type IamRoom, Ids, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
@@ -172,9 +173,18 @@ const checkRule = async (
 const PATH = '/iam/v1alpha1/policies'
 
 /** control-plane.md 5.4 and 5.5. */
-export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void => {
-  const reads = { resource: 'policy', action: 'read', scope: 'organization' } as const
-  const writes = { resource: 'policy', action: 'write', scope: 'organization' } as const
+export const policyRoutes = (manage: Manage, room: IamRoom): void => {
+  const { db, change, iam } = room
+  const { reads, writes, make, edit } = openKind(manage, room, {
+    resource: 'policy',
+    table: 'policy',
+    path: PATH,
+    answer: Policy,
+    summaries: { read: 'Read one policy.', remove: 'Delete a policy; what it granted is gone within a second.' },
+    read,
+    toJson,
+    toAudit: async (client, row) => toAudit(row, await readRules(client, row.id)),
+  })
   const params = z.object({ policy_id: z.uuid() })
 
   const setRules = async (
@@ -283,10 +293,8 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
       ...Principal,
     }),
     answer: Policy,
-    handle: async ({ body, actor }) => {
-      if (body.organization_id !== undefined && body.organization_id !== actor.organizationId) return no(forbidden(writes))
-      const id = newId(iam.clock.now())
-      return change(actor, async (client, note) => {
+    handle: ({ body, actor }) =>
+      make(actor, body, async (client, id) => {
         const principal = await principalOf(client, actor.organizationId, body)
         if (!principal.ok) return principal
         await client.query(
@@ -301,26 +309,8 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
             principal.value?.groupId ?? null,
           ],
         )
-        const set = await setRules(client, actor.organizationId, id, body.rules)
-        if (!set.ok) return set
-        const made = (await read(client, actor.organizationId, id)) as Row
-        await note({ action: 'created', resourceType: 'policy', resourceId: id, after: toAudit(made, await readRules(client, id)) })
-        return yes(toJson(made))
-      })
-    },
-  })
-
-  manage({
-    method: 'GET',
-    path: `${PATH}/:policy_id`,
-    summary: 'Read one policy.',
-    needs: reads,
-    params,
-    answer: Policy,
-    handle: async ({ params: { policy_id: id }, actor }) => {
-      const row = await read(db, actor.organizationId, id)
-      return row === undefined ? no(notFound('policy', id)) : yes(toJson(row))
-    },
+        return setRules(client, actor.organizationId, id, body.rules)
+      }),
   })
 
   manage({
@@ -332,14 +322,12 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
     body: z.looseObject({ name: Name.optional(), description: Description.optional(), tags: Tags.optional(), ...Principal }),
     answer: Policy,
     handle: ({ params: { policy_id: id }, body, actor }) =>
-      change(actor, async (client, note) => {
-        const before = await read(client, actor.organizationId, id)
-        if (before === undefined) return no(notFound('policy', id))
+      edit(actor, id, async (client) => {
         const principal = await principalOf(client, actor.organizationId, body)
         if (!principal.ok) return principal
         await client.query(
           `update policy set name = coalesce($2, name), description = coalesce($3, description), tags = coalesce($4, tags),
-                  principal_id = case when $5 then $6 else principal_id end, group_id = case when $5 then $7 else group_id end, updated_at = now()
+                  principal_id = case when $5 then $6 else principal_id end, group_id = case when $5 then $7 else group_id end
             where id = $1`,
           [
             id,
@@ -351,32 +339,6 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
             principal.value?.groupId ?? null,
           ],
         )
-        const after = (await read(client, actor.organizationId, id)) as Row
-        const rules = await readRules(client, id)
-        await note({
-          action: 'updated',
-          resourceType: 'policy',
-          resourceId: id,
-          before: toAudit(before, rules),
-          after: toAudit(after, rules),
-        })
-        return yes(toJson(after))
-      }),
-  })
-
-  manage({
-    method: 'DELETE',
-    path: `${PATH}/:policy_id`,
-    summary: 'Delete a policy; what it granted is gone within a second.',
-    needs: writes,
-    params,
-    handle: ({ params: { policy_id: id }, actor }) =>
-      change(actor, async (client, note) => {
-        const before = await read(client, actor.organizationId, id)
-        if (before === undefined) return no(notFound('policy', id))
-        const rules = await readRules(client, id)
-        await client.query('delete from policy where id = $1', [id])
-        await note({ action: 'deleted', resourceType: 'policy', resourceId: id, before: toAudit(before, rules) })
         return yes(undefined)
       }),
   })
@@ -389,8 +351,7 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
     params,
     answer: Policy,
     handle: ({ params: { policy_id: id }, actor }) =>
-      change(actor, async (client, note) => {
-        const copy = newId(iam.clock.now())
+      make(actor, {}, async (client, copy) => {
         const { rowCount } = await client.query(
           `insert into policy (id, organization_id, name, description, tags, principal_id, group_id)
            select $3, organization_id, left(name, 57) || ' (copy)', description, tags, principal_id, group_id
@@ -403,9 +364,7 @@ export const policyRoutes = (manage: Manage, { db, change, iam }: IamRoom): void
            select gen_random_uuid(), $2, position, permission_set_names, project_ids, condition from policy_rule where policy_id = $1`,
           [id, copy],
         )
-        const made = (await read(client, actor.organizationId, copy)) as Row
-        await note({ action: 'created', resourceType: 'policy', resourceId: copy, after: toAudit(made, await readRules(client, copy)) })
-        return yes(toJson(made))
+        return yes(undefined)
       }),
   })
 
