@@ -4,8 +4,11 @@ import { watchAnswers } from '@parvis/testkit/answers'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { Validator } from '@seriousme/openapi-schema-validator'
+import fc from 'fast-check'
 import Fastify from 'fastify'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { z } from 'zod'
+import { fromSchema, type Schema } from './from-schema.ts'
 
 // The OpenAPI document and the server say the same.
 
@@ -138,3 +141,71 @@ test('an answer that is not in the document, or not as it says, fails the test t
     await impostor.close()
   }
 })
+
+/** What is wrong with a value beside what no JSON Schema can say: whether things fit together. */
+const faultsOf = (schema: z.ZodType, value: unknown): string[] =>
+  (schema.safeParse(value).error?.issues ?? [])
+    .filter(({ code }) => code !== 'custom')
+    .map(({ path, message }) => `${path.join('.')}: ${message}`)
+
+test('whatever the document allows is read by the server: bodies, parameters, parts of paths', () => {
+  const wrong: string[] = []
+  for (const { method, path, body, query, params } of house.routes()) {
+    const operation = document.paths[toTemplate(path)]?.[method.toLowerCase()]
+    if (operation === undefined) continue
+    const parameters = (where: string): Schema => {
+      const found = operation.parameters.filter((each) => each.in === where) as unknown as {
+        name: string
+        required: boolean
+        schema: Schema
+      }[]
+      return {
+        type: 'object',
+        properties: Object.fromEntries(found.map(({ name, schema }) => [name, schema])),
+        required: found.filter(({ required }) => required).map(({ name }) => name),
+      }
+    }
+    const parts: [z.ZodType | undefined, Schema | undefined][] = [
+      [body, operation.requestBody?.content['application/json']?.schema as Schema | undefined],
+      [query, parameters('query')],
+      [params, parameters('path')],
+    ]
+    for (const [schema, told] of parts) {
+      if (schema === undefined || told === undefined) continue
+      for (const value of fc.sample(fromSchema(told), { numRuns: 10, seed: 6 })) {
+        const faults = faultsOf(schema, value)
+        if (faults.length > 0) wrong.push(`${method} ${path} ${JSON.stringify(value)}: ${faults.join(', ')}`)
+      }
+    }
+  }
+  expect(wrong).toEqual([])
+})
+
+test('an example of every operation reaches its handler', async () => {
+  const wrong: string[] = []
+  for (const { method, path, body, query } of house.routes()) {
+    const operation = document.paths[toTemplate(path)]?.[method.toLowerCase()]
+    const [sent] =
+      body === undefined
+        ? []
+        : fc.sample(fromSchema(operation?.requestBody?.content['application/json']?.schema as Schema), { numRuns: 1, seed: 7 })
+    const needed = ((operation?.parameters ?? []) as unknown as { name: string; in: string; required: boolean; schema: Schema }[])
+      .filter((each) => each.in === 'query' && each.required)
+      .map(({ name, schema }) => `${name}=${encodeURIComponent(String(fc.sample(fromSchema(schema), { numRuns: 1, seed: 8 })[0]))}`)
+    const concrete = path
+      .replaceAll(':region', 'fr-par')
+      .replaceAll(':tier', 'none')
+      .replaceAll(/:\w+/g, () => randomUUID())
+      .replace('*', 'some')
+    const answer = await house.call(`${concrete}${needed.length === 0 ? '' : `?${needed.join('&')}`}`, { method, body: sent })
+    const told = answer.text === '' ? undefined : (answer.json as () => { resource?: string; details?: { argument_name: string }[] })
+    const what = `${method} ${path}: ${answer.status} ${answer.text.slice(0, 200)}`
+    // The guard lets the owner in everywhere, so that 403 is a handler's word.
+    if ([401, 405].includes(answer.status) && !path.startsWith('/parvis/v1/sign')) wrong.push(what)
+    if (answer.status >= 500 && answer.status !== 501 && answer.status !== 503) wrong.push(what)
+    if (answer.status === 404 && told?.().resource === 'route') wrong.push(what)
+    // What the handler says about an argument is another thing than what the schemas say, which the test above is about.
+    if (answer.status === 400 && body === undefined && query === undefined) wrong.push(what)
+  }
+  expect(wrong).toEqual([])
+}, 60_000)

@@ -5,6 +5,7 @@ import type { Db } from './db.ts'
 export const choice = <const W extends readonly [string, ...string[]]>(words: W) =>
   z
     .string()
+    .meta({ enum: [...words] })
     .optional()
     .transform((word, context): W[number] | undefined => {
       if (word === undefined || word.startsWith('unknown_')) return undefined

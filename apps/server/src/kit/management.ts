@@ -127,6 +127,7 @@ export const pageQuery = <const O extends readonly [string, ...string[]]>(option
       : z.coerce.number().int().min(1).max(options.max).default(options.fallback),
     order_by: z
       .string()
+      .meta({ enum: [...options.orders], description: `Otherwise ${options.orders[0]}.` })
       .optional()
       .transform((order, context): O[number] => {
         if (order === undefined || order.startsWith('unknown_')) return options.orders[0]
