@@ -6,11 +6,16 @@ import { benchLook } from './micro/look/look.ts'
 import { benchLeave } from './path/leave.ts'
 import { benchLimits } from './path/limits.ts'
 import { benchPath } from './path/path.ts'
+import { benchStreams } from './path/streams.ts'
+import { benchSoak } from './soak/soak.ts'
+import { benchStart } from './start/start.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [limits] [leave] [engine] [admit] [guess] [look] [work] [--quick] [--millions 10]
+const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--minutes 60]
 
-  path     what the gateway adds and costs, against the engine called directly and a bare proxy, in turns
+  path     what the gateway adds and costs, beside nginx, a bare proxy and another gateway, in turns
+  streams  5,000 streams open at once
+  start    from the command to ready, and what each process weighs
   limits   the same path with limits and budgets, and without, in pairs
   leave    how long it takes until an engine hears that its client has left
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
@@ -18,17 +23,23 @@ const HELP = `npm run bench -- [path] [limits] [leave] [engine] [admit] [guess] 
   guess    how near guessed tokens come to an engine's count, and what guessing costs
   look     what it costs to look at a request before an engine gets it: its fields, its messages, its images
   work     usage events a second through journal, shipping and totals, and what the end of a stream waits for
+  soak     memory under a steady load, with a graph; only when it is named
   --quick  fewer rounds; what CI runs. Fails on the cliffs only
   --millions  events that \`work\` adds up; one million unless said otherwise
+  --minutes   how long \`soak\` runs; 60 unless said otherwise
 
 Without a name all run. The figures are this machine's: compare rows of one run, not runs.`
 
 const given = process.argv.slice(2)
 const millionsAt = given.indexOf('--millions')
 const millions = millionsAt < 0 ? undefined : Number(given.splice(millionsAt, 2)[1])
+const minutesAt = given.indexOf('--minutes')
+const minutes = minutesAt < 0 ? 60 : Number(given.splice(minutesAt, 2)[1])
 
 const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   path: benchPath,
+  streams: benchStreams,
+  start: benchStart,
   limits: benchLimits,
   leave: benchLeave,
   engine: benchEngine,
@@ -36,6 +47,7 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   guess: benchGuess,
   look: benchLook,
   work: (quick) => benchWork(quick, millions),
+  soak: () => benchSoak(minutes),
 }
 
 if (given.includes('--help')) {
@@ -54,7 +66,7 @@ console.log(`${machine()}\n`)
 let cliffs = 0
 let fine = 0
 for (const [name, bench] of Object.entries(KINDS)) {
-  if (names.length > 0 && !names.includes(name)) continue
+  if (names.length > 0 ? !names.includes(name) : name === 'soak') continue
   console.log(`── ${name}`)
   for (const row of await bench(quick)) {
     const fell = row.cliff !== undefined && row.value > row.cliff.above

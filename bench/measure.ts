@@ -1,6 +1,7 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { availableParallelism, cpus } from 'node:os'
 
 /** One row of the result: a number is worth nothing without what it was compared with. */
@@ -20,6 +21,54 @@ export const cpuMicros = (pid: number): number =>
     return sum + Number(nanos) / 1000
   }, 0)
 
+/** The process and all that it has started, their children too. */
+export const familyOf = (pid: number): number[] => {
+  const parents = new Map<number, number>()
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, 'utf8')
+      parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]))
+    } catch {
+      // It has ended since we read its name.
+    }
+  }
+  const family = [pid]
+  for (const member of family) for (const [child, parent] of parents) if (parent === member) family.push(child)
+  return family
+}
+
+/** Keeps processes, with all their threads, on one core. Not possible on a machine with a single one. */
+export const pin = (pids: readonly number[], core: number): void => {
+  if (availableParallelism() < 2) return
+  for (const pid of pids) {
+    const { status } = spawnSync('taskset', ['-a', '-c', '-p', String(core), String(pid)], { stdio: 'ignore' })
+    if (status !== 0) throw new Error('taskset (package util-linux) is needed to keep each system on a core of its own')
+  }
+}
+
+export const GATEWAY_CORE = 0
+/** Engines, databases and whoever sends the load. */
+export const OTHER_CORE = 1
+
+export const freePort = (): Promise<number> =>
+  new Promise((resolve) => {
+    const probe = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = probe.address() as AddressInfo
+      probe.close(() => resolve(port))
+    })
+  })
+
+const READY_LIMIT_MS = 180_000
+
+export const until = async (what: string, holds: () => Promise<boolean>): Promise<void> => {
+  for (const startedAt = performance.now(); performance.now() - startedAt < READY_LIMIT_MS; ) {
+    if (await holds().catch(() => false)) return
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  throw new Error(`${what} within ${READY_LIMIT_MS / 1000} s`)
+}
+
 /** Resident memory in MiB. */
 export const residentMb = (pid: number): number =>
   Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) / 1024
@@ -27,11 +76,24 @@ export const residentMb = (pid: number): number =>
 export const machine = (): string =>
   `${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'}), Node ${process.versions.node}`
 
+const children = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGTERM')
+})
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
+
+/** However the benchmark ends, what it has started ends with it. */
+export const endsWithUs = <T extends ChildProcess>(child: T): T => {
+  children.add(child)
+  child.once('exit', () => children.delete(child))
+  return child
+}
+
 export type Child = { pid: number; port: number; stop(): Promise<void> }
 
 /** Starts a part of a benchmark in a process of its own and waits until it prints `port <n>`. */
 export const startChild = async (args: readonly string[], env: Record<string, string> = {}): Promise<Child> => {
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } })
+  const child = endsWithUs(spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } }))
   const ended = once(child, 'exit')
   const port = await new Promise<number>((resolve, reject) => {
     let said = ''

@@ -13,7 +13,7 @@ const server = createServer((request, response) => {
       {
         onRequestStart: () => undefined,
         onResponseStart(_controller, status, headers) {
-          response.writeHead(status, headers)
+          response.writeHead(status, headers as Record<string, string | string[]>)
         },
         onResponseData(controller, chunk) {
           if (response.write(chunk)) return

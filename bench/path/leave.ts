@@ -2,16 +2,16 @@ import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { Client } from 'undici'
 import { percentile, type Row } from '../measure.ts'
 import { bodyOf } from './load.ts'
-import { startParvis } from './path.ts'
+import { startParvis } from './systems.ts'
 
 const HELD = 2 // tokens that come before the engine waits
 
 /** From the moment a client leaves a stream to the moment the engine hears of it. */
 export const benchLeave = async (quick: boolean): Promise<Row[]> => {
   const rounds = quick ? 50 : 400
-  const engine = await startScriptedEngine({ tokens: ['a', 'b', 'c'], holdAfter: HELD }, { models: ['mock'] })
+  const engine = await startScriptedEngine({ tokens: ['a', 'b', 'c'], holdAfter: HELD }, { models: ['mock', 'stream'] })
   engine.play({})
-  const parvis = await startParvis(engine.port, engine.port)
+  const parvis = await startParvis({ whole: engine, stream: engine })
   try {
     engine.play({ tokens: ['a', 'b', 'c'], holdAfter: HELD })
     const tookMs: number[] = []

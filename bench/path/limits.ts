@@ -1,17 +1,18 @@
-import { fileURLToPath } from 'node:url'
-import { median, percentile, type Row, startChild } from '../measure.ts'
-import { bodyOf, closedLoop, type Load, type Target } from './load.ts'
-import { startParvis } from './path.ts'
+import { median, OTHER_CORE, percentile, pin, type Row } from '../measure.ts'
+import { bodyOf, closedLoop } from './load.ts'
+import { cpuOf, startEngines, startParvis } from './systems.ts'
 
 const CLIENTS = 32
 const BODY_BYTES = 1_000
 
+type Taken = { readonly cpuMicros: number; readonly p50Ms: number }
+
 /** What limits cost on the whole path: two servers that differ in nothing else, in turns, in one run. */
 export const benchLimits = async (quick: boolean): Promise<Row[]> => {
-  const source = ['--import', 'tsx', '--conditions=@parvis/source']
-  const engine = await startChild([...source, fileURLToPath(new URL('mock-engine.ts', import.meta.url)), '200', '5'])
-  const limited = await startParvis(engine.port, engine.port)
-  const free = await startParvis(engine.port, engine.port, { limits: false })
+  pin([process.pid], OTHER_CORE)
+  const engines = await startEngines(200, 5)
+  const limited = await startParvis(engines)
+  const free = await startParvis(engines, { limits: false })
   try {
     for (const unit of ['tokens', 'money']) {
       const answer = await fetch(`http://127.0.0.1:${limited.port}/parvis/v1/budgets`, {
@@ -21,29 +22,30 @@ export const benchLimits = async (quick: boolean): Promise<Row[]> => {
       })
       if (!answer.ok) throw new Error(`a budget was not set: ${await answer.text()}`)
     }
-    const targetOf = ({ port, key, pid }: typeof limited): Target => ({
-      origin: `http://127.0.0.1:${port}`,
-      path: '/v1/chat/completions',
-      model: 'mock',
-      key,
-      pid,
-    })
-    const systems = [targetOf(limited), targetOf(free)] as const
-    const pairs: [Load, Load][] = []
+    const systems = [limited, free] as const
+    const requests = quick ? 1_500 : 6_000
+    const pairs: [Taken, Taken][] = []
     const rounds = quick ? 4 : 9
     for (let round = 0; round <= rounds; round += 1) {
       // Which comes first changes, since what a machine does beside has a rhythm of its own.
-      const order = round % 2 === 0 ? [0, 1] : [1, 0]
-      const loads: Load[] = []
-      for (const which of order) {
-        const target = systems[which] as Target
-        loads[which] = await closedLoop(target, bodyOf('mock', BODY_BYTES, false), CLIENTS, quick ? 1_500 : 6_000)
+      const taken: Taken[] = []
+      for (const which of round % 2 === 0 ? ([0, 1] as const) : ([1, 0] as const)) {
+        const { whole, pids } = systems[which]
+        const before = cpuOf(pids)
+        const answers = await closedLoop(whole, bodyOf('mock', BODY_BYTES, false), CLIENTS, requests)
+        taken[which] = {
+          cpuMicros: (cpuOf(pids) - before) / requests,
+          p50Ms: percentile(
+            answers.map(({ lastByteMs }) => lastByteMs),
+            50,
+          ),
+        }
       }
       // The first round warms up.
-      if (round > 0) pairs.push(loads as [Load, Load])
+      if (round > 0) pairs.push(taken as [Taken, Taken])
     }
-    const cpu = (which: 0 | 1): number => Math.min(...pairs.map((pair) => pair[which].cpuPerRequestMicros))
-    const latency = (which: 0 | 1): number => median(pairs.map((pair) => percentile(pair[which].latencyMs, 50)))
+    const cpu = (which: 0 | 1): number => Math.min(...pairs.map((pair) => pair[which].cpuMicros))
+    const latency = (which: 0 | 1): number => median(pairs.map((pair) => pair[which].p50Ms))
     return [
       {
         what: 'CPU per request, with limits',
@@ -53,7 +55,7 @@ export const benchLimits = async (quick: boolean): Promise<Row[]> => {
       },
       {
         what: 'with limits against without',
-        value: median(pairs.map(([on, off]) => on.cpuPerRequestMicros / off.cpuPerRequestMicros)),
+        value: median(pairs.map(([on, off]) => on.cpuMicros / off.cpuMicros)),
         unit: '×',
         beside: 'median of the pairs',
         cliff: { above: 3, why: 'limits are decided from memory' },
@@ -68,6 +70,6 @@ export const benchLimits = async (quick: boolean): Promise<Row[]> => {
   } finally {
     await limited.stop()
     await free.stop()
-    await engine.stop()
+    await engines.stop()
   }
 }

@@ -1,8 +1,12 @@
-import { Client } from 'undici'
-import { cpuMicros, residentMb } from '../measure.ts'
+import { connect } from 'node:net'
 
-export type Target = { origin: string; path: string; model: string; key: string | undefined; pid: number }
-export type Load = { latencyMs: number[]; firstByteMs: number[]; cpuPerRequestMicros: number; bytes: number }
+export type Target = {
+  readonly port: number
+  readonly path: string
+  readonly model: string
+  /** Beyond what every request has. */
+  readonly headers: Readonly<Record<string, string>>
+}
 
 const FILLER = 'The quick brown fox jumps over the lazy dog. '
 /** A chat request of about this many bytes. */
@@ -26,88 +30,181 @@ export const pictureOf = (model: string, bytes: number): string => {
   return JSON.stringify({ model, max_completion_tokens: 400, messages: [{ role: 'user', content }] })
 }
 
-const one = (
-  client: Client,
-  target: Target,
-  body: string,
-  begun?: () => void,
-): Promise<{ latencyMs: number; firstByteMs: number; bytes: number }> =>
-  new Promise((resolve, reject) => {
-    const startedAt = performance.now()
-    let firstByteMs = 0
-    let bytes = 0
-    let status = 0
-    client.dispatch(
-      {
-        method: 'POST',
-        path: target.path,
-        headers: { 'content-type': 'application/json', ...(target.key === undefined ? {} : { authorization: `Bearer ${target.key}` }) },
-        body,
-      },
-      {
-        onRequestStart: () => undefined,
-        onResponseStart(_controller, code) {
-          status = code
-        },
-        onResponseData(_controller, chunk) {
-          if (bytes === 0) {
-            firstByteMs = performance.now() - startedAt
-            begun?.()
-          }
-          bytes += chunk.length
-        },
-        onResponseEnd() {
-          if (status === 200) resolve({ latencyMs: performance.now() - startedAt, firstByteMs, bytes })
-          else reject(new Error(`status ${status} from ${target.origin}`))
-        },
-        onResponseError(_controller, error) {
-          reject(error)
-        },
-      },
-    )
+/** The bytes of a whole request, made once: a load generator that builds requests measures itself. */
+const requestOf = (target: Target, body: string): Buffer => {
+  const headers = {
+    host: `127.0.0.1:${target.port}`,
+    'content-type': 'application/json',
+    'content-length': String(Buffer.byteLength(body)),
+    ...target.headers,
+  }
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+  return Buffer.from(`POST ${target.path} HTTP/1.1\r\n${lines.join('')}\r\n${body}`)
+}
+
+export type Answer = {
+  readonly firstByteMs: number
+  readonly lastByteMs: number
+  /** Events of a stream, its end among them. */
+  readonly events: number
+}
+
+const HEAD_END = '\r\n\r\n'
+const LAST_CHUNK = Buffer.from('0\r\n\r\n')
+const EVENT_END = Buffer.from('\n\n')
+const LF = 0x0a
+
+/** A connection with one request on it at a time. By hand, since a client library would cost more than what is measured. */
+const openLine = (port: number) => {
+  const socket = connect({ port, host: '127.0.0.1', noDelay: true })
+  let waiting: { resolve(answer: Answer): void; reject(error: Error): void; begun: (() => void) | undefined } | undefined
+  let sentAtMs = 0
+  let firstByteMs = 0
+  let events = 0
+  let afterLf = false
+  let head: string | undefined // while it is not whole
+  let bytesLeft: number | undefined // of the body; undefined where it comes in chunks
+  let tail: Buffer = Buffer.alloc(0)
+
+  const readHead = (chunk: Buffer): Buffer | undefined => {
+    head += chunk.toString('latin1')
+    const end = (head as string).indexOf(HEAD_END)
+    if (end < 0) return undefined
+    const read = head as string
+    head = undefined
+    if (!read.startsWith('HTTP/1.1 200')) throw new Error(`answered ${read.slice(0, 400)}`)
+    const length = /\r\ncontent-length: *(\d+)/i.exec(read.slice(0, end + 2))?.[1]
+    bytesLeft = length === undefined ? undefined : Number(length)
+    return Buffer.from(read.slice(end + HEAD_END.length), 'latin1')
+  }
+
+  const count = (body: Buffer): void => {
+    if (afterLf && body[0] === LF) events += 1
+    for (let at = body.indexOf(EVENT_END); at >= 0; at = body.indexOf(EVENT_END, at + 2)) events += 1
+    afterLf = body[body.length - 1] === LF && body[body.length - 2] !== LF
+  }
+
+  const take = (chunk: Buffer): void => {
+    const body = head === undefined ? chunk : readHead(chunk)
+    if (body === undefined || body.length === 0) return
+    if (firstByteMs === 0) {
+      firstByteMs = performance.now() - sentAtMs
+      waiting?.begun?.()
+    }
+    if (bytesLeft === undefined) {
+      count(body)
+      tail = body.length >= LAST_CHUNK.length ? body.subarray(-LAST_CHUNK.length) : Buffer.concat([tail, body]).subarray(-LAST_CHUNK.length)
+      if (!tail.equals(LAST_CHUNK)) return
+    } else {
+      bytesLeft -= body.length
+      if (bytesLeft > 0) return
+    }
+    const done = waiting
+    waiting = undefined
+    done?.resolve({ firstByteMs, lastByteMs: performance.now() - sentAtMs, events })
+  }
+
+  const fail = (error: Error): void => {
+    waiting?.reject(error)
+    waiting = undefined
+  }
+  socket.on('data', (chunk) => {
+    try {
+      take(chunk as Buffer)
+    } catch (error) {
+      fail(error as Error)
+    }
   })
+  socket.on('error', fail)
+  socket.on('close', () => fail(new Error('the connection was closed')))
 
-export type Streams = { cpuPerChunkMicros: number; kilobytesPerStream: number }
-
-/** So many streams open at once: what each of them weighs while all are open, and what a chunk costs. */
-export const openStreams = async (target: Target, body: string, streams: number, chunks: number): Promise<Streams> => {
-  const clients = Array.from({ length: streams }, () => new Client(target.origin, { headersTimeout: 120_000, bodyTimeout: 120_000 }))
-  const emptyMb = residentMb(target.pid)
-  const before = cpuMicros(target.pid)
-  let open = 0
-  let fullMb = 0
-  await Promise.all(
-    clients.map((client) =>
-      one(client, target, body, () => {
-        open += 1
-        if (open === streams) fullMb = residentMb(target.pid)
+  return {
+    ask: (request: Buffer, begun?: () => void, dueAtMs = performance.now()): Promise<Answer> =>
+      new Promise((resolve, reject) => {
+        waiting = { resolve, reject, begun }
+        sentAtMs = dueAtMs
+        firstByteMs = 0
+        events = 0
+        head = ''
+        tail = Buffer.alloc(0)
+        socket.write(request)
       }),
-    ),
-  )
-  const cpuPerChunkMicros = (cpuMicros(target.pid) - before) / (streams * chunks)
-  await Promise.all(clients.map((client) => client.close()))
-  return { cpuPerChunkMicros, kilobytesPerStream: ((fullMb - emptyMb) * 1024) / streams }
+    close: () => socket.destroy(),
+  }
 }
 
 /** A closed loop: so many clients, each sending its next request when the last is answered. */
-export const closedLoop = async (target: Target, body: string, clients: number, requests: number): Promise<Load> => {
-  const latencyMs: number[] = []
-  const firstByteMs: number[] = []
-  let bytes = 0
+export const closedLoop = async (target: Target, body: string, clients: number, requests: number): Promise<Answer[]> => {
+  const request = requestOf(target, body)
+  const answers: Answer[] = []
   let left = requests
-  const before = cpuMicros(target.pid)
   await Promise.all(
     Array.from({ length: clients }, async () => {
-      const client = new Client(target.origin, { headersTimeout: 60_000, bodyTimeout: 60_000 })
+      const line = openLine(target.port)
       while (left > 0) {
         left -= 1
-        const answer = await one(client, target, body)
-        latencyMs.push(answer.latencyMs)
-        firstByteMs.push(answer.firstByteMs)
-        bytes += answer.bytes
+        answers.push(await line.ask(request))
       }
-      await client.close()
+      line.close()
     }),
   )
-  return { latencyMs, firstByteMs, cpuPerRequestMicros: (cpuMicros(target.pid) - before) / requests, bytes }
+  return answers
+}
+
+const TICK_MS = 1
+const MAX_LINES = 256
+
+/** An open loop: so many requests a second, whatever comes back. A request that has to wait for a connection is late from when it was due. */
+export const openLoop = async (target: Target, body: string, perSecond: number, seconds: number): Promise<Answer[]> => {
+  const request = requestOf(target, body)
+  const idle: ReturnType<typeof openLine>[] = []
+  const all: ReturnType<typeof openLine>[] = []
+  const answers: Answer[] = []
+  const total = perSecond * seconds
+  const startedAtMs = performance.now()
+  let sent = 0
+  await new Promise<void>((resolve, reject) => {
+    const send = (): void => {
+      while (sent < total) {
+        const dueAtMs = startedAtMs + (sent / perSecond) * 1000
+        if (dueAtMs > performance.now()) return
+        let line = idle.pop()
+        if (line === undefined && all.length < MAX_LINES) {
+          line = openLine(target.port)
+          all.push(line)
+        }
+        if (line === undefined) return
+        const used = line
+        sent += 1
+        used.ask(request, undefined, dueAtMs).then((answer) => {
+          idle.push(used)
+          answers.push(answer)
+          if (answers.length === total) {
+            clearInterval(timer)
+            resolve()
+          }
+        }, reject)
+      }
+    }
+    const timer = setInterval(send, TICK_MS)
+  })
+  for (const line of all) line.close()
+  return answers
+}
+
+/** So many streams that run side by side; `full` is called while all of them are open. */
+export const openStreams = async (target: Target, body: string, streams: number, full: () => void): Promise<Answer[]> => {
+  const request = requestOf(target, body)
+  const lines = Array.from({ length: streams }, () => openLine(target.port))
+  let open = 0
+  const answers = await Promise.all(
+    lines.map((line) =>
+      line.ask(request, () => {
+        open += 1
+        if (open === streams) full()
+      }),
+    ),
+  )
+  for (const line of lines) line.close()
+  return answers
 }

@@ -1,28 +1,39 @@
-import { createServer } from 'node:http'
+import { createServer, type ServerResponse } from 'node:http'
 
-// An engine that costs as little as an engine in Node can: prepared bytes, no thought. The same for every system that is compared.
-const CONTENT = 'x'.repeat(1_700)
-const BODY = Buffer.from(
-  JSON.stringify({
-    id: 'chatcmpl-0',
-    object: 'chat.completion',
-    created: 1,
-    model: 'mock',
-    choices: [{ index: 0, message: { role: 'assistant', content: CONTENT }, finish_reason: 'stop' }],
-    usage: { prompt_tokens: 200, completion_tokens: 400, total_tokens: 600 },
-  }),
-)
+// An engine that streams prepared bytes at a steady pace: so many chunks, one every so many milliseconds. The same for every system.
 const event = (delta: object, finish: string | null): string =>
   `data: ${JSON.stringify({ id: 'chatcmpl-0', object: 'chat.completion.chunk', created: 1, model: 'mock', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`
-const CHUNK = event({ content: ' token' }, null)
-const END =
+const CHUNK = Buffer.from(event({ content: ' token' }, null))
+const END = Buffer.from(
   event({}, 'stop') +
-  'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1,"model":"mock","choices":[],"usage":{"prompt_tokens":200,"completion_tokens":200,"total_tokens":400}}\n\n' +
-  'data: [DONE]\n\n'
+    'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1,"model":"mock","choices":[],"usage":{"prompt_tokens":200,"completion_tokens":200,"total_tokens":400}}\n\n' +
+    'data: [DONE]\n\n',
+)
 
 const CHUNKS = Number(process.argv[2] ?? 200)
 const CHUNK_EVERY_MS = Number(process.argv[3] ?? 5)
 const NAME = process.argv[4] ?? 'mock'
+const TICK_MS = Math.min(CHUNK_EVERY_MS, 10)
+
+// One timer for all: the streams are dealt to as many turns as there are ticks between two chunks.
+type Running = { readonly response: ServerResponse; sent: number }
+const turns: Set<Running>[] = Array.from({ length: Math.max(1, Math.round(CHUNK_EVERY_MS / TICK_MS)) }, () => new Set())
+let turn = 0
+let dealt = 0
+const say = (running: Running, among: Set<Running>): void => {
+  if (running.sent < CHUNKS) {
+    running.response.write(CHUNK)
+    running.sent += 1
+    return
+  }
+  among.delete(running)
+  running.response.end(END)
+}
+setInterval(() => {
+  turn = (turn + 1) % turns.length
+  const among = turns[turn]
+  if (among !== undefined) for (const running of among) say(running, among)
+}, TICK_MS)
 
 const server = createServer((request, response) => {
   if (request.url === '/health') return void response.end('{}')
@@ -32,29 +43,19 @@ const server = createServer((request, response) => {
       JSON.stringify({ object: 'list', data: [{ id: NAME, object: 'model', created: 1, owned_by: 'bench', max_model_len: 131_072 }] }),
     )
   }
-  let streams = false
-  request.on('data', (chunk: Buffer) => {
-    streams ||= chunk.includes('"stream":true')
-  })
+  request.resume()
   request.on('end', () => {
-    if (!streams) {
-      response.writeHead(200, { 'content-type': 'application/json', 'content-length': BODY.length })
-      return void response.end(BODY)
-    }
     response.writeHead(200, { 'content-type': 'text/event-stream' })
-    let sent = 0
-    const timer = setInterval(() => {
-      response.write(CHUNK)
-      sent += 1
-      if (sent < CHUNKS) return
-      clearInterval(timer)
-      response.end(END)
-    }, CHUNK_EVERY_MS)
-    response.on('close', () => clearInterval(timer))
+    dealt += 1
+    const among = turns[dealt % turns.length] as Set<Running>
+    const running = { response, sent: 1 }
+    response.write(CHUNK)
+    among.add(running)
+    response.on('close', () => among.delete(running))
   })
 })
-server.keepAliveTimeout = 60_000
-server.listen(0, '127.0.0.1', () => {
+server.keepAliveTimeout = 600_000
+server.listen({ port: 0, host: '127.0.0.1', backlog: 8192 }, () => {
   const address = server.address()
   if (address !== null && typeof address === 'object') process.stdout.write(`port ${address.port}\n`)
 })

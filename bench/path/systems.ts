@@ -1,0 +1,207 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type Child, cpuMicros, endsWithUs, familyOf, freePort, GATEWAY_CORE, OTHER_CORE, pin, startChild, until } from '../measure.ts'
+import { bodyOf, type Target } from './load.ts'
+import { startNginxEngine, startNginxProxy } from './nginx.ts'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+const PARVIS = join(ROOT, 'apps/server/bin/parvis.mjs')
+const SOURCE = ['--import', 'tsx', '--conditions=@parvis/source']
+const NO_LIMIT = 1_000_000_000
+const PATH = '/v1/chat/completions'
+
+/** Something between a client and two engines: one that answers whole, one that streams. */
+export type System = {
+  readonly name: string
+  readonly whole: Target
+  readonly stream: Target
+  /** Whose processor time it costs; and what works beside it (the embedded database), stated apart. */
+  readonly pids: readonly number[]
+  beside(): readonly number[]
+  stop(): Promise<void>
+}
+
+export const cpuOf = (pids: readonly number[]): number => pids.reduce((sum, pid) => sum + cpuMicros(pid), 0)
+
+export type Engines = { readonly whole: Child; readonly stream: Child; stop(): Promise<void> }
+
+/** The engines live on the other core: what they cost is nobody's here. */
+export const startEngines = async (chunks: number, chunkEveryMs: number): Promise<Engines> => {
+  const whole = await startNginxEngine('mock')
+  const stream = await startChild([
+    ...SOURCE,
+    fileURLToPath(new URL('mock-engine.ts', import.meta.url)),
+    String(chunks),
+    String(chunkEveryMs),
+    'stream',
+  ])
+  pin([whole.pid, stream.pid], OTHER_CORE)
+  return {
+    whole,
+    stream,
+    async stop() {
+      await whole.stop()
+      await stream.stop()
+    },
+  }
+}
+
+const target = (port: number, model: string, headers: Record<string, string> = {}): Target => ({ port, path: PATH, model, headers })
+
+/** The engines with nothing before them. */
+export const direct = ({ whole, stream }: Engines): System => ({
+  name: 'direct',
+  whole: target(whole.port, 'mock'),
+  stream: target(stream.port, 'stream'),
+  pids: [],
+  beside: () => [],
+  stop: async () => undefined,
+})
+
+const proxies = async (name: string, engines: Engines, start: (enginePort: number) => Promise<Child>): Promise<System> => {
+  const whole = await start(engines.whole.port)
+  const stream = await start(engines.stream.port)
+  const pids = [whole.pid, stream.pid]
+  pin(pids, GATEWAY_CORE)
+  return {
+    name,
+    whole: target(whole.port, 'mock'),
+    stream: target(stream.port, 'stream'),
+    pids,
+    beside: () => [],
+    async stop() {
+      await whole.stop()
+      await stream.stop()
+    },
+  }
+}
+
+export const startNginx = (engines: Engines): Promise<System> => proxies('nginx', engines, startNginxProxy)
+
+/** The least that a proxy in Node can do: bytes in, bytes out. */
+export const startBare = (engines: Engines): Promise<System> =>
+  proxies('bare', engines, (port) => startChild([...SOURCE, fileURLToPath(new URL('bare-proxy.ts', import.meta.url)), String(port)]))
+
+const PORTKEY = '@portkey-ai/gateway@1.15.2'
+
+/** A gateway that many run, with nothing of it switched on. It is installed beside the project, and only for this. */
+export const startPortkey = async (engines: Engines): Promise<System> => {
+  const directory = mkdtempSync(join(tmpdir(), 'parvis-bench-portkey-'))
+  const installed = spawnSync(
+    'npm',
+    ['install', '--prefix', directory, '--no-save', '--ignore-scripts', '--no-audit', '--no-fund', PORTKEY],
+    {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    },
+  )
+  const main = join(directory, 'node_modules/@portkey-ai/gateway/build/start-server.js')
+  if (!existsSync(main)) throw new Error(`${PORTKEY} cannot be installed, which --quick leaves out:\n${installed.stderr.toString()}`)
+  const port = await freePort()
+  const child = endsWithUs(
+    spawn(process.execPath, [main, `--port=${port}`, '--headless'], {
+      cwd: directory,
+      env: { ...process.env, NODE_ENV: 'production', TRUSTED_CUSTOM_HOSTS: 'localhost,127.0.0.1' },
+      stdio: ['ignore', 'ignore', 'ignore'],
+    }),
+  )
+  const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()))
+  const pid = child.pid ?? 0
+  await until('Portkey answers', async () => (await fetch(`http://127.0.0.1:${port}/`)).ok)
+  pin([pid], GATEWAY_CORE)
+  const headers = (engine: Child) => ({
+    authorization: 'Bearer none',
+    'x-portkey-provider': 'openai',
+    'x-portkey-custom-host': `http://127.0.0.1:${engine.port}/v1`,
+  })
+  return {
+    name: 'Portkey',
+    whole: target(port, 'mock', headers(engines.whole)),
+    stream: target(port, 'stream', headers(engines.stream)),
+    pids: [pid],
+    beside: () => [],
+    async stop() {
+      child.kill('SIGTERM')
+      await ended
+      rmSync(directory, { recursive: true, force: true })
+    },
+  }
+}
+
+const command = (args: readonly string[], env: Record<string, string>): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [PARVIS, ...args], { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'inherit'] })
+    child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`parvis ${args.join(' ')} ended with ${code}`))))
+  })
+
+export type Parvis = System & { readonly pid: number; readonly port: number; readonly key: string }
+
+/** The built server as an operator starts it, with everything on, and the engines registered. */
+export const startParvis = async (
+  engines: { readonly whole: Pick<Child, 'port'>; readonly stream: Pick<Child, 'port'> },
+  options: { readonly directory?: string; readonly streams?: number; readonly limits?: boolean } = {},
+): Promise<Parvis> => {
+  const dataDir = mkdtempSync(join(options.directory ?? tmpdir(), 'parvis-bench-'))
+  const port = await freePort()
+  const key = randomUUID()
+  const env = {
+    PARVIS_DATA_DIR: dataDir,
+    PARVIS_PORT: String(port),
+    PARVIS_BOOTSTRAP_SECRET_KEY: key,
+    PARVIS_DEMO_MODELS: 'false',
+    PARVIS_LOG_LEVEL: 'error',
+  }
+  const child = endsWithUs(
+    spawn(process.execPath, [PARVIS, 'serve'], {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'ignore', 'inherit'],
+    }),
+  )
+  const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()))
+  const pid = child.pid ?? 0
+  const origin = `http://127.0.0.1:${port}`
+  await until('the server lives', async () => (await fetch(`${origin}/health`)).ok)
+  await command(['engines', 'add', '--name', 'mock', '--url', `http://127.0.0.1:${engines.whole.port}`, '--vision', 'mock'], env)
+  // An engine has 256 seats; five thousand streams need twenty.
+  const { streams = 256 } = options
+  for (let seats = 0; seats < streams; seats += 256) {
+    await command(['engines', 'add', '--name', `stream-${seats}`, '--url', `http://127.0.0.1:${engines.stream.port}`], env)
+  }
+  // The limits of a tier are for its users and would end the run; these are looked at all the same.
+  const { limits = true } = options
+  const [some, many] = limits ? [String(NO_LIMIT), '100000000000000'] : ['unlimited', 'unlimited']
+  await command(['limits', 'set', '--requests', some, '--tokens', many, '--concurrent', some], env)
+  for (const model of ['mock', 'stream']) {
+    await until(`the engine of ${model} is ready`, async () => {
+      const answer = await fetch(`${origin}${PATH}`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+        body: bodyOf(model, 100, model === 'stream'),
+      })
+      await answer.text()
+      return answer.ok && answer.headers.get('x-ratelimit-limit-requests') === (limits ? some : null)
+    })
+  }
+  pin([pid], GATEWAY_CORE)
+  const beside = (): number[] => familyOf(pid).filter((member) => member !== pid)
+  pin(beside(), OTHER_CORE)
+  const headers = { authorization: `Bearer ${key}` }
+  return {
+    name: 'parvis',
+    pid,
+    port,
+    key,
+    whole: target(port, 'mock', headers),
+    stream: target(port, 'stream', headers),
+    pids: [pid],
+    beside,
+    async stop() {
+      child.kill('SIGTERM')
+      await ended
+      rmSync(dataDir, { recursive: true, force: true })
+    },
+  }
+}
