@@ -176,6 +176,11 @@ describe('a password', () => {
       // What was right puts the count back to nothing.
       await signIn(user.email, OTHER)
       await signIn(user.email, PASSWORD)
+      // A limit that is lowered counts for what has failed before.
+      await database.db.query('update user_password set failures = 5 where principal_id = $1', [user.id])
+      expect((await signIn(user.email, PASSWORD)).status).toBe(401)
+      expect(await must('GET', `${IAM}/users/${user.id}`)).toMatchObject({ locked: true })
+      await must('POST', `${IAM}/users/${user.id}/unlock`, { body: {} })
       const after = await database.db.query<{ failures: number }>('select failures from user_password where principal_id = $1', [user.id])
       expect(after.rows).toEqual([{ failures: 0 }])
     } finally {

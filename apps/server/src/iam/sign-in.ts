@@ -69,7 +69,7 @@ const CANDIDATES = `
  */
 const ATTEMPT = `
   update user_password set failures = failures + 1
-   where principal_id = $1 and locked_at is null and ($2 = 0 or failures < $2) returning hash`
+   where principal_id = $1 and locked_at is null and ($2 = 0 or failures < $2) returning hash, failures`
 
 /** Sets the password and lets the user use it again; `temporary` where somebody else chose it. */
 export const writePassword = async (client: pg.ClientBase, principalId: PrincipalId, hash: string, temporary: boolean): Promise<void> => {
@@ -118,9 +118,13 @@ export const openSignIn =
 
     const { rows: candidates } = await db.query<Candidate>(CANDIDATES, [request.login, request.organizationId ?? null])
     const hashes: (string | undefined)[] = []
-    for (const { id, locked, attempts } of candidates) {
-      const { rows } = locked ? { rows: [] } : await db.query<{ hash: string }>(ATTEMPT, [id, attempts])
+    // Those whose last attempt this was. The others get nothing more written: it would show in the time that there is such a user.
+    const last: Candidate[] = []
+    for (const candidate of candidates) {
+      const { id, locked, attempts } = candidate
+      const { rows } = locked ? { rows: [] } : await db.query<{ hash: string; failures: number }>(ATTEMPT, [id, attempts])
       hashes.push(rows[0]?.hash)
+      if (attempts > 0 && !locked && (rows[0] === undefined || rows[0].failures >= attempts)) last.push(candidate)
     }
     const found = await passwords.matching(request.password, hashes.length === 0 ? [undefined] : hashes, from.ip)
     const takeBack = (ids: readonly PrincipalId[]) =>
@@ -135,7 +139,7 @@ export const openSignIn =
     if (user === undefined) {
       failures.count(from.ip, FAILURE_WEIGHT)
       log.info({ ip: from.ip, users: candidates.map(({ id }) => id) }, 'a sign-in failed')
-      for (const candidate of candidates) await lockWhenTooMany(db, candidate, from)
+      for (const candidate of last) await lockWhenTooMany(db, candidate, from)
       return no(WRONG)
     }
     // Whose password it was not has failed nothing: one person may be in several organizations.
