@@ -18,7 +18,7 @@ let anthropic: Anthropic
 
 beforeAll(async () => {
   database = await freshDatabase()
-  house = await startHouse({ database, settings: { PARVIS_DEMO_MODELS: 'true' } })
+  house = await startHouse({ database, settings: { PARVIS_DEMO_MODELS: 'true' }, checksInference: true })
   openai = house.openai()
   anthropic = new Anthropic({ baseURL: house.url, apiKey: house.secretKey, maxRetries: 0 })
   await house.ready('tiny-chat')

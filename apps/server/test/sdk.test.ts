@@ -11,7 +11,7 @@ let openai: OpenAI
 
 beforeAll(async () => {
   database = await freshDatabase()
-  house = await startHouse({ database, settings: { PARVIS_DEMO_MODELS: 'true' } })
+  house = await startHouse({ database, settings: { PARVIS_DEMO_MODELS: 'true' }, checksInference: true })
   openai = house.openai()
   await Promise.all(['tiny-chat', 'tiny-embed', 'tiny-rerank'].map(house.ready))
 })

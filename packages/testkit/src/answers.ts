@@ -5,18 +5,22 @@ import * as formats from 'ajv-formats'
 type Check = (method: string, path: string, response: Response) => Promise<void>
 
 const addFormats = formats.default as unknown as (ajv: Ajv2020) => void
-const watched = new Map<string, Check>()
+const watched = new Map<string, { readonly check: Check; readonly inference: boolean }>()
 let isWatching = false
 
-/** What the data plane answers may be a stream that a test holds back; looking at it would disturb the test. */
+/** What the data plane answers may be held back by a test; looking at it would disturb the test, unless it says otherwise. */
 const INFERENCE = /^\/(?:[^/]+\/)?v1\//
 
 /**
  * From here on every answer that this process fetches from the house is held against the document of the house: its status, its content type
  * and its fields. What does not agree fails the call, and so the test.
  */
-export const watchAnswers = (url: string, toDocument: () => Document): void => {
-  watched.set(new URL(url).origin, openCheck(toDocument))
+export const watchAnswers = (
+  url: string,
+  toDocument: () => Document,
+  { inference = false }: { inference?: boolean | undefined } = {},
+): void => {
+  watched.set(new URL(url).origin, { check: openCheck(toDocument), inference })
   if (isWatching) return
   isWatching = true
   const real = globalThis.fetch
@@ -24,10 +28,14 @@ export const watchAnswers = (url: string, toDocument: () => Document): void => {
     const response = await real(input, init)
     const asked = typeof input === 'string' ? new URL(input) : input instanceof URL ? input : new URL(input.url)
     const method = init?.method ?? (typeof input === 'object' && 'method' in input ? input.method : 'GET')
-    if (!INFERENCE.test(asked.pathname)) await watched.get(asked.origin)?.(method.toUpperCase(), asked.pathname, response)
+    const known = watched.get(asked.origin)
+    const isLookedAt = !INFERENCE.test(asked.pathname) || (known?.inference === true && isWhole(response))
+    if (isLookedAt) await known?.check(method.toUpperCase(), asked.pathname, response)
     return response
   }
 }
+
+const isWhole = (response: Response): boolean => response.headers.get('content-type')?.startsWith('application/json') === true
 
 const openCheck = (toDocument: () => Document): Check => {
   let made: { document: Document; find(method: string, path: string): { what: string; operation: Operation } | undefined } | undefined

@@ -16,6 +16,8 @@ import { programOf } from './program.ts'
 import { until } from './until.ts'
 
 export type HouseOptions = {
+  /** Whole answers of the data plane are held against the document, too: for tests that do not hold answers back. */
+  checksInference?: boolean
   /** Where its rows are; the caller drops it. */
   database: Pick<TestDatabase, 'url'>
   /** Settings by the names of the environment, beside those that every test house has. */
@@ -48,7 +50,7 @@ export const startHouse = async (options: HouseOptions) => {
   const lines: string[] = []
   const log = openLog('debug', { write: (line) => lines.push(line) })
   const house = await start(config, { log, local: { entry: programOf('engine') } })
-  watchAnswers(house.url, () => house.reference.toDocument(true))
+  watchAnswers(house.url, () => house.reference.toDocument(true), { inference: options.checksInference })
   const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI =>
     new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })
 
