@@ -27,8 +27,7 @@ const newKey = async (rules: readonly Grant[]): Promise<{ secretKey: string; acc
 }
 
 /** What the house writes by itself, all the time. */
-const OWN_ACCORD =
-  '^(change|usage_event.*|usage_total.*|quota_(part|alert|bucket|gateway)|bill|budget_firing|budget_message)$'
+const OWN_ACCORD = '^(change|usage_event.*|usage_total.*|quota_(part|alert|bucket|gateway)|bill|budget_firing|budget_message)$'
 
 /** Everything that is kept, as one number for each table: the audit too, since a refusal is no change. */
 const trace = async (): Promise<Record<string, string>> => {
@@ -188,7 +187,12 @@ test('the data plane: who may use models gets past the door, everybody else does
           body: method === 'POST' ? { model: 'm' } : undefined,
         })
       ).status
-    const look = async (who: string, key: string | null, expected: (status: number) => boolean, project: string = calls.own): Promise<void> => {
+    const look = async (
+      who: string,
+      key: string | null,
+      expected: (status: number) => boolean,
+      project: string = calls.own,
+    ): Promise<void> => {
       const status = await call(key, project)
       if (!expected(status)) wrong.push(`${who}: ${method} ${path}: ${status}`)
     }

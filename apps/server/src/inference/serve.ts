@@ -12,6 +12,7 @@ import type { CountInput } from './count.ts'
 import type { Endpoint, FormEndpoint, Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Guesses } from './guess.ts'
+import { lifeHeaders } from './life.ts'
 import type { Measure } from './measure.ts'
 import type { Relayed } from './relay.ts'
 import { lostEvent, usageEvent } from './usage-event.ts'
@@ -53,6 +54,7 @@ export const serve =
 
     // Who asks for a model that has ended learns that another one answers (serverless-platform.md 8.3).
     if (model.value.name !== reading.value.model) exchange.addHeaders(['x-parvis-requested-model', reading.value.model])
+    if (model.value.status === 'deprecated') exchange.addHeaders(lifeHeaders(model.value))
 
     const asked = endpoint.check(reading.value, model.value, input.guess)
     if (!asked.ok) return exchange.refuse(asked.refusal)
