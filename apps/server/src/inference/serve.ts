@@ -73,7 +73,7 @@ export const serve =
       if (!request.ok) return exchange.refuse(request.refusal)
 
       const begun = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
-      rooms.begin(begun)
+      rooms.begin(begun, !request.value.stream)
       const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
       if (!relayed.ok) {
         const { failed, refusal } = relayed

@@ -137,6 +137,26 @@ test('an answer that has begun and never ended is shipped as lost by the next pr
   expect(metrics.render()).toContain('parvis_usage_journal_writable 1\n')
 })
 
+test('a whole answer that is over at once is not noted, and one that runs on is', async () => {
+  const openings = await openOpenings({ directory: dataDir, log: silent })
+  const [short, long, stream] = [usageEventOf(), usageEventOf(), usageEventOf()]
+  const noted = async (): Promise<string[]> =>
+    (await Promise.all((await listOpenings(dataDir)).map(readOpenings))).flat().map((payload) => (JSON.parse(payload) as { id: string }).id)
+  for (let round = 0; round < 3; round += 1) {
+    openings.begin(short, true)
+    openings.end(short.id)
+    // Long enough for a look at it that finds nothing to note.
+    await new Promise((done) => setTimeout(done, 20))
+  }
+  openings.begin(long, true)
+  await until('it is noted', async () => (await noted()).includes(long.id))
+  openings.begin(stream)
+  await until('the stream is noted', async () => (await noted()).includes(stream.id))
+  expect(await noted()).toEqual([long.id, stream.id])
+  for (const { id } of [long, stream]) openings.end(id)
+  await openings.close()
+})
+
 test('what runs survives when the list of what has begun is written anew', async () => {
   const directory = dataDir
   const openings = await openOpenings({ directory, log: silent })

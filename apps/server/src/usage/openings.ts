@@ -10,8 +10,11 @@ const nameOf = (number: number): string => `${String(number).padStart(12, '0')}.
 
 /** A file that is mostly of answers long over is written anew with those that still run. */
 const FILE_BYTES = 4 * 1024 * 1024
-/** What is over by then needs no note: it has its event. And what has begun meanwhile is one write, where one for each was a tenth of a short request. */
-const NOTE_AFTER_MS = 5
+/**
+ * A whole answer that is over by then needs no note: it has its event, and its client has had nothing before. What has begun meanwhile is one write, where
+ * one for each was a tenth of a short request. A stream is noted at once, since its client may have words of it any moment.
+ */
+const WHOLE_AFTER_MS = 5
 /** Answers that are open at once. Beyond it some will not be missed if we die: they cost nothing anyway. */
 const MAX_OPEN = 100_000
 
@@ -20,8 +23,8 @@ const MAX_OPEN = 100_000
  * written, and if the whole machine goes, the worst is that an answer without a bill is not listed as lost.
  */
 export type Openings = {
-  /** An answer begins. `event` is what shall be in the books if nobody ever says how it ended. */
-  begin: (event: RecordedEvent) => void
+  /** An answer begins; `whole`: all of it will come at its end. `event` is what shall be in the books if nobody ever says how it ended. */
+  begin: (event: RecordedEvent, whole?: boolean) => void
   /** It has its event in the journal, which says more than we could. */
   end: (id: RequestId) => void
   /** It was refused, with nothing sent: there will be no event. */
@@ -61,6 +64,7 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
   let fileBytes = 0
   let fresh: Opening[] = []
   let withdrawn: RequestId[] = []
+  let hurry = false
   let timer: NodeJS.Timeout | undefined
   let writing: Promise<void> | undefined
   let complained = false
@@ -88,6 +92,7 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
     const bytes = Buffer.concat([...begun.map(toFrame), ...withdrawn.map((id) => frame(JSON.stringify({ withdrawn: id })))])
     fresh = []
     withdrawn = []
+    hurry = false
     try {
       if (bytes.length > 0) await handle.write(bytes, 0, bytes.length, fileBytes)
       fileBytes += bytes.length
@@ -97,25 +102,31 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
       if (!complained) log.warn({ err: error }, 'what has begun cannot be noted; if this process dies, open answers are not listed as lost')
       complained = true
     }
-    writing = undefined
-    if (!closed && fresh.length + withdrawn.length > 0) soon()
   }
 
-  const soon = (): void => {
+  const writeNow = (): void => {
+    clearTimeout(timer)
+    timer = undefined
+    writing = write().then(() => {
+      writing = undefined
+      if (!closed && fresh.length + withdrawn.length > 0) note()
+    })
+  }
+
+  const note = (): void => {
     if (writing !== undefined) return
-    timer ??= setTimeout(() => {
-      timer = undefined
-      writing = write()
-    }, NOTE_AFTER_MS).unref()
+    if (hurry) writeNow()
+    else timer ??= setTimeout(writeNow, WHOLE_AFTER_MS).unref()
   }
 
   return {
-    begin: (event) => {
+    begin: (event, whole = false) => {
       if (closed || running.size >= MAX_OPEN) return
       const opening = { event, noted: false }
       running.set(event.id, opening)
       fresh.push(opening)
-      soon()
+      if (!whole) hurry = true
+      note()
     },
     end: (id) => void running.delete(id),
     withdraw: (id) => {
@@ -123,7 +134,7 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
       running.delete(id)
       if (closed || opening?.noted !== true) return
       withdrawn.push(id)
-      soon()
+      note()
     },
     left: () => [...left],
     forget: async (done) => {

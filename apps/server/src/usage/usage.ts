@@ -27,7 +27,7 @@ export type Usage = {
    * Notes that an answer begins, with the event that shall be in the books if this process dies before its end: it is shipped as lost. Nobody
    * waits for it. `record` ends it.
    */
-  begin: (event: UsageEvent) => void
+  begin: (event: UsageEvent, whole?: boolean) => void
   /** The answer was refused after all, with nothing sent. */
   withdraw: (id: RequestId) => void
   /** Why usage cannot be written down now, or undefined. While there is a reason, nothing may be admitted. */
@@ -98,7 +98,7 @@ export const openUsage = async (options: {
       openings.end(event.id)
       count.event(event)
     },
-    begin: (event) => openings.begin(toRecorded(event)),
+    begin: (event, whole) => openings.begin(toRecorded(event), whole),
     withdraw: openings.withdraw,
     fault: journal.fault,
     close: async () => {
