@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { median, OTHER_CORE, percentile, pin, type Row, residentMb } from '../measure.ts'
 import { type Answer, bodyOf, closedLoop, openLoop, pictureOf, type Target } from './load.ts'
-import { cpuOf, direct, type Engines, startBare, startEngines, startNginx, startParvis, startPortkey, type System } from './systems.ts'
+import { cpuOf, direct, type Engines, type System, startBare, startEngines, startNginx, startParvis, startPortkey } from './systems.ts'
 
 const CHUNKS = 200
 const CHUNK_EVERY_MS = 5

@@ -1,6 +1,6 @@
 import { median, OTHER_CORE, pin, type Row, residentMb } from '../measure.ts'
 import { bodyOf, openStreams } from './load.ts'
-import { cpuOf, startBare, startEngines, startParvis, type System } from './systems.ts'
+import { cpuOf, type System, startBare, startEngines, startParvis } from './systems.ts'
 
 const CHUNKS = 60
 const CHUNK_EVERY_MS = 250

@@ -11,8 +11,8 @@ import {
   randomPKCECodeVerifier,
   randomState,
 } from 'openid-client'
-import { type Db, transaction } from '../kit/db.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
+import { type Db, transaction } from '../kit/db.ts'
 import type { Denial } from '../kit/denial.ts'
 import { guardedFetch } from '../kit/guarded-fetch.ts'
 import { newId, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
@@ -21,8 +21,8 @@ import type { Origin } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Change } from './change.ts'
-import { type Entered, enter } from './sign-in.ts'
 import type { Sessions } from './sessions.ts'
+import { type Entered, enter } from './sign-in.ts'
 
 /** What the operator says about the provider; without it nobody signs in this way. */
 export type OidcSettings = {
