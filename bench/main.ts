@@ -6,18 +6,20 @@ import { benchLook } from './micro/look/look.ts'
 import { benchLeave } from './path/leave.ts'
 import { benchLimits } from './path/limits.ts'
 import { benchPath } from './path/path.ts'
+import { benchRevoke } from './path/revoke.ts'
 import { benchStreams } from './path/streams.ts'
 import { benchSoak } from './soak/soak.ts'
 import { benchStart } from './start/start.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--minutes 60]
+const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--minutes 60]
 
   path     what the gateway adds and costs, beside nginx, a bare proxy and another gateway, in turns
   streams  5,000 streams open at once
   start    from the command to ready, and what each process weighs
   limits   the same path with limits and budgets, and without, in pairs
   leave    how long it takes until an engine hears that its client has left
+  revoke   how long a key is still taken after it was revoked
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
   admit    what it costs to decide whether a request may begin
   guess    how near guessed tokens come to an engine's count, and what guessing costs
@@ -42,6 +44,7 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   start: benchStart,
   limits: benchLimits,
   leave: benchLeave,
+  revoke: benchRevoke,
   engine: benchEngine,
   admit: benchAdmit,
   guess: benchGuess,
