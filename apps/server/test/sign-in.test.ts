@@ -258,9 +258,29 @@ describe('a password', () => {
     await must('POST', `${IAM}/users/${user.id}/update-password`, { body: { password: OTHER } })
     expect(await signIn(user.email, OTHER)).toMatchObject({ status: 200, body: { user_id: user.id } })
     expect(await signIn(user.email, PASSWORD)).toMatchObject({ status: 200, body: { user_id: twin } })
-    // Whose it was not has failed nothing.
-    const { rows } = await database.db.query('select distinct failures from user_password where principal_id = any ($1)', [[user.id, twin]])
-    expect(rows).toEqual([{ failures: 0 }])
+    const failed = async () => {
+      const { rows } = await database.db.query<{ failures: number }>(
+        'select failures from user_password where principal_id = any ($1) order by principal_id = $2',
+        [[user.id, twin], twin],
+      )
+      return rows.map(({ failures }) => failures)
+    }
+    // A password of today counts for whose it was not: whoever can choose the twin's tries it at both doors.
+    expect(await failed()).toEqual([1, 0])
+    await database.db.query(`update user_password set set_at = now() - interval '25 hours', failures = 0 where principal_id = any ($1)`, [
+      [user.id, twin],
+    ])
+    expect(await signIn(user.email, OTHER)).toMatchObject({ status: 200, body: { user_id: user.id } })
+    expect(await signIn(user.email, PASSWORD)).toMatchObject({ status: 200, body: { user_id: twin } })
+    expect(await failed()).toEqual([0, 0])
+    // Ten of them, and the other door is closed, as it would be to anybody who tries it; their own is not.
+    await database.db.query('update user_password set set_at = now(), failures = 9 where principal_id = $1', [user.id])
+    await database.db.query('update user_password set set_at = now() where principal_id = $1', [twin])
+    expect((await signIn(user.email, PASSWORD)).body).toMatchObject({ user_id: twin })
+    expect((await signIn(user.email, OTHER)).status).toBe(401)
+    expect((await signIn(user.email, PASSWORD)).body).toMatchObject({ user_id: twin })
+    const { rows } = await database.db.query('select after from audit_entry where resource_id = $1 and actor = $2', [user.id, 'sign-in'])
+    expect(rows).toEqual([{ after: { sign_in_locked: true, attempts: 10 } }])
     await database.db.query('delete from principal where id = $1', [twin])
   })
 })

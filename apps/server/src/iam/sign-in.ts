@@ -14,6 +14,8 @@ import { endSessions, type Sessions, type Tokens } from './sessions.ts'
 const FAILURE_WEIGHT = 5
 /** The same address of e-mail in several organizations; each has a password of its own. */
 const MAX_CANDIDATES = 8
+/** A password that is so old has tried the others' doors already; a new one each time would be a guess each time. */
+const SETTLED_HOURS = 24
 const TOO_MANY = 'Too many wrong passwords came from this address.'
 
 /**
@@ -48,6 +50,8 @@ type Candidate = {
   enforce_password_renewal: boolean
   due_at: Date | null
   overdue: boolean | null
+  /** The password is not of today. */
+  settled: boolean
 }
 
 // Who is meant by the address comes before who is only called like it, and the older user before the newer: nobody gets in front of others by a name.
@@ -55,7 +59,8 @@ const CANDIDATES = `
   select principal.id, organization_id, organization.name as organization_name, principal.name as username, coalesce(email, '') as email, locked,
          login_attempts_before_locked as attempts, enforce_password_renewal,
          case when temporary then set_at + make_interval(secs => grace_period_seconds) end as due_at,
-         temporary and set_at + make_interval(secs => grace_period_seconds) <= now() as overdue
+         temporary and set_at + make_interval(secs => grace_period_seconds) <= now() as overdue,
+         set_at <= now() - interval '${SETTLED_HOURS} hours' as settled
     from principal
     join organization on organization.id = organization_id
     join user_password on principal_id = principal.id
@@ -142,9 +147,17 @@ export const openSignIn =
       for (const candidate of last) await lockWhenTooMany(db, candidate, from)
       return no(WRONG)
     }
-    // Whose password it was not has failed nothing: one person may be in several organizations.
-    await takeBack(candidates.filter((candidate, index) => candidate !== user && hashes[index] !== undefined).map(({ id }) => id))
+    // One person may be in several organizations, so whose password it was not has failed nothing. But whoever gives somebody's address to
+    // a user of theirs could try a password on both by giving it to their own first: one that is new counts as an attempt on the others.
+    const others = candidates.filter((candidate) => !matching.includes(candidate))
+    if (matching.every(({ settled }) => settled))
+      await takeBack(others.filter((other) => hashes[candidates.indexOf(other)] !== undefined).map(({ id }) => id))
+    else if (others.length > 0) {
+      failures.count(from.ip, FAILURE_WEIGHT)
+      for (const other of others) if (last.includes(other)) await lockWhenTooMany(db, other, from)
+    }
     if (matching.length > 1) {
+      await takeBack(matching.map(({ id }) => id))
       const places = matching.map(({ organization_name: name, organization_id: id }) => `${name} (${id})`).join(', ')
       return no(invalid('organization_id', 'required', `this address is in several organizations; say which: ${places}`))
     }
