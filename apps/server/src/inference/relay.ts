@@ -59,6 +59,8 @@ const MAX_ERROR_BYTES = 64 * 1024
 const MAX_MESSAGE_CHARACTERS = 2_000
 /** An engine that has said `[DONE]` and does not end its answer loses the connection, not the client. */
 const AFTER_DONE_MS = 1_000
+/** Who has not read for this part of the time has been slow; less is what networks do. */
+const SLOW_CLIENT_PART = 10
 const RETRY_MS = 1_000
 const MAX_RETRY_MS = 60_000
 
@@ -85,6 +87,8 @@ export const openRelay =
       let firstByteAt: Instant | null = null
       let settled = false
       let paused = false
+      let pausedAtMs = 0
+      let pausedMs = 0 // how long the client has held the engine back before
       let done = false
       let pinged = false
       let again = false
@@ -146,9 +150,15 @@ export const openRelay =
         }
       }
 
+      /** Whose time it was: an answer that was held back by its reader is not too slow, or whoever reads all but the end would pay nothing. */
+      const isClientSlow = (): boolean => paused || pausedMs * SLOW_CLIENT_PART >= limits.totalMs
+
       exchange.whenOver((over) => {
+        const verdict = answer.broken(over, { code: 'engine_late', limitMs: limits.totalMs })
+        if (over === 'timed_out' && 'ending' in verdict && isClientSlow())
+          return conclude({ ...verdict, ending: { ...verdict.ending, ended: 'client_left' } }, 'stopped')
         const log = over === 'timed_out' ? { log: `no end within ${limits.totalMs} ms` } : {}
-        conclude({ ...answer.broken(over, { code: 'engine_late', limitMs: limits.totalMs }), ...log }, 'stopped')
+        conclude({ ...verdict, ...log }, 'stopped')
       })
       if (settled) return
       spending.watch(() => {
@@ -160,6 +170,7 @@ export const openRelay =
         exchange.whenDrained(() => {
           if (settled || !paused) return
           paused = false
+          pausedMs += performance.now() - pausedAtMs
           deadlines.move(quiet, limits.idleMs)
           controller?.resume()
         })
@@ -232,6 +243,7 @@ export const openRelay =
                 deadlines.move(quiet, AFTER_DONE_MS)
               } else if (verdict === 'wait') {
                 paused = true
+                pausedAtMs = performance.now()
                 // It is the client that is slow now; only the total still counts.
                 deadlines.move(quiet, Number.POSITIVE_INFINITY)
                 controller?.pause()

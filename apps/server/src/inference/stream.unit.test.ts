@@ -375,15 +375,16 @@ describe('a client that does not read', () => {
     await engine.until('aborted')
   })
 
-  test('is cut off at the total limit, and its engine is free', async () => {
+  test('is cut off at the total limit and pays as one that has left, and its engine is free', async () => {
     await using engine = await startScriptedEngine({ tokens: ['x'.repeat(4000)], repeat: 50_000 })
-    await using plane = await startDataPlane({ engine: engine.url, limits: { totalMs: 2_000, idleMs: 500 } })
+    await using plane = await startDataPlane({ engine: engine.url, limits: { totalMs: 5_000, idleMs: 500 } })
     const client = await plane.raw()
     client.post(CHAT, JSON.stringify(ASK))
     await client.until(/xxxx/)
     client.socket.pause()
     await engine.until('aborted')
-    await expect.poll(() => plane.records).toMatchObject([{ ended: 'timed_out' }])
+    await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'delivered', status: 200 }])
+    expect(plane.records[0]?.output).toBeGreaterThan(0)
     client.socket.destroy()
   })
 })
