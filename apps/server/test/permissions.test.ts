@@ -15,6 +15,7 @@ let house: TestHouse
 let organizationId: string
 let team: string // a project beside the default one
 const keys = new Map<string, string>() // by permission set, granted on the whole organization
+const applications = new Map<string, string>() // whose keys those are
 
 type Answer = { status: number; body: Record<string, unknown> }
 
@@ -31,11 +32,18 @@ const must = async (method: string, path: string, body?: unknown): Promise<Recor
 const IAM = '/iam/v1alpha1'
 type Grant = { permission_set_names: string[]; organization_id?: string; project_ids?: string[]; condition?: string }
 
-const newKey = async (rules: readonly Grant[]): Promise<{ secretKey: string; policyId: string; accessKey: string }> => {
+const newKey = async (
+  rules: readonly Grant[],
+): Promise<{ secretKey: string; policyId: string; accessKey: string; applicationId: string }> => {
   const application = await must('POST', `${IAM}/applications`, { name: 'somebody' })
   const policy = await must('POST', `${IAM}/policies`, { name: 'theirs', application_id: application['id'], rules })
   const key = await must('POST', `${IAM}/api-keys`, { application_id: application['id'] })
-  return { secretKey: String(key['secret_key']), accessKey: String(key['access_key']), policyId: String(policy['id']) }
+  return {
+    secretKey: String(key['secret_key']),
+    accessKey: String(key['access_key']),
+    policyId: String(policy['id']),
+    applicationId: String(application['id']),
+  }
 }
 
 const routes = () => house.routes()
@@ -65,8 +73,11 @@ beforeAll(async () => {
   house = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey } })
   organizationId = house.owner.organizationId
   team = String((await must('POST', '/account/v3/projects', { name: 'team' }))['id'])
-  for (const name of PERMISSION_SETS.keys())
-    keys.set(name, (await newKey([{ permission_set_names: [name], organization_id: organizationId }])).secretKey)
+  for (const name of PERMISSION_SETS.keys()) {
+    const { secretKey, applicationId } = await newKey([{ permission_set_names: [name], organization_id: organizationId }])
+    keys.set(name, secretKey)
+    applications.set(name, applicationId)
+  }
 })
 
 afterAll(async () => {
@@ -152,6 +163,40 @@ test('a key for one project gets nothing of another', async () => {
       )
     ).status,
   ).toBe(403)
+})
+
+test('who manages groups brings nobody into a group that may more, themselves included', async () => {
+  const manager = keys.get('IAMGroupManager') ?? ''
+  const self = applications.get('IAMGroupManager') ?? ''
+  const group = async (sets: string[]): Promise<string> => {
+    const { id } = await must('POST', `${IAM}/groups`, { name: `g-${sets.join('-')}` })
+    if (sets.length > 0)
+      await must('POST', `${IAM}/policies`, {
+        name: 'g',
+        group_id: id,
+        rules: [{ permission_set_names: sets, organization_id: organizationId }],
+      })
+    return String(id)
+  }
+  const [mighty, alike, empty] = [await group(['BillingManager']), await group(['IAMGroupReadOnly']), await group([])]
+  const before = await trace()
+  const [one, all] = [{ application_id: self }, { application_ids: [self] }]
+  const ways = (id: string): [string, string, unknown][] => [
+    ['POST', `${IAM}/groups/${id}/add-member`, one],
+    ['POST', `${IAM}/groups/${id}/add-members`, all],
+    ['PUT', `${IAM}/groups/${id}/members`, all],
+  ]
+  const refused = { status: 412, body: { type: 'precondition_failed', precondition: 'protected_resource' } }
+  for (const [method, path, body] of ways(mighty)) expect(await ask(method, path, manager, body)).toMatchObject(refused)
+  expect(await trace()).toBe(before)
+  for (const id of [alike, empty])
+    for (const [method, path, body] of ways(id)) expect((await ask(method, path, manager, body)).status).toBe(200)
+  // Who is in it already stays, and leaves; who gives rights away may do as they like.
+  await must('POST', `${IAM}/groups/${mighty}/add-member`, one)
+  for (const [method, path, body] of ways(mighty)) expect((await ask(method, path, manager, body)).status).toBe(200)
+  expect((await ask('POST', `${IAM}/groups/${mighty}/remove-member`, manager, one)).status).toBe(200)
+  const [method, path, body] = ways(mighty)[0] as [string, string, unknown]
+  expect((await ask(method, path, keys.get('IAMManager') ?? '', body)).status).toBe(200)
 })
 
 test('models are used with one of three permission sets, on the project of the URL', async () => {

@@ -2,11 +2,13 @@ import type pg from 'pg'
 import { z } from 'zod'
 import type { Db } from '../kit/db.ts'
 import { type Denial, invalid, notFound } from '../kit/denial.ts'
-import type { OrganizationId } from '../kit/ids.ts'
+import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import { orderOf, readPage } from '../kit/listing.ts'
-import { listOf, type Manage } from '../kit/management.ts'
+import { type Actor, listOf, type Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { openKind } from './kind.ts'
+import { PERMISSION_SETS } from './permission-sets.ts'
+import { covers, type Grant } from './rights.ts'
 import { Description, type IamRoom, Ids, iamPage, Name, Stamps, Tags } from './shapes.ts'
 
 type Row = {
@@ -67,7 +69,7 @@ const PATH = '/iam/v1alpha1/groups'
 
 /** control-plane.md 5.3. */
 export const groupRoutes = (manage: Manage, room: IamRoom): void => {
-  const { db } = room
+  const { db, iam } = room
   const { reads, writes, make, edit } = openKind(manage, room, {
     resource: 'group',
     table: 'principal_group',
@@ -89,8 +91,28 @@ export const groupRoutes = (manage: Manage, room: IamRoom): void => {
 
   type Members = { readonly user_ids?: readonly string[] | undefined; readonly application_ids?: readonly string[] | undefined }
 
-  /** The first of them that is nobody of the kind here is said to be missing; nothing is added then. */
-  const add = async (client: pg.ClientBase, group: Row, given: Members): Promise<Outcome<undefined, Denial>> => {
+  /** What the group's policies open for whoever is in it; what holds on a condition counts as if it always did. */
+  const opens = async (client: pg.ClientBase, groupId: string): Promise<Grant[]> => {
+    const { rows } = await client.query<{ permission_set_names: string[]; project_ids: ProjectId[] | null }>(
+      'select permission_set_names, project_ids from policy_rule join policy on policy.id = policy_id where group_id = $1',
+      [groupId],
+    )
+    return rows.map(({ permission_set_names: names, project_ids: projects }) => ({
+      rights: new Set(names.flatMap((name) => PERMISSION_SETS.get(name)?.rights ?? [])),
+      projects: projects === null ? undefined : new Set(projects),
+      condition: undefined,
+    }))
+  }
+
+  /**
+   * The first of them that is nobody of the kind here is said to be missing; nothing is added then. Nobody brings somebody, oneself among
+   * them, into a group that may more than oneself: only who writes policies gives rights away (serverless-platform.md 5.2).
+   */
+  const add = async (client: pg.ClientBase, actor: Actor, group: Row, given: Members): Promise<Outcome<undefined, Denial>> => {
+    const inside = new Set([...group.user_ids, ...group.application_ids])
+    const fresh = [...(given.user_ids ?? []), ...(given.application_ids ?? [])].some((id) => !inside.has(id.toLowerCase()))
+    if (fresh && !covers(iam.rightsOf(actor.principalId), await opens(client, group.id)))
+      return no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'this group may do more than you' })
     for (const [kind, ids = []] of [['user', given.user_ids] as const, ['application', given.application_ids] as const]) {
       const { rows } = await client.query<{ id: string }>(
         'select id from principal where organization_id = $1 and kind = $2 and id = any ($3::uuid[])',
@@ -208,7 +230,7 @@ export const groupRoutes = (manage: Manage, room: IamRoom): void => {
     handle: ({ params: { group_id: id }, body, actor }) =>
       edit(actor, id, async (client, group) => {
         await client.query('delete from group_member where group_id = $1', [id])
-        return add(client, group, body)
+        return add(client, actor, group, body)
       }),
   })
 
@@ -220,7 +242,7 @@ export const groupRoutes = (manage: Manage, room: IamRoom): void => {
     params,
     body: Several,
     answer: Group,
-    handle: ({ params: { group_id: id }, body, actor }) => edit(actor, id, (client, group) => add(client, group, body)),
+    handle: ({ params: { group_id: id }, body, actor }) => edit(actor, id, (client, group) => add(client, actor, group, body)),
   })
 
   manage({
@@ -233,7 +255,7 @@ export const groupRoutes = (manage: Manage, room: IamRoom): void => {
     answer: Group,
     handle: async ({ params: { group_id: id }, body, actor }) => {
       const one = oneOf(body)
-      return one.ok ? edit(actor, id, (client, group) => add(client, group, { [`${one.value.kind}_ids`]: [one.value.id] })) : one
+      return one.ok ? edit(actor, id, (client, group) => add(client, actor, group, { [`${one.value.kind}_ids`]: [one.value.id] })) : one
     },
   })
 
