@@ -46,6 +46,18 @@ test('a prompt may be one or many, of text or of tokens', async () => {
   }
 })
 
+test('an engine makes no more than what was reserved, whatever it calls the limit', async () => {
+  await using engine = await startScriptedEngine()
+  await using plane = await startDataPlane({ engine: engine.url })
+  const sent = async (fields: object): Promise<unknown> => {
+    expect((await plane.ask(PATH, { ...ASK, ...fields })).status).toBe(200)
+    return engine.requests.at(-1)?.json
+  }
+  expect(await sent({})).toEqual({ ...ASK, max_tokens: 16 })
+  expect(await sent({ max_tokens: null, n_predict: -1 })).toEqual({ ...ASK, max_tokens: 16, n_predict: 16 })
+  expect(await sent({ max_tokens: 3, n_predict: 400, n_cmpl: 8 })).toEqual({ ...ASK, max_tokens: 3, n_predict: 3, n_cmpl: 1 })
+})
+
 describe('what cannot be is refused before an engine is called', () => {
   test.each<[string, object, number, string | null]>([
     ['no prompt', { prompt: undefined }, 400, 'prompt'],

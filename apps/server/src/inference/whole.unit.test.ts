@@ -133,6 +133,9 @@ describe('the limit of the output', () => {
     expect(await sent({ max_tokens: 512 })).toMatchObject({ max_tokens: 512 })
     expect(await sent({ max_completion_tokens: 20 })).toEqual({ ...ASK, max_completion_tokens: 20 })
     expect(await sent({ max_completion_tokens: 20, max_tokens: 900 })).toMatchObject({ max_completion_tokens: 20, max_tokens: 20 })
+    // llama.cpp's own names, which win over the others there.
+    expect(await sent({ max_tokens: 20, n_predict: 900, n_cmpl: 8 })).toEqual({ ...ASK, max_tokens: 20, n_predict: 20, n_cmpl: 1 })
+    expect(await sent({ n_predict: -1 })).toMatchObject({ n_predict: 512 })
   })
 })
 

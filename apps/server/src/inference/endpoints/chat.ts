@@ -7,7 +7,17 @@ import { type Conversation, readConversation, type Turn } from '../conversation.
 import { guessUnseen, mixOf } from '../guess.ts'
 import { bringImages, checkMedia, type Media } from '../media/media.ts'
 import { watch } from '../scan.ts'
-import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody, streamOptions } from './endpoint.ts'
+import {
+  checkFields,
+  type Endpoint,
+  fieldsOf,
+  LLAMA_NAMES,
+  mismatch,
+  type Reading,
+  type Request,
+  readBody,
+  streamOptions,
+} from './endpoint.ts'
 
 const WATCHED = watch(
   ['model', 'messages', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens', 'n'],
@@ -26,6 +36,7 @@ const WATCHED = watch(
     'parallel_tool_calls',
     'response_format',
     'reasoning_effort',
+    ...LLAMA_NAMES,
   ],
 )
 
@@ -238,6 +249,9 @@ const changes = (
   ) {
     set('max_tokens', settings.max_completion_tokens)
   }
+  const limit = settings.max_completion_tokens ?? settings.max_tokens ?? wanted.limit ?? null
+  if (reading.spans.has('n_predict')) set('n_predict', limit)
+  if (reading.spans.has('n_cmpl')) set('n_cmpl', settings.n ?? 1)
   // Always asked for, since a bill rests on it; shown only to those who asked.
   const options = wanted.stream ? streamOptions(settings.stream_options, wanted.plain) : undefined
   if (options !== undefined) set('stream_options', options)

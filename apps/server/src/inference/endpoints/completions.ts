@@ -3,14 +3,24 @@ import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import { type Change, splice } from '../body.ts'
 import { guessUnseen, mixOf } from '../guess.ts'
 import { watch } from '../scan.ts'
-import { checkFields, type Endpoint, fieldsOf, mismatch, type Reading, type Request, readBody, streamOptions } from './endpoint.ts'
+import {
+  checkFields,
+  type Endpoint,
+  fieldsOf,
+  LLAMA_NAMES,
+  mismatch,
+  type Reading,
+  type Request,
+  readBody,
+  streamOptions,
+} from './endpoint.ts'
 
 const WATCHED = watch(
   ['model', 'prompt', 'stream', 'stream_options', 'max_tokens', 'n', 'best_of'],
-  ['temperature', 'top_p', 'presence_penalty', 'frequency_penalty', 'stop'],
+  ['temperature', 'top_p', 'presence_penalty', 'frequency_penalty', 'stop', ...LLAMA_NAMES],
 )
 
-/** What engines make when nothing is said: OpenAI's own default for this endpoint, which clients rely on. */
+/** OpenAI's own default for this endpoint, which clients rely on. It is always said, since llama.cpp goes on for ever without one. */
 const DEFAULT_OUTPUT_TOKENS = 16
 
 /** `POST /v1/completions` (data-plane.md 7): older, and still what code editors complete with. The engine's own, passed through. */
@@ -95,6 +105,10 @@ const changes = (
     )
   }
   if (wanted.remoteModel !== reading.model) set('model', wanted.remoteModel)
+  const limit = settings.max_tokens ?? DEFAULT_OUTPUT_TOKENS
+  if (settings.max_tokens !== limit) set('max_tokens', limit)
+  if (reading.spans.has('n_predict')) set('n_predict', limit)
+  if (reading.spans.has('n_cmpl')) set('n_cmpl', settings.n ?? 1)
   // Always asked for, since a bill rests on it; shown only to those who asked.
   const options = wanted.stream ? streamOptions(settings.stream_options, wanted.plain) : undefined
   if (options !== undefined) set('stream_options', options)

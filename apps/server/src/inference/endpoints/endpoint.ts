@@ -86,6 +86,12 @@ export type Request = {
 
 const MAX_NAME_CHARACTERS = 256
 
+/**
+ * llama.cpp's own names for the limit of output and for how many answers are wanted. There they win over OpenAI's, so a client that
+ * sends both would get more than was checked and reserved: they are made to say the same.
+ */
+export const LLAMA_NAMES = ['n_predict', 'n_cmpl'] as const
+
 export const readBody = (body: Body, watched: Watch): Outcome<Reading> => {
   const scanned = scan(body, watched)
   if (!scanned.ok) return no({ code: 'body_not_json', reason: scanned.refusal })
