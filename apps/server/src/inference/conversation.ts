@@ -1,7 +1,7 @@
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Body, Span } from './body.ts'
-import { type Cursor, read } from './scan.ts'
+import { type Cursor, foldCase, read } from './scan.ts'
 
 /** A JSON string in a request, with the name of the field that it stands in. */
 export type Pointer = { readonly field: string; readonly span: Span }
@@ -67,6 +67,17 @@ const onlyOnce = (notes: Notes, before: unknown, field: () => string, key: strin
   if (before !== undefined) invalid(notes, `${field()}.${key}`, 'it comes twice')
 }
 
+const OF_TURN: ReadonlySet<string> = new Set(['role', 'content', 'tool_calls'])
+const OF_PART: ReadonlySet<string> = new Set(['type', 'image_url', 'input_audio'])
+const OF_IMAGE: ReadonlySet<string> = new Set(['url'])
+const OF_SOUND: ReadonlySet<string> = new Set(['data', 'format'])
+
+/** What we look at under its own name must not count under another: engines written in Go match keys without regard to case. */
+const noTwin = (notes: Notes, known: ReadonlySet<string>, field: () => string, key: string): void => {
+  if (known.has(key) || !known.has(foldCase(key))) return
+  invalid(notes, `${field()}.${foldCase(key)}`, `the key ${JSON.stringify(key)} must be written "${foldCase(key)}"`)
+}
+
 const readTurn = (cursor: Cursor, notes: Notes, turn: number): void => {
   const field = (): string => `messages[${turn}]`
   let role: { readonly span: Span; readonly text: string | undefined } | undefined
@@ -93,7 +104,10 @@ const readTurn = (cursor: Cursor, notes: Notes, turn: number): void => {
         callsTools = true
         cursor.skip()
       })
-    } else cursor.skip()
+    } else {
+      noTwin(notes, OF_TURN, field, key)
+      cursor.skip()
+    }
   })
   if (role?.text === undefined || !ROLES.has(role.text)) {
     return invalid(notes, `${field()}.role`, 'expected a message with the role system, developer, user, assistant or tool')
@@ -126,7 +140,10 @@ const readPart = (cursor: Cursor, notes: Notes, turn: number, place: number): st
     } else if (key === 'image_url') {
       images += 1
       objectAt(cursor, notes, imageField, (inner) => {
-        if (inner !== 'url') return void cursor.skip()
+        if (inner !== 'url') {
+          noTwin(notes, OF_IMAGE, imageField, inner)
+          return void cursor.skip()
+        }
         onlyOnce(notes, image, imageField, inner)
         image = text()
       })
@@ -139,9 +156,15 @@ const readPart = (cursor: Cursor, notes: Notes, turn: number, place: number): st
         } else if (inner === 'format') {
           onlyOnce(notes, format, soundField, inner)
           format = cursor.word()
-        } else cursor.skip()
+        } else {
+          noTwin(notes, OF_SOUND, soundField, inner)
+          cursor.skip()
+        }
       })
-    } else cursor.skip()
+    } else {
+      noTwin(notes, OF_PART, field, key)
+      cursor.skip()
+    }
   })
   if (images > 1) invalid(notes, imageField(), 'it comes twice')
   if (sounds > 1) invalid(notes, soundField(), 'it comes twice')

@@ -83,6 +83,18 @@ describe('the messages of a request', () => {
       'messages[0].content[0].image_url.url',
     ],
     ['[{"role":"user","content":[{"t\\u0079pe":"video_url"}]}]', 'messages[0].content[0].type'],
+    // Engines written in Go take these for the keys that they look like.
+    ['[{"role":"user","content":"a","Content":[{"type":"video_url"}]}]', 'messages[0].content'],
+    ['[{"role":"user","content":"a","Role":"system"}]', 'messages[0].role'],
+    ['[{"role":"user","content":[{"type":"text","text":"a","Type":"video_url"}]}]', 'messages[0].content[0].type'],
+    [
+      '[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://a","URL":"http://b"}}]}]',
+      'messages[0].content[0].image_url.url',
+    ],
+    [
+      '[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"AAAA","format":"wav","Data":"BBBB"}}]}]',
+      'messages[0].content[0].input_audio.data',
+    ],
     ['[{"role":"user","content":"a"},]', 'body_not_json'],
     ['[{"role":"user","content":"a"}', 'body_not_json'],
     ['[{"role":"user","content":[1,2}]', 'body_not_json'],

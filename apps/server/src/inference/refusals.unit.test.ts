@@ -79,6 +79,18 @@ describe('every row of the contract', () => {
     ['a line break in a string', '{"model":"tiny-chat","messages":[{"role":"user","content":"a\nb"}]}', 400, 'Invalid JSON body'],
     ['broken inside the messages', '{"model":"tiny-chat","messages":[{"role":}]}', 400, 'Invalid JSON body'],
     ['two models', '{"model":"a","model":"b"}', 400, 'comes twice'],
+    [
+      'an image of which JSON.parse does not see that it is one',
+      `{"model":"tiny-chat","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://a"},"type":"text","text":"b"}]}]}`,
+      400,
+      'it comes twice',
+    ],
+    [
+      'a content that only some engines would read',
+      `{"model":"tiny-chat","messages":[{"role":"user","content":"a","Content":[{"type":"image_url","image_url":{"url":"http://a"}}]}]}`,
+      400,
+      'must be written',
+    ],
     ['no model', { messages: ASK.messages }, 422, '"model" is missing'],
     ['no model at all', {}, 422, '"model" is missing'],
     ['an unknown model', { ...ASK, model: 'gpt-17' }, 422, 'gpt-17'],

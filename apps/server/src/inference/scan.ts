@@ -11,6 +11,9 @@ export type Watch = {
   readonly strict: ReadonlySet<string>
 }
 
+/** A key as a parser compares it that ignores case by Unicode's rules, as Go's does: to those the long ſ is an s, too. */
+export const foldCase = (key: string): string => key.toLowerCase().replaceAll('ſ', 's')
+
 export const watch = (strict: readonly string[], others: readonly string[] = []): Watch => ({
   keys: new Set([...strict, ...others]),
   strict: new Set(strict),
@@ -95,8 +98,7 @@ export const scan = (body: Body, watched: Watch): Outcome<Scanned, string> =>
     const inside = cursor.object((key) => {
       const known = watched.keys.has(key)
       if (known && spans.has(key)) throw new Broken(`the key "${key}" comes twice`)
-      if (!known && watched.strict.has(key.toLowerCase()))
-        throw new Broken(`the key ${JSON.stringify(key)} must be written "${key.toLowerCase()}"`)
+      if (!known && watched.strict.has(foldCase(key))) throw new Broken(`the key ${JSON.stringify(key)} must be written "${foldCase(key)}"`)
       const span = cursor.skip()
       if (known) spans.set(key, span)
     })

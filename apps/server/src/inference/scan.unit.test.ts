@@ -144,6 +144,8 @@ describe('the scanner', () => {
   test('refuses a key that only an engine that ignores case would take for one of ours', () => {
     expect(reasonOf('{"model":"a","Model":"b"}')).toBe('the key "Model" must be written "model"')
     expect(reasonOf('{"MAX_TOKENS":1}')).toBe('the key "MAX_TOKENS" must be written "max_tokens"')
+    expect(reasonOf('{"max_tokenſ":1}')).toBe('the key "max_tokenſ" must be written "max_tokens"')
+    expect(reasonOf('{"max_to\u212aens":1}')).toBe('the key "max_to\u212aens" must be written "max_tokens"')
   })
 
   test('finds a key that is written with escapes', () => {

@@ -3,7 +3,7 @@ import { type Model, REASONING_EFFORTS, type ReasoningEffort } from '../../catal
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, type Change, type Span, slice, splice } from '../body.ts'
-import { type Conversation, readConversation, type Turn } from '../conversation.ts'
+import { readConversation, type Turn } from '../conversation.ts'
 import { guessUnseen, mixOf } from '../guess.ts'
 import { bringImages, checkMedia, type Media } from '../media/media.ts'
 import { watch } from '../scan.ts'
@@ -58,7 +58,7 @@ export const chat: Endpoint = {
     const settings = fields.value
     const beyond = beyondModel(reading, settings, model)
     if (beyond !== undefined) return no(beyond)
-    const told = conversationOf(reading, model)
+    const told = readConversation(reading.body, reading.spans.get('messages') ?? NOWHERE)
     if (!told.ok) return told
     const { turns } = told.value
     if (model.rules.alternatingRoles && !alternate(turns)) return no({ code: 'roles_refused' })
@@ -125,7 +125,7 @@ const promptOf = ({ body, spans }: Reading): readonly (Span | undefined)[] => {
 
 const NOWHERE: Span = { start: 0, end: 0 }
 
-/** The messages of a large body are not checked with a schema: `conversationOf` walks over them. */
+/** The messages of a large body are not checked with a schema, only by the walk over them that all bodies get. */
 const checkedFields = (reading: Reading): Outcome<ChatSettings> => {
   const fields = fieldsOf(reading)
   if (!fields.ok) return fields
@@ -159,22 +159,6 @@ const hasTools = (reading: Reading): boolean => {
   if (span === undefined) return false
   return span.end - span.start > SHORT_BYTES || !EMPTY_ARRAY.test(slice(reading.body, span).toString())
 }
-
-const NO_CONVERSATION: Conversation = { turns: [], images: [], sounds: [] }
-
-/** A small body has been parsed and checked: only what has to be changed or looked into is worth a walk. */
-const conversationOf = (reading: Reading, model: Model): Outcome<Conversation> => {
-  const { alternatingRoles, toolSystemPrompt } = model.rules
-  const messages = reading.value?.['messages'] as readonly { role: string; content?: unknown }[] | undefined
-  const walk =
-    messages === undefined ||
-    alternatingRoles ||
-    (toolSystemPrompt !== null && hasTools(reading)) ||
-    messages.some(({ role, content }) => role === 'developer' || (Array.isArray(content) && content.some(isMedia)))
-  return walk ? readConversation(reading.body, reading.spans.get('messages') ?? NOWHERE) : yes(NO_CONVERSATION)
-}
-
-const isMedia = (part: { type: string }): boolean => part.type !== 'text'
 
 /** As Mistral's templates count: calls of tools and their results stand between the turns and are none. */
 const alternate = (turns: readonly Turn[]): boolean => {

@@ -3,7 +3,7 @@ import type { Model } from '../../../catalog/model.ts'
 import type { Clock } from '../../../kit/clock.ts'
 import { type Body, bufferToBody, slice } from '../../body.ts'
 import type { Request } from '../../endpoints/endpoint.ts'
-import { scan, watch } from '../../scan.ts'
+import { foldCase, scan, watch } from '../../scan.ts'
 import { responseCounts } from './counts.ts'
 import { passedStream } from './passed.ts'
 import { toChatRequest } from './request.ts'
@@ -103,7 +103,7 @@ const KNOWN: ReadonlySet<string> = new Set([
 
 /** Engines written in Go match keys without regard to case: what was not checked under its own name must not count under another. */
 const withoutTwins = (fields: unknown): Fields =>
-  Object.fromEntries(Object.entries(fields as Fields).filter(([key]) => KNOWN.has(key) || !KNOWN.has(key.toLowerCase())))
+  Object.fromEntries(Object.entries(fields as Fields).filter(([key]) => KNOWN.has(key) || !KNOWN.has(foldCase(key))))
 
 const toItem = (given: unknown, brought: ReadonlyMap<string, string>): Fields => {
   const item = withoutTwins(given)
