@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { dateToInstant } from '../kit/clock.ts'
 import { notFound } from '../kit/denial.ts'
 import type { Manage } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
@@ -32,7 +33,14 @@ export const linkRoutes = (manage: Manage, { change, secrets, people: { links } 
         if (!(await links.take(client, 'invitation', token))) return no(notFound('invitation', ''))
         await client.query('update principal set activated = true, updated_at = now() where id = $1', [principalId])
         await note({ action: 'updated', resourceType: 'user', resourceId: principalId, after: { activated: true, by: 'invitation' } })
-        const request = { organizationId, principalId, description: 'from an invitation', expiresAt: null, actor: invitee }
+        const { rows } = await client.query<{ ends: Date | null }>(
+          'select now() + make_interval(secs => nullif(max_api_key_seconds, 0)) as ends from organization where id = $1',
+          [organizationId],
+        )
+        // As long as the organization allows, which may be for good (serverless-platform.md 5.5).
+        const ends = rows[0]?.ends ?? null
+        const expiresAt = ends === null ? null : dateToInstant(ends)
+        const request = { organizationId, principalId, description: 'from an invitation', expiresAt, actor: invitee }
         const key = await insertKey(client, secrets, request)
         return yes({ user_id: principalId, organization_id: organizationId, access_key: key.accessKey, secret_key: key.secretKey })
       })
