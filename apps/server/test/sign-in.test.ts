@@ -392,6 +392,22 @@ describe('a session', () => {
     expect(rows).toEqual([{ action: 'deleted' }])
   })
 
+  test('ends with any of its old renewal tokens, however often whoever stole one has renewed', async () => {
+    const user = await newUser('')
+    const { renew: stolen, jti } = await quickSession(user)
+    const again = (token: string) => ask('POST', '/parvis/v1/sign-in/renew', { body: { renew_token: token } })
+    let theirs = stolen
+    for (let turn = 0; turn < 3; turn += 1) theirs = String((await again(theirs)).body['renew_token'])
+    // A third tab, for all we know: refused, and no more.
+    expect((await again(stolen)).status).toBe(401)
+    const last = await again(theirs)
+    expect((await self(user, String(last.body['token']))).status).toBe(200)
+    await database.db.query(`update session_spent set at = now() - interval '5 minutes' where session_id = $1`, [jti])
+    expect((await again(stolen)).status).toBe(401)
+    expect((await self(user, String(last.body['token']))).status).toBe(401)
+    expect((await again(String(last.body['renew_token']))).status).toBe(401)
+  })
+
   test('ends with the longest that the organization allows, also one that runs; what it makes ends with it', async () => {
     const user = await newUser('')
     const { token, renew, jti } = await quickSession(user)
@@ -596,6 +612,28 @@ describe('a link', () => {
     expect((await ask('GET', path)).status).toBe(404)
     expect(await signIn(email, PASSWORD)).toMatchObject({ status: 200, body: { user_id: made['id'] } })
     expect(await must('GET', `${IAM}/users/${String(made['id'])}`)).toMatchObject({ status: 'activated' })
+  })
+
+  test('for a key makes one that lives no longer than the organization allows', async () => {
+    const settings = (seconds: number) =>
+      must('PATCH', `${IAM}/organizations/${organizationId}/security-settings`, {
+        body: { max_api_key_expiration_duration: `${seconds}s` },
+      })
+    const accept = async () => {
+      const user = await newUser('')
+      const { token } = await must('POST', `/parvis/v1/users/${user.id}/invitation`, { body: {} })
+      const made = await must('POST', '/parvis/v1/invitations/accept', { body: { token } })
+      return must('GET', `${IAM}/api-keys/${String(made['access_key'])}`)
+    }
+    try {
+      await settings(3_600)
+      const key = await accept()
+      const [from, to] = [key['created_at'], key['expires_at']].map((date) => Date.parse(String(date))) as [number, number]
+      expect(to - from).toBe(3_600_000)
+    } finally {
+      await settings(0)
+    }
+    expect(await accept()).toMatchObject({ expires_at: null })
   })
 
   test('stands in the answer where the letter cannot be sent, for whoever invited', async () => {

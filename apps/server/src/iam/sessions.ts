@@ -36,6 +36,8 @@ const KEY_DAYS = 30
 const KEY_BYTES = 32 // RFC 7518 §3.2: as long as the hash
 /** What has ended is shown in lists for so long. */
 const KEPT_DAYS = 30
+/** Of a session's old renewal tokens so many are known again: more than there are in a month of hours. */
+const MAX_SPENT = 1_000
 /** The oldest of a user's sessions give way. */
 const MAX_SESSIONS = 100
 const MAX_TOKEN_CHARACTERS = 2_048
@@ -151,13 +153,25 @@ export const openSessions = ({ db, secrets, clock }: { db: Db; secrets: Secrets;
     renew: (renewToken: string, origin: Origin): Promise<(Tokens & { readonly organizationId: OrganizationId }) | 'stolen' | undefined> =>
       transaction(db, async (client) => {
         const hash = hashOf(renewToken)
-        const { rows } = await client.query<{ id: SessionId; organization_id: OrganizationId; current: boolean; soon: boolean }>(
-          `select session.id, organization_id, renew_hash = $1 as current, session.updated_at > now() - interval '${RENEW_TWICE_SECONDS} seconds' as soon
-             from session ${OWNER} where (renew_hash = $1 or previous_hash = $1) and not locked and ${ENDS_AT} > now() for update of session`,
+        const { rows } = await client.query<{
+          id: SessionId
+          organization_id: OrganizationId
+          current: boolean
+          previous: boolean
+          soon: boolean
+        }>(
+          `select session.id, organization_id, renew_hash = $1 as current, previous_hash is not distinct from $1 as previous,
+                  coalesce((select at from session_spent where hash = $1), session.updated_at) > now() - interval '${RENEW_TWICE_SECONDS} seconds' as soon
+             from session ${OWNER}
+            where (renew_hash = $1 or previous_hash = $1 or session.id = (select session_id from session_spent where hash = $1))
+              and not locked and ${ENDS_AT} > now()
+              for update of session`,
           [hash],
         )
         const [found] = rows
         if (found === undefined) return undefined
+        // A third tab, perhaps.
+        if (!found.current && !found.previous && found.soon) return undefined
         if (!found.current && !found.soon) {
           await client.query('delete from session where id = $1', [found.id])
           await recordChange(client, {
@@ -172,6 +186,16 @@ export const openSessions = ({ db, secrets, clock }: { db: Db; secrets: Secrets;
           return 'stolen'
         }
         const next = newRenewToken()
+        await client.query(
+          `insert into session_spent (hash, session_id) select previous_hash, id from session where id = $1 and previous_hash is not null
+             on conflict (hash) do nothing`,
+          [found.id],
+        )
+        await client.query(
+          `delete from session_spent where hash in
+             (select hash from session_spent where session_id = $1 order by at desc, hash offset ${MAX_SPENT})`,
+          [found.id],
+        )
         const { rows: renewed } = await client.query<Session & { ends_at: Date; organization_id: OrganizationId }>(
           `update session set previous_hash = session.renew_hash, renew_hash = $2, updated_at = now(), expires_at = ${EXPIRES_AT}
              from principal, organization
