@@ -225,6 +225,10 @@ test('a token opens the sources of its project that its scopes name, until it is
   for (const dataSourceId of [theirs, logs, randomUUID()]) {
     expect(await refused({ dataSourceId })).toEqual({ type: 'not_found', resource: 'data source', resource_id: dataSourceId })
   }
+  const become = (state: string) => database.db.query('update organization set state = $2 where id = $1', [organizationId, state])
+  await become('suspended')
+  expect(await refused({})).toEqual({ type: 'not_found', resource: 'data source', resource_id: metrics })
+  await become('active')
   const denied = { type: 'denied_authentication', method: 'unknown_method' }
   for (const authorization of [undefined, '', 'Bearer', 'Bearer x', `Basic ${token.secretKey}`, `Bearer ${token.secretKey}x`])
     expect(await refused({ authorization })).toEqual({ ...denied, reason: 'invalid_argument' })

@@ -56,15 +56,22 @@ test('an organization is made once, acts, is suspended, goes on, and is closed f
   expect(await projects(house)).toMatchObject({ projects: [{ id, name: 'default', organization_id: id }] })
   const models = async () => (await other.call('/v1/models', { key })).status
   await until('it may call there', async () => (await models()) === 200)
+  const share = { project_id: id, expires_at: new Date(Date.now() + 86_400_000).toISOString() }
+  const shared = String((await ask('POST', '/parvis/v1/usage-shares', share, key)).body['path'])
+  const seen = async () => (await house.call(shared, { key: null })).status
+  expect(await seen()).toBe(200)
 
   expect(await must('PATCH', `/parvis/v1/organizations/${id}`, { state: 'suspended' })).toMatchObject({ state: 'suspended' })
   await until('it may not call there', async () => (await models()) === 403)
   expect(await projects(house)).toEqual({ projects: [], total_count: 0 })
   expect((await ask('POST', '/iam/v1alpha1/applications', { name: 'x' }, key)).status).toBe(403)
+  expect(await seen()).toBe(404)
   await must('PATCH', `/parvis/v1/organizations/${id}`, { state: 'active', name: 'Acme' })
   await until('it may call again', async () => (await models()) === 200)
+  expect(await seen()).toBe(200)
   await must('PATCH', `/parvis/v1/organizations/${id}`, { state: 'closed' })
   await until('its key is gone', async () => (await ask('GET', '/account/v3/projects', undefined, key, other)).status === 401)
+  expect(await seen()).toBe(404)
   expect((await ask('PATCH', `/parvis/v1/organizations/${id}`, { state: 'active' })).body).toMatchObject({
     type: 'invalid_arguments',
     details: [{ argument_name: 'state', help_message: 'an organization that is closed cannot become active' }],

@@ -42,8 +42,8 @@ const denied = (reason: 'invalid_argument' | 'not_found'): Outcome<never, Denial
 
 /**
  * The door of a data source: who comes with a token of its project and region, and with the scope for what they want, may in. A token
- * is looked up by its hash, so the time that takes tells nothing. A source of another project, region or type is answered like one
- * that does not exist.
+ * is looked up by its hash, so the time that takes tells nothing. A source of another project, region or type, or of an
+ * organization that is suspended or closed, is answered like one that does not exist.
  */
 export const authenticateToken = async (
   { db, secrets }: { readonly db: Db; readonly secrets: Secrets },
@@ -67,6 +67,7 @@ export const authenticateToken = async (
     name: 'cockpit-token-source',
     text: `
       select data_source.id, organization_id from data_source join project on project.id = project_id
+        join organization on organization.id = organization_id and organization.state = 'active'
        where data_source.id = $1 and project_id = $2 and region = $3 and type = $4`,
     values: [asked.dataSourceId, token.project_id, token.region, asked.type],
   })

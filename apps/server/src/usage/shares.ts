@@ -133,7 +133,12 @@ export const openShare = async (
   token: string,
 ): Promise<Outcome<Share, 'unknown' | { expiredSince: Instant; id: ShareId }>> => {
   if (!TOKEN.test(token)) return no('unknown')
-  const { rows } = await db.query<ShareRow>(`select ${COLUMNS} from usage_share where token_hash = $1`, [hashOf(token)])
+  // What an organization that is suspended or closed has handed out opens nothing, like its keys.
+  const { rows } = await db.query<ShareRow>(
+    `select ${COLUMNS} from usage_share
+      where token_hash = $1 and exists (select 1 from organization where organization.id = organization_id and state = 'active')`,
+    [hashOf(token)],
+  )
   if (rows[0] === undefined) return no('unknown')
   const share = toShare(rows[0])
   return share.expiresAt > clock.now() ? yes(share) : no({ expiredSince: share.expiresAt, id: share.id })

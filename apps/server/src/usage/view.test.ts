@@ -27,6 +27,7 @@ let database: TestDatabase
 let app: FastifyInstance
 beforeAll(async () => {
   database = await freshDatabase()
+  await database.db.query(`insert into organization (id, name) values ($1, 'ours')`, [organizationId])
   app = Fastify()
   const actor = {
     ...({
