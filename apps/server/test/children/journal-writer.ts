@@ -9,7 +9,17 @@ import { usageEventOf } from './usage-events.ts'
 const [directory = '', callers = '8', segmentBytes = '65536'] = process.argv.slice(2)
 const journal = await openJournal({ directory, log: pino({ level: 'silent' }), limits: { segmentBytes: Number(segmentBytes) } })
 
-const say = (line: string): void => void writeSync(1, `${line}\n`)
+/** At once, since a line that waits in this process dies with it. A reader that is behind is waited for. */
+const say = (line: string): void => {
+  const bytes = Buffer.from(`${line}\n`)
+  for (let written = 0; written < bytes.length; ) {
+    try {
+      written += writeSync(1, bytes, written)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
+    }
+  }
+}
 
 const call = async (): Promise<void> => {
   for (;;) {
