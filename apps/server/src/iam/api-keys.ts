@@ -94,6 +94,9 @@ const maySee = (row: Row, actor: Actor, may: May): boolean =>
 const mayChange = (row: Row, actor: Actor, may: May): boolean =>
   (actor.kind === 'user' && row.principal_id === actor.principalId) || (may(writes) && row.role !== 'owner')
 
+/** Of one bearer, those that have expired among them: every gateway has all keys in memory, and a user may make its own without any right. */
+const MAX_KEYS = 50
+
 const PATH = '/iam/v1alpha1/api-keys'
 
 /** control-plane.md 5.7 and serverless-platform.md 5.5. */
@@ -204,9 +207,15 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
         if (rows[0]?.past === true) return no(invalid('expires_at', 'constraint', 'must be in the future'))
         if (rows[0]?.late === true)
           return no(invalid('expires_at', 'constraint', `keys of this organization live for at most ${rows[0].seconds} s`))
+        const principalId = (applicationId ?? userId) as PrincipalId
+        const { rows: kept } = await client.query<{ count: number }>('select count(*)::int as count from api_key where principal_id = $1', [
+          principalId,
+        ])
+        const current = kept[0]?.count ?? 0
+        if (current >= MAX_KEYS) return no({ type: 'quotas_exceeded', details: [{ resource: 'IamApiKeys', quota: MAX_KEYS, current }] })
         const made = await insertKey(client, secrets, {
           organizationId: actor.organizationId,
-          principalId: (applicationId ?? userId) as PrincipalId,
+          principalId,
           description: body.description,
           defaultProjectId: projectId as ProjectId,
           expiresAt: expiresAt === undefined ? null : dateToInstant(expiresAt),
