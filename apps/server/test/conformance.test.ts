@@ -177,6 +177,9 @@ test('8. a stream says what the whole answer says, ends with [DONE], and has exa
     const chunks = eventsOf(streamed.text) as unknown as OpenAI.ChatCompletionChunk[]
     expect(chunks.map((chunk) => chunk.choices[0]?.delta.content ?? '').join('')).toBe(whole.choices[0]?.message.content)
     expect(chunks.filter((chunk) => chunk.choices.length === 0)).toHaveLength(include ? 1 : 0)
+    expect(new Set(chunks.filter((chunk) => chunk.choices.length > 0).map((chunk) => chunk.usage))).toEqual(
+      new Set([include ? null : undefined]),
+    )
     expect(new Set(chunks.map((chunk) => `${chunk.id} ${chunk.created} ${chunk.model}`)).size).toBe(1)
   }
 })

@@ -41,7 +41,6 @@ describe('a streamed answer', () => {
     ['with comments between', { comments: true }],
     ['with tools', { toolCalls: [{ id: 'chatcmpl-tool-1', name: 'get_x', arguments: '{"a": 1}' }] }],
     ['with characters of several bytes', { tokens: ['é', '😀', '日本'] }],
-    ['with usage in every event', { usage: 'running' }],
   ])('passes through byte for byte, %s', async (_name, script) => {
     await using engine = await startScriptedEngine(script)
     await using plane = await startDataPlane({ engine: engine.url })
@@ -79,6 +78,20 @@ describe('a streamed answer', () => {
     const counts = { input: 11, output: 5, cachedInput: 4, reasoning: 2, counted: 'engine' }
     expect(plane.records).toMatchObject([counts, counts])
     expect(plane.settled).toEqual([16, 16])
+  })
+
+  test('has null for usage before its end for a client that asked, and not a word of it for others', async () => {
+    await using engine = await startScriptedEngine({ usage: 'running' })
+    await using plane = await startDataPlane({ engine: engine.url })
+    const usages = async (body: object) => {
+      const text = await (await plane.ask(CHAT, body)).text()
+      const running = chunks(text).filter((chunk) => words(`data: ${JSON.stringify(chunk)}\n\n`) !== '')
+      return { running: running.map((chunk) => chunk.usage), last: chunks(text).at(-1), hides: !text.includes('"usage"') }
+    }
+    expect(await usages(WITH_USAGE)).toMatchObject({ running: [null, null, null], last: { choices: [], usage: { completion_tokens: 3 } } })
+    expect(await usages(ASK)).toMatchObject({ running: [undefined, undefined, undefined], hides: true })
+    const every = { ...ASK, stream_options: { include_usage: true, continuous_usage_stats: true } }
+    expect((await usages(every)).running).toMatchObject([1, 2, 3].map((tokens) => ({ completion_tokens: tokens })))
   })
 
   test('keeps the other options of a stream', async () => {

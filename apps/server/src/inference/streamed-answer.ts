@@ -114,7 +114,8 @@ export const streamedAnswer = (
       atLimit ||= startsWith(event, reasonAt, LENGTH)
     }
     if ((request.answers ?? 1) > 1 || finished) open.close(event, at)
-    const theirs = told === undefined || isAlone || request.wantsRunningUsage === true ? event : withoutRunning(event, told)
+    const theirs =
+      told === undefined || isAlone || request.wantsRunningUsage === true ? event : withoutRunning(event, told, request.wantsUsage)
     const named = name === undefined ? theirs : rename(theirs, at, name)
     out.push(model.features.reasoning ? withBothNames(named, at) : named)
     // Event by event: a read on a busy machine brings many, and what a hard budget does not cover must not go on.
@@ -333,8 +334,12 @@ const endOfObject = (event: Buffer, start: number): number => {
   return event.length
 }
 
-/** As if nobody had asked for usage in this event. Only where it stands first is there no comma before it, and null says the same. */
-const withoutRunning = (event: Buffer, { start, end }: UsageSpan): Buffer => {
+/**
+ * As if nobody had asked for usage in this event. Who asked for it at the end gets null here (data-plane.md 6.9), others nothing; only where it
+ * stands first is there no comma before it, and null says the same.
+ */
+const withoutRunning = (event: Buffer, { start, end }: UsageSpan, asNull: boolean): Buffer => {
+  if (asNull) return Buffer.concat([event.subarray(0, start), NULL, event.subarray(end)])
   const key = event.lastIndexOf(USAGE, start)
   let before = key - 1
   while (event[before] === SPACE) before -= 1
