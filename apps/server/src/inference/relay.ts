@@ -232,7 +232,7 @@ export const openRelay =
               if (failing !== undefined) {
                 failing.bytes += chunk.length
                 if (failing.bytes <= MAX_ERROR_BYTES) failing.pieces.push(chunk)
-                else conclude(failureToVerdict(failing, model, replica.remoteModel), 'failed')
+                else conclude(failureToVerdict(failing, request, model, replica.remoteModel), 'failed')
                 return
               }
               const verdict = answer.data(chunk)
@@ -256,7 +256,7 @@ export const openRelay =
               if (failing === undefined) return conclude(answer.end(), 'ended')
               again = request.stream && !plain && refusesRunningUsage(failing)
               if (again) plainEngines.add(replica.engineId)
-              conclude(failureToVerdict(failing, model, replica.remoteModel), 'ended')
+              conclude(failureToVerdict(failing, request, model, replica.remoteModel), 'ended')
             })
           },
           onResponseError(_controller, error) {
@@ -299,7 +299,7 @@ type EngineFailure = {
 const MIME = /^(?:application|audio|image|text)\/[a-z0-9.+-]{1,40}(?=;|$)/
 
 /** What an engine's error answer means to the client. Nothing has been sent yet. */
-const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: string): Verdict => {
+const failureToVerdict = (failure: EngineFailure, request: Request, model: Model, remoteModel: string): Verdict => {
   const { status } = failure
   const error = status === 200 ? undefined : readError(failure.pieces)
   const failed = (reason: string, log: string): Verdict & { refusal: Refusal } => ({
@@ -319,7 +319,7 @@ const failureToVerdict = (failure: EngineFailure, model: Model, remoteModel: str
   if (status < 400 || status >= 500 || ours || error === undefined) {
     return { ...failed('it did not accept the request', `status ${status}`), elsewhere: ours || status >= 500, idle: status < 500 }
   }
-  return { refusal: toRefused(status, error, model, remoteModel) }
+  return { refusal: toRefused(status, error, request, model, remoteModel) }
 }
 
 const RUNNING_USAGE = 'continuous_usage_stats'
@@ -328,13 +328,15 @@ const RUNNING_USAGE = 'continuous_usage_stats'
 const refusesRunningUsage = ({ status, pieces }: EngineFailure): boolean =>
   (status === 400 || status === 422) && Buffer.concat(pieces).includes(RUNNING_USAGE)
 
-const toRefused = (status: number, error: EngineError, model: Model, remoteModel: string): Refusal => {
+const toRefused = (status: number, error: EngineError, request: Request, model: Model, remoteModel: string): Refusal => {
   // The name that only we and the engine use would puzzle whoever reads it.
   const message = error.message.slice(0, MAX_MESSAGE_CHARACTERS).replaceAll(remoteModel, model.name)
   const asked = contextAsked(message, error)
   if (asked !== undefined) return { code: 'context_exceeded', ...asked }
   // The contract has 400 for what is wrong in a body and 422 only for the model (data-plane.md 3.2).
-  return { code: 'engine_refused', status: status === 416 ? 416 : 400, message, param: error.param ?? null }
+  const param = error.param ?? null
+  const field = param === null ? null : (request.fieldOf?.(param) ?? param)
+  return { code: 'engine_refused', status: status === 416 ? 416 : 400, message, param: field }
 }
 
 /**

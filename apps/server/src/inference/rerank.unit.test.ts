@@ -77,6 +77,17 @@ describe('with an embedding model', () => {
     ).toEqual([6, -6])
   })
 
+  test.each([
+    ['input.0', 'query'],
+    ['input.2', 'documents[1]'],
+    ['input[1]', 'documents[0]'],
+    ['input', 'input'],
+  ])('what the engine refuses as %s is %s to who asked', async (param, field) => {
+    await using house = await start({ status: 400, body: { error: { message: 'Too long', type: 'BadRequestError', param, code: 400 } } })
+    const answer = await house.plane.ask(RERANK, { model: 'vectors', query: 'q', documents: DOCUMENTS })
+    expect([answer.status, await answer.json()]).toMatchObject([400, { error: { message: 'Too long', param: field } }])
+  })
+
   test('as many results come as were asked for, and all when more were', async () => {
     await using house = await start()
     const lengthFor = async (ask: object) =>

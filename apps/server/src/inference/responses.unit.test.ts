@@ -179,6 +179,12 @@ describe('the request', () => {
     expect(house.plane.records).toHaveLength(0)
   })
 
+  test('is refused by the name of its own field where the engine names that of a chat', async () => {
+    await using house = await open({ status: 400, body: { error: { message: 'Too long', param: 'messages', code: 400 } } })
+    const answer = await house.plane.ask(PATH, ASK)
+    expect([answer.status, await answer.json()]).toMatchObject([400, { error: { message: 'Too long', param: 'input' } }])
+  })
+
   test('is refused when it is too large to be written anew', async () => {
     await using house = await open()
     const answer = await house.plane.ask(PATH, { ...ASK, input: 'x'.repeat(33 * 1024 * 1024) })

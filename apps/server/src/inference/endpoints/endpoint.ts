@@ -72,6 +72,8 @@ export type Request = {
   readonly native?: { readonly dialect: EngineDialect; readonly request: Request }
   /** What a whole answer must have at its top level, as an array. */
   readonly answerKey: string
+  /** What the client calls a field that the engine has named, where it was we who wrote the body. */
+  fieldOf?(param: string): string
   /** Turns a whole answer into what was asked for, where the engine could not. Undefined: it is no such answer. */
   convert?(answer: Body, exchange: Pick<Exchange, 'id' | 'acceptedAt'>): Body | undefined
   /** Writes a streamed answer in another dialect than the engine's. */

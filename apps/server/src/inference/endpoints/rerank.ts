@@ -106,6 +106,7 @@ const requestFor = (ranking: Ranking, type: 'rerank' | 'embedding'): Omit<Reques
   bytesFor: (remoteModel) => (type === 'rerank' ? rerankBody(ranking, remoteModel) : embeddingsBody(ranking, remoteModel)),
   answerKey: type === 'rerank' ? 'results' : 'data',
   countsOf: totalTokens,
+  ...(type === 'rerank' ? {} : { fieldOf: fieldOfInput }),
   convert(answer, exchange) {
     const parsed = parse(slice(answer, { start: 0, end: answer.bytes }))
     if (!parsed.ok) return undefined
@@ -132,6 +133,14 @@ const rerankBody = ({ body, query, documents }: Ranking, remoteModel: string): B
 
 const embeddingsBody = ({ body, query, documents }: Ranking, remoteModel: string): Body =>
   bodyOf(`{"model":${JSON.stringify(remoteModel)},"encoding_format":"base64","input":[`, ...listOf(body, [query, ...documents]), ']}')
+
+/** What the engine calls an input: the query is the first. */
+const INPUT = /^input(?:\.|\[)(\d+)\]?$/
+const fieldOfInput = (param: string): string => {
+  const place = INPUT.exec(param)?.[1]
+  if (place === undefined) return param
+  return place === '0' ? 'query' : `documents[${Number(place) - 1}]`
+}
 
 /** The counts of an engine that says only the total, or only the input: here they are the same. */
 const totalTokens = (answer: Body): Counts | undefined => {

@@ -55,6 +55,7 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
         if (!completion.ok) return undefined
         return bufferToBody(Buffer.from(JSON.stringify(translation.whole(completion.value, exchange, asked, model))))
       },
+      fieldOf: (param) => nameOf(fields, param) ?? param,
       translate: (exchange) => translation.stream(exchange, asked, model),
       ...(native === undefined ? {} : { native: { dialect: native.dialect, request: native.request(request, value, asked, model) } }),
       ...(complete === undefined
@@ -109,9 +110,12 @@ export const inWordsOf = <V>(fields: Readonly<Record<string, string>>, outcome: 
 
 const rename = (refusal: Refusal, fields: Readonly<Record<string, string>>): Refusal => {
   if (refusal.code !== 'field_invalid' && refusal.code !== 'output_limit') return refusal
-  const known = Object.keys(fields).find(
-    (field) => refusal.field === field || refusal.field.startsWith(`${field}.`) || refusal.field.startsWith(`${field}[`),
-  )
-  // Behind the name stands a place in the chat request, which the caller never saw.
-  return known === undefined ? refusal : { ...refusal, field: fields[known] ?? known }
+  const known = nameOf(fields, refusal.field)
+  return known === undefined ? refusal : { ...refusal, field: known }
+}
+
+/** Behind the name stands a place in the chat request, which the caller never saw. */
+const nameOf = (fields: Readonly<Record<string, string>>, place: string): string | undefined => {
+  const known = Object.keys(fields).find((field) => place === field || place.startsWith(`${field}.`) || place.startsWith(`${field}[`))
+  return known === undefined ? undefined : fields[known]
 }
