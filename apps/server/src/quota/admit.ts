@@ -64,6 +64,8 @@ const CONCURRENCY_RETRY_MS = 1_000
 const AWAY_RETRY_MS = 1_000
 /** Inputs counted at one limit or budget; beyond that the guess decides. */
 const COUNTS_PER_SECOND = 4
+/** The deepest debt of a bucket for a request in flight, in minutes of its refill. */
+const MOST_MINUTES = 60
 /** Of a stream's output a budget holds this many tokens in reserve, ahead of what is made. */
 const AHEAD_TOKENS = 32
 /** Near the end of a budget it is asked for a few tokens at a time. */
@@ -101,7 +103,17 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     return no(refusal)
   }
 
-  const unitsOf = (gate: Gate, { model, estimate }: Asked, inputTokens = inputOf(gate, estimate)): number => {
+  /**
+   * What is reserved. Whoever asks for a million answers must not put a bucket so deep into debt that it would take years to refill if this
+   * process died; the true count is charged at the end.
+   */
+  const unitsOf = (gate: Gate, asked: Asked, inputTokens = inputOf(gate, asked.estimate)): number => {
+    const { kind, capacity } = gate.share.limited
+    const units = neededAt(gate, asked, inputTokens)
+    return kind === 'minute' ? Math.min(units, Math.max(1, capacity) * MOST_MINUTES) : units
+  }
+
+  const neededAt = (gate: Gate, { model, estimate }: Asked, inputTokens: number): number => {
     if (gate.unit === 'call') return 1
     if (gate.unit === 'audio') return Math.ceil(estimate.audioSeconds ?? 0)
     const ahead =

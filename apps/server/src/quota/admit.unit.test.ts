@@ -168,6 +168,26 @@ describe('what is refused, and how it is said', () => {
     expect(await house.refused(ALICE, 250)).toMatchObject({ limit: 'tokens', retryAfterMs: 150_000 })
   })
 
+  test('what a request far beyond the limit has not used is no allowance for those behind it', async () => {
+    const clock = stoppedClock()
+    const { ask } = open({ limits: { tokens_per_minute: 1000 }, clock })
+    const absurd = await ask(ALICE, 1, Number.MAX_SAFE_INTEGER * 512)
+    expect(absurd.ok).toBe(true)
+    if (absurd.ok) absurd.value.settle({ input: 5, cachedInput: 0, output: 5 })
+    let used = 10
+    for (let asks = 0; asks < 50; asks += 1) {
+      const ticket = await ask(ALICE, 100)
+      if (!ticket.ok) continue
+      used += 100
+      ticket.value.settle({ input: 100, cachedInput: 0, output: 0 })
+    }
+    expect(used).toBeLessThanOrEqual(1010)
+
+    // Nor does it shut the others out for good.
+    clock.at += 60_000
+    expect((await ask(ALICE, 100)).ok).toBe(true)
+  })
+
   test('seconds of audio are limited like tokens', async () => {
     const house = open({ limits: { audio_seconds_per_minute: 60 } })
     const ticket = await house.taken(ALICE, 0, 0, { audioSeconds: 45 })

@@ -107,7 +107,8 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
       settle(taken, used) {
         share.touched = true
         share.stock += taken - used
-        if (share.limited.kind !== 'minute') {
+        if (share.limited.kind === 'minute') giveBack(share)
+        else {
           share.used += used
           share.held -= used
           share.untold = true
@@ -133,6 +134,18 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
       },
     }
     return share
+  }
+
+  /**
+   * What was reserved and not used can be more than a bucket holds, and the bucket then owes it: in hand it would be spent while the bucket
+   * refills. It goes back with the next word.
+   */
+  const giveBack = (share: Kept): void => {
+    const surplus = share.stock - share.limited.capacity
+    if (surplus <= 0) return
+    share.stock -= surplus
+    share.owed -= surplus
+    if (share.known !== undefined) share.known = { ...share.known, left: share.known.left + surplus }
   }
 
   /** The operator has changed the limit: what is in hand is of the old one, and what we heard, too. */
