@@ -110,7 +110,8 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
   const unitsOf = (gate: Gate, asked: Asked, inputTokens = inputOf(gate, asked.estimate)): number => {
     const { kind, capacity } = gate.share.limited
     const units = neededAt(gate, asked, inputTokens)
-    return kind === 'minute' ? Math.min(units, Math.max(1, capacity) * MOST_MINUTES) : units
+    // No budget is larger than a safe integer, and the ledger could not write down a sum of larger ones.
+    return Math.min(units, kind === 'minute' ? Math.max(1, capacity) * MOST_MINUTES : Number.MAX_SAFE_INTEGER)
   }
 
   const neededAt = (gate: Gate, { model, estimate }: Asked, inputTokens: number): number => {

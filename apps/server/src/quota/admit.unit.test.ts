@@ -188,12 +188,39 @@ describe('what is refused, and how it is said', () => {
     expect((await ask(ALICE, 100)).ok).toBe(true)
   })
 
+  test('nor does it become a number that no ledger can write down', async () => {
+    const clock = stoppedClock()
+    const memory = openMemoryLedger(clock)
+    const held: number[] = []
+    const ledger: Ledger = {
+      ...memory,
+      ask: (asks) => {
+        held.push(...asks.map((each) => each.held))
+        return memory.ask(asks)
+      },
+    }
+    const { ask, beat } = open({ limits: { tokens_per_minute: 1000 }, budgets: [{ unit: 'tokens', hard: false }], clock, ledger })
+    expect((await ask(ALICE, 1, Number.MAX_SAFE_INTEGER * 16_384)).ok).toBe(true)
+    await beat()
+    await beat()
+    expect(Math.max(...held)).toBeGreaterThan(0)
+    expect(Math.max(...held)).toBeLessThanOrEqual(Number.MAX_SAFE_INTEGER)
+  })
+
   test('seconds of audio are limited like tokens', async () => {
     const house = open({ limits: { audio_seconds_per_minute: 60 } })
     const ticket = await house.taken(ALICE, 0, 0, { audioSeconds: 45 })
     expect(await house.refused(ALICE, 0, 0, { audioSeconds: 16 })).toMatchObject({ limit: 'audio', retryAfterMs: 1_000 })
     ticket.settle({ input: 0, cachedInput: 0, output: 0, audioMs: 29_500 })
     await house.taken(ALICE, 0, 0, { audioSeconds: 30 })
+  })
+
+  test('a project that is not limited for one model is not, whatever holds for the others', () => {
+    const row = (model: string, value: bigint | null) =>
+      ({ scope: 'project', subject: 'pa', model, name: 'tokens_per_minute', value }) as const
+    const policy = toPolicy({ limits: [row('*', 40n), row('tiny-chat', null)], tiers: [], budgets: [] })
+    expect(policy.projectTokens(ALICE.organizationId, ALICE.projectId, 'tiny-chat')).toBe(null)
+    expect(policy.projectTokens(ALICE.organizationId, ALICE.projectId, 'tiny-embed')).toBe(40)
   })
 
   test('a project has less than its organization, and never more', async () => {

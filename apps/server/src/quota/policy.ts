@@ -138,8 +138,9 @@ export const toPolicy = (rows: {
     limits,
     tierLimits,
     projectTokens: (organizationId, projectId, model) => {
-      const own =
-        written('project', projectId, model, 'tokens_per_minute') ?? written('project', projectId, ANY_MODEL, 'tokens_per_minute') ?? null
+      const narrow = written('project', projectId, model, 'tokens_per_minute')
+      // Null is a word of its own: not limited, whatever holds for the other models.
+      const own = narrow === undefined ? (written('project', projectId, ANY_MODEL, 'tokens_per_minute') ?? null) : narrow
       const organizations = find(organizationId, model, 'tokens_per_minute')
       return own === null || organizations === null ? own : Math.min(own, organizations)
     },
