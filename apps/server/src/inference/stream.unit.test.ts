@@ -94,6 +94,34 @@ describe('a streamed answer', () => {
     expect((await usages(every)).running).toMatchObject([1, 2, 3].map((tokens) => ({ completion_tokens: tokens })))
   })
 
+  test('has one fragment of a call in each chunk, also where an engine puts several into one', async () => {
+    const call = (index: number) => ({
+      index,
+      id: `c${index}`,
+      type: 'function',
+      function: { name: 'f', arguments: '{"arguments":"\\""}' },
+    })
+    const chunk = (delta: object, finish: string | null) =>
+      `data: ${JSON.stringify({ id: 'x', model: 'tiny-chat', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`
+    await using engine = await startScriptedEngine({
+      raw: [
+        chunk({ role: 'assistant', tool_calls: [call(0)] }, null),
+        chunk({ content: 'and', tool_calls: [call(1), call(2)] }, 'tool_calls'),
+        'data: [DONE]\n\n',
+      ],
+      contentType: 'text/event-stream',
+    })
+    await using plane = await startDataPlane({ engine: engine.url })
+    const text = await (await plane.ask(CHAT, ASK)).text()
+    expect(text.startsWith(chunk({ role: 'assistant', tool_calls: [call(0)] }, null))).toBe(true)
+    expect(chunks(text).map(({ choices }) => choices?.[0])).toEqual([
+      { index: 0, delta: { role: 'assistant', tool_calls: [call(0)] }, finish_reason: null },
+      { index: 0, delta: { content: 'and', tool_calls: [call(1)] }, finish_reason: null },
+      { index: 0, delta: { tool_calls: [call(2)] }, finish_reason: 'tool_calls' },
+    ])
+    expect(plane.records).toMatchObject([{ ended: 'complete' }])
+  })
+
   test('keeps the other options of a stream', async () => {
     await using engine = await startScriptedEngine()
     await using plane = await startDataPlane({ engine: engine.url })

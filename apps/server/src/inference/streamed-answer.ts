@@ -117,7 +117,9 @@ export const streamedAnswer = (
     const theirs =
       told === undefined || isAlone || request.wantsRunningUsage === true ? event : withoutRunning(event, told, request.wantsUsage)
     const named = name === undefined ? theirs : rename(theirs, at, name)
-    out.push(model.features.reasoning ? withBothNames(named, at) : named)
+    const whole = model.features.reasoning ? withBothNames(named, at) : named
+    if (holdsCalls(whole, at)) out.push(...oneCallEach(whole))
+    else out.push(whole)
     // Event by event: a read on a busy machine brings many, and what a hard budget does not cover must not go on.
     if (worded || told !== undefined) spend(Math.max(delivered, told === undefined ? 0 : outputIn(lastUsage)))
   }
@@ -345,6 +347,29 @@ const withoutRunning = (event: Buffer, { start, end }: UsageSpan, asNull: boolea
   while (event[before] === SPACE) before -= 1
   const gone = event[before] === COMMA && valueAt(event, key + USAGE.length) === start
   return Buffer.concat([event.subarray(0, gone ? before : start), gone ? NOTHING : NULL, event.subarray(end)])
+}
+
+const ARGUMENTS = Buffer.from('"arguments"')
+
+/** More than one call: in a string the quotes of this key would be escaped. */
+const holdsCalls = (event: Buffer, at: number): boolean => {
+  const first = event.indexOf(ARGUMENTS, at)
+  return first >= 0 && event.indexOf(ARGUMENTS, first + ARGUMENTS.length) >= 0
+}
+
+type Choice = { readonly delta?: Record<string, unknown>; readonly [field: string]: unknown }
+
+/** Fragments of calls in events of their own, since documented client code reads one of each (data-plane.md 6.5). The reason to finish comes last. */
+const oneCallEach = (event: Buffer): readonly Buffer[] => {
+  const frame = payloadToObject(event, payloadOf(event))
+  const choices = frame?.['choices']
+  const choice = Array.isArray(choices) && choices.length === 1 ? (choices[0] as Choice | null) : undefined
+  const calls: unknown = choice?.delta?.['tool_calls']
+  if (!Array.isArray(calls) || calls.length < 2) return [event]
+  return calls.map((call, place) => {
+    const delta = { ...(place === 0 ? choice?.delta : {}), tool_calls: [call as unknown] }
+    return toEvent({ ...frame, choices: [{ ...choice, delta, ...(place < calls.length - 1 ? { finish_reason: null } : {}) }] })
+  })
 }
 
 /** `"choices":[]`: the event has no words. */
