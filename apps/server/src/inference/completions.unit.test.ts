@@ -54,6 +54,7 @@ test('an engine makes no more than what was reserved, whatever it calls the limi
     return engine.requests.at(-1)?.json
   }
   expect(await sent({})).toEqual({ ...ASK, max_tokens: 16 })
+  expect(await sent({ prompt: Array.from({ length: 4090 }, () => 1) })).toMatchObject({ max_tokens: 6 })
   expect(await sent({ max_tokens: null, n_predict: -1 })).toEqual({ ...ASK, max_tokens: 16, n_predict: 16 })
   expect(await sent({ max_tokens: 3, n_predict: 400, n_cmpl: 8 })).toEqual({ ...ASK, max_tokens: 3, n_predict: 3, n_cmpl: 1 })
 })

@@ -49,6 +49,7 @@ export const completions: Endpoint = {
     const stream = settings.stream === true
     const mix = mixOf(reading.body, [reading.spans.get('prompt')])
     const input = guess(model.name, mix)
+    const limit = asked ?? Math.min(DEFAULT_OUTPUT_TOKENS, model.contextTokens - prompts.longest)
     const answers = Math.max(settings.n ?? 1, settings.best_of ?? 1) * prompts.count
     return yes({
       enginePath: completions.enginePath,
@@ -58,10 +59,10 @@ export const completions: Endpoint = {
       answers: (settings.n ?? 1) * prompts.count,
       estimate: {
         inputTokens: prompts.tokens > 0 ? prompts.tokens : input.tokens,
-        outputTokens: (asked ?? DEFAULT_OUTPUT_TOKENS) * answers,
+        outputTokens: limit * answers,
         ...(prompts.tokens > 0 ? {} : { guessed: { least: input.least, most: input.most, mix } }),
       },
-      bytesFor: (remoteModel, plain = false) => splice(reading.body, changes(reading, settings, { remoteModel, plain, stream })),
+      bytesFor: (remoteModel, plain = false) => splice(reading.body, changes(reading, settings, { remoteModel, plain, stream, limit })),
       answerKey: 'choices',
     } satisfies Request)
   },
@@ -92,7 +93,7 @@ const toPrompts = (prompt: CompletionRequest['prompt']): Prompts => {
 const changes = (
   reading: Reading,
   settings: CompletionSettings,
-  wanted: { remoteModel: string; plain: boolean; stream: boolean },
+  wanted: { remoteModel: string; plain: boolean; stream: boolean; limit: number },
 ): Change[] => {
   const changed: Change[] = []
   const set = (key: string, value: unknown): void => {
@@ -105,7 +106,7 @@ const changes = (
     )
   }
   if (wanted.remoteModel !== reading.model) set('model', wanted.remoteModel)
-  const limit = settings.max_tokens ?? DEFAULT_OUTPUT_TOKENS
+  const { limit } = wanted
   if (settings.max_tokens !== limit) set('max_tokens', limit)
   if (reading.spans.has('n_predict')) set('n_predict', limit)
   if (reading.spans.has('n_cmpl')) set('n_cmpl', settings.n ?? 1)
