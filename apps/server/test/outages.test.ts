@@ -102,13 +102,16 @@ const engineProcess = (model: string): number | undefined =>
 test('an engine that is killed in the middle of a stream ends that stream with an error, comes back by itself, and the log says why', async () => {
   // So much that it is still being written when we have read its beginning, however late that is.
   const long = { max_completion_tokens: 512, logprobs: true, top_logprobs: 20, ignore_eos: true }
-  const stream = await house.openai().chat.completions.create({
-    model: 'tiny-chat',
-    temperature: 0,
-    stream: true,
-    messages: [{ role: 'user', content: 'Tell me a short story about a dog.' }],
-    ...long,
-  })
+  const { data: stream, request_id: id } = await house
+    .openai()
+    .chat.completions.create({
+      model: 'tiny-chat',
+      temperature: 0,
+      stream: true,
+      messages: [{ role: 'user', content: 'Tell me a short story about a dog.' }],
+      ...long,
+    })
+    .withResponse()
   const pid = engineProcess('tiny-chat')
   if (pid === undefined) throw new Error('no engine process')
   let chunks = 0
@@ -134,12 +137,8 @@ test('an engine that is killed in the middle of a stream ends that stream with a
   expect(after.choices[0]?.message.content).toMatch(/Paris/)
   expect(house.log()).toMatch(/SIGKILL/)
   await expect
-    .poll(
-      async () =>
-        (await database.db.query(`select ended from usage_event where model = 'tiny-chat' and ended = 'engine_failed'`)).rows.length,
-      { timeout: 10_000 },
-    )
-    .toBe(1)
+    .poll(async () => (await database.db.query('select ended from usage_event where id = $1', [id])).rows, { timeout: 10_000 })
+    .toEqual([{ ended: 'engine_failed' }])
 })
 
 test('a client that leaves in mid-stream frees the engine, and what was generated until then is in the ledger', async () => {
