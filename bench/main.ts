@@ -12,7 +12,7 @@ import { benchSoak } from './soak/soak.ts'
 import { benchStart } from './start/start.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--minutes 60]
+const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--streams 5000] [--minutes 60]
 
   path     what the gateway adds and costs, beside nginx, a bare proxy and another gateway, in turns
   streams  5,000 streams open at once
@@ -28,6 +28,7 @@ const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [revoke
   soak     memory under a steady load, with a graph; only when it is named
   --quick  fewer rounds; what CI runs. Fails on the cliffs only
   --millions  events that \`work\` adds up; one million unless said otherwise
+  --streams   how many \`streams\` opens; 5,000 unless said otherwise
   --minutes   how long \`soak\` runs; 60 unless said otherwise
 
 Without a name all run. The figures are this machine's: compare rows of one run, not runs.`
@@ -38,9 +39,12 @@ const millions = millionsAt < 0 ? undefined : Number(given.splice(millionsAt, 2)
 const minutesAt = given.indexOf('--minutes')
 const minutes = minutesAt < 0 ? 60 : Number(given.splice(minutesAt, 2)[1])
 
+const streamsAt = given.indexOf('--streams')
+const streams = streamsAt < 0 ? undefined : Number(given.splice(streamsAt, 2)[1])
+
 const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   path: benchPath,
-  streams: benchStreams,
+  streams: (quick) => benchStreams(quick, streams),
   start: benchStart,
   limits: benchLimits,
   leave: benchLeave,

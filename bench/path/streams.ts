@@ -24,9 +24,8 @@ const take = async ({ stream, pids, name }: System, count: number): Promise<Take
 }
 
 /** Many streams open at once, four chunks a second each: what a chunk costs then, what they weigh, and that none is lost. */
-export const benchStreams = async (quick: boolean): Promise<Row[]> => {
+export const benchStreams = async (quick: boolean, count = quick ? 200 : 5_000): Promise<Row[]> => {
   pin([process.pid], OTHER_CORE)
-  const count = quick ? 200 : 5_000
   const engines = await startEngines(CHUNKS, CHUNK_EVERY_MS)
   const bare = await startBare(engines)
   const parvis = await startParvis(engines, { streams: count })
