@@ -43,6 +43,8 @@ const server = createServer((request, response) => {
       JSON.stringify({ object: 'list', data: [{ id: NAME, object: 'model', created: 1, owned_by: 'bench', max_model_len: 131_072 }] }),
     )
   }
+  // Whoever asks what else there is must not be told at a stream's pace.
+  if (request.method !== 'POST') return void response.writeHead(404).end()
   request.resume()
   request.on('end', () => {
     response.writeHead(200, { 'content-type': 'text/event-stream' })
