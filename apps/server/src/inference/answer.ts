@@ -10,7 +10,7 @@ export type Ending = {
   readonly ended: Ended
   readonly status: number
   /** What the engine has said, where it has not counted it and it was held. */
-  words?(): readonly string[] | undefined
+  readonly words?: (() => readonly string[] | undefined) | undefined
   /** Sends what was held back. */
   finish(): void
 }

@@ -120,9 +120,14 @@ export const openRelay =
         if (verdict.log !== undefined)
           log.warn({ requestId: exchange.id, replica: replica.name, model: model.name }, `Engine: ${verdict.log}`)
         const begun = controller !== undefined
-        const seen = { firstByteAt, endedAt: clock.now(), replica, begun }
+        const endedAt = clock.now()
         if ('ending' in verdict) {
-          return resolve(yes({ ...verdict.ending, ...(begun ? {} : { counts: NO_COUNTS, counted: 'none' as const }), ...seen }))
+          const { counts, counted, ended, status, words, finish } = verdict.ending
+          const count = begun ? { counts, counted } : { counts: NO_COUNTS, counted: 'none' as const }
+          // Field by field: usage/event.ts says why.
+          return resolve(
+            yes({ counts: count.counts, counted: count.counted, ended, status, words, finish, firstByteAt, endedAt, replica, begun }),
+          )
         }
         const { code } = verdict.refusal
         const worked =
@@ -132,7 +137,7 @@ export const openRelay =
           ...no(verdict.refusal),
           elsewhere: verdict.elsewhere === true,
           again,
-          ...(worked ? { failed: { ...countedByUs(request, 0), ended, sent: pinged, ...seen } } : {}),
+          ...(worked ? { failed: { ...countedByUs(request, 0), ended, sent: pinged, firstByteAt, endedAt, replica, begun } } : {}),
         })
       }
 

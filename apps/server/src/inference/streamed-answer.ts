@@ -139,8 +139,8 @@ export const streamedAnswer = (
     // Of a stream that was broken off this may be a count from before: a word is at least a token.
     const usage = told && ended !== 'complete' && ended !== 'length' ? { ...told, output: Math.max(told.output, delivered) } : told
     const counted = usage === undefined ? countedByUs(request, delivered) : ({ counts: usage, counted: 'engine' } as const)
-    const heard = usage === undefined && words !== undefined ? { words: words.all } : {}
-    return { ending: { ...counted, ...heard, ended, status: sent ? 200 : LEFT_STATUS, finish } }
+    const heard = usage === undefined ? words?.all : undefined
+    return { ending: { counts: counted.counts, counted: counted.counted, ended, status: sent ? 200 : LEFT_STATUS, words: heard, finish } }
   }
 
   /** The last usage, alone, for a client that asked for it and whose engine gave it in another place, or none. */

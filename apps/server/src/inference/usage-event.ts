@@ -2,7 +2,6 @@ import type { Model } from '../catalog/model.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { PoolId } from '../kit/ids.ts'
 import type { UsageEvent } from '../usage/event.ts'
-import { NO_COUNTS } from './answer.ts'
 import type { Reading, Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import type { Relayed } from './relay.ts'
@@ -36,18 +35,45 @@ export const lostEvent = (
   acceptedAt: exchange.acceptedAt,
   firstByteAt: null,
   endedAt: exchange.acceptedAt,
-  ...NO_COUNTS,
+  input: 0,
+  cachedInput: 0,
+  output: 0,
+  reasoning: 0,
+  audioInput: 0,
+  audioMs: 0,
+  images: 0,
+  pages: 0,
 })
 
 /** What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. */
-export const usageEvent = (begun: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish'>): UsageEvent => ({
-  ...begun,
-  replica: relayed.replica.name,
-  status: relayed.status,
-  ended: relayed.ended,
-  counted: relayed.counted,
-  firstByteAt: relayed.firstByteAt,
-  endedAt: relayed.endedAt,
-  ...relayed.counts,
-  ...request.measured,
-})
+export const usageEvent = (begun: UsageEvent, { measured }: Request, relayed: Omit<Relayed, 'finish'>): UsageEvent => {
+  const { counts } = relayed
+  return {
+    id: begun.id,
+    organizationId: begun.organizationId,
+    projectId: begun.projectId,
+    principalId: begun.principalId,
+    accessKey: begun.accessKey,
+    modelAsked: begun.modelAsked,
+    model: begun.model,
+    priceId: begun.priceId,
+    poolId: begun.poolId,
+    replica: relayed.replica.name,
+    endpoint: begun.endpoint,
+    mode: begun.mode,
+    status: relayed.status,
+    ended: relayed.ended,
+    counted: relayed.counted,
+    acceptedAt: begun.acceptedAt,
+    firstByteAt: relayed.firstByteAt,
+    endedAt: relayed.endedAt,
+    input: counts.input,
+    cachedInput: counts.cachedInput,
+    output: counts.output,
+    reasoning: counts.reasoning,
+    audioInput: counts.audioInput,
+    audioMs: counts.audioMs,
+    images: measured?.images ?? counts.images,
+    pages: counts.pages,
+  }
+}

@@ -1,6 +1,6 @@
 import type { Model } from '../catalog/model.ts'
 import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
-import { type Body, bufferToBody, piecesToBody, slice, splice } from './body.ts'
+import { type Body, bufferToBody, contains, piecesToBody, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
@@ -12,8 +12,9 @@ const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 const WATCHED = watch([], ['error', 'usage', 'model', 'choices', 'data', 'results', 'pages', 'output', 'incomplete_details'])
 const OPEN_BRACKET = 0x5b
-// In JSON text a quote inside a string is escaped, so this is never something that a model said.
+// In JSON text a quote inside a string is escaped, so neither is ever something that a model said.
 const AT_LIMIT = /"finish_reason"\s*:\s*"length"/
+const LENGTH = Buffer.from('"length"')
 
 /** An answer that is no stream: collected, looked at, and sent as a whole once its usage is on disk. */
 export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, remoteModel: string): Answer => {
@@ -53,10 +54,10 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
       }
       const isChat = request.answerKey === 'choices'
       const atLimit = isChat
-        ? AT_LIMIT.test(slice(body, content).toString('latin1'))
+        ? contains(body, content, LENGTH) && AT_LIMIT.test(slice(body, content).toString('latin1'))
         : textOf('incomplete_details')?.includes('"max_output_tokens"') === true
       const usage = textOf('usage')
-      const counts = request.countsOf === undefined ? usage && toCounts(toValue(usage)) : request.countsOf(body)
+      const counts = request.countsOf === undefined ? toCounts(usage === undefined ? undefined : toValue(usage)) : request.countsOf(body)
       const name = spans.get('model')
       const named =
         name === undefined || remoteModel === model.name
@@ -67,11 +68,11 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
       if (converted === undefined) return failed('its answer cannot be read', 'an answer that cannot be converted')
       return {
         ending: {
-          counts: { ...NO_COUNTS, ...counts },
+          counts: counts ?? NO_COUNTS,
           counted: counts ? 'engine' : 'none',
           ended: atLimit ? 'length' : 'complete',
           status: 200,
-          ...(counts ? {} : { words: () => wordsIn(body) }),
+          words: counts ? undefined : () => wordsIn(body),
           finish: () => exchange.answer(200, converted),
         },
       }

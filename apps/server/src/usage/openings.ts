@@ -14,7 +14,7 @@ const FILE_BYTES = 4 * 1024 * 1024
  * A whole answer that is over by then needs no note: it has its event, and its client has had nothing before. What has begun meanwhile is one write, where
  * one for each was a tenth of a short request. A stream is noted at once, since its client may have words of it any moment.
  */
-const WHOLE_AFTER_MS = 5
+const WHOLE_AFTER_MS = 25
 /** Answers that are open at once. Beyond it some will not be missed if we die: they cost nothing anyway. */
 const MAX_OPEN = 100_000
 

@@ -33,8 +33,12 @@ export const frame = (payload: string): Buffer => {
   return record
 }
 
-const sum = (bytes: Buffer, at: number, length: number): number =>
-  crc32(bytes.subarray(at + PREFIX_BYTES, at + PREFIX_BYTES + length), crc32(bytes.subarray(at, at + 4)))
+const lengthBytes = Buffer.alloc(4)
+
+const sum = (bytes: Buffer, at: number, length: number): number => {
+  lengthBytes.writeUInt32LE(length)
+  return crc32(bytes.subarray(at + PREFIX_BYTES, at + PREFIX_BYTES + length), crc32(lengthBytes))
+}
 
 /** Length of the payload of the intact record that begins at `at`, or -1. */
 const payloadLength = (bytes: Buffer, at: number): number => {

@@ -4,7 +4,7 @@ import type { Db } from '../kit/db.ts'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { type Metrics, openMetrics } from '../kit/metrics.ts'
-import { type ChargePolicy, isCharged, type RecordedEvent, type UsageEvent } from './event.ts'
+import { type ChargePolicy, toRecorded, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
 import { type Journal, type JournalLimits, openJournal } from './journal.ts'
 import { openKeeping } from './keep.ts'
@@ -90,15 +90,14 @@ export const openUsage = async (options: {
     ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }),
   })
   const keeping = openKeeping({ db, clock, log, retentionMonths, ...(totalsEveryMs === undefined ? {} : { everyMs: totalsEveryMs }) })
-  const toRecorded = (event: UsageEvent): RecordedEvent => ({ ...event, gateway, charged: isCharged(event, policy) })
 
   return {
     record: async (event) => {
-      await journal.record(toRecorded(event))
+      await journal.record(toRecorded(event, gateway, policy))
       openings.end(event.id)
       count.event(event)
     },
-    begin: (event, whole) => openings.begin(toRecorded(event), whole),
+    begin: (event, whole) => openings.begin(toRecorded(event, gateway, policy), whole),
     withdraw: openings.withdraw,
     fault: journal.fault,
     close: async () => {

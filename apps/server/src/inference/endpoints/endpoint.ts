@@ -79,9 +79,9 @@ export type Request = {
   /** Writes a streamed answer in another dialect than the engine's. */
   translate?(exchange: Pick<Exchange, 'id' | 'acceptedAt'>): Translator
   /** What a whole answer of this kind counts, where its usage is not written as tokens. */
-  countsOf?(answer: Body): Partial<Counts> | undefined
+  countsOf?(answer: Body): Counts | undefined
   /** What we have counted ourselves, beside the engine's tokens. */
-  readonly measured?: Partial<Counts>
+  readonly measured?: Pick<Counts, 'images'>
   /** Brings what the request points at: an engine never fetches, since it would not look where to. Admitted, and not yet seated. */
   complete?(exchange: Pick<Exchange, 'fetch'>): Promise<Outcome<Request>>
 }

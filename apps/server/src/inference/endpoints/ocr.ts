@@ -2,6 +2,7 @@ import { OcrUsage } from '@parvis/wire/mistral/ocr'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import type { Counts } from '../../usage/event.ts'
+import { NO_COUNTS } from '../answer.ts'
 import { type Body, type Change, type Span, slice, splice } from '../body.ts'
 import type { Pointer } from '../conversation.ts'
 import type { Exchange } from '../exchange.ts'
@@ -112,13 +113,13 @@ const bring = async (url: string, exchange: Pick<Exchange, 'fetch'>): Promise<Ou
 const USAGE = watch([], ['usage_info', 'pages'])
 
 /** Pages are what is charged: as the engine says, and else as many as it gave. */
-const pagesOf = (answer: Body): Partial<Counts> | undefined => {
+const pagesOf = (answer: Body): Counts | undefined => {
   const scanned = scan(answer, USAGE)
   if (!scanned.ok) return undefined
   const usage = scanned.value.spans.get('usage_info')
   const told = usage && parse(slice(answer, usage))
   const counted = OcrUsage.safeParse(told?.ok === true ? told.value : undefined)
-  if (counted.success) return { pages: counted.data.pages_processed }
+  if (counted.success) return { ...NO_COUNTS, pages: counted.data.pages_processed }
   const pages = scanned.value.spans.get('pages')
   if (pages === undefined) return undefined
   let count = 0
@@ -128,5 +129,5 @@ const pagesOf = (answer: Body): Partial<Counts> | undefined => {
       cursor.skip()
     }),
   )
-  return walked.ok ? { pages: count } : undefined
+  return walked.ok ? { ...NO_COUNTS, pages: count } : undefined
 }
