@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -81,6 +81,31 @@ test('a segment that is full is followed by another, and closed', async () => {
   ])
   expect(await idsOnDisk()).toEqual(events.map((event) => event.id))
   await journal.close()
+})
+
+test('room for what comes is made beforehand, and only the segment that is being written has it', async () => {
+  const journal = await openHere({ segmentBytes: 2_000, roomBytes: 4_096 })
+  for (let each = 0; each < 10; each += 1) await journal.record(usageEventOf())
+  const sizes = async (): Promise<number[]> => Promise.all((await listSegments(directory)).map(async ({ path }) => (await stat(path)).size))
+  const bytes = journal.segments().map((segment) => segment.bytes)
+  expect(bytes.length).toBeGreaterThan(1)
+  expect((await sizes()).slice(0, -1)).toEqual(bytes.slice(0, -1))
+  const { path } = await lastSegment()
+  const written = await readFile(path)
+  expect(written.length).toBeGreaterThan(bytes.at(-1) ?? 0)
+  expect(written.subarray(bytes.at(-1)).every((byte) => byte === 0)).toBe(true)
+  await journal.close()
+  expect(await sizes()).toEqual(bytes)
+})
+
+test('the room of a process that was killed is cut without an alarm', async () => {
+  const { path, bytes, ids } = await writeSome(2)
+  await leaveOnly(path, Buffer.concat([bytes, Buffer.alloc(4_096)]))
+  const said: string[] = []
+  const log = pino({ level: 'info' }, { write: (line: string) => void said.push(line) })
+  await (await openJournal({ directory, log })).close()
+  expect(await idsOnDisk()).toEqual(ids)
+  expect(said).toEqual([])
 })
 
 test('a closed segment can be forgotten, the one being written cannot', async () => {
