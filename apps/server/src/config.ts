@@ -239,6 +239,12 @@ export const SETTINGS = [
   { env: 'PARVIS_MAIL_FROM', yaml: 'mailFrom', default: 'parvis@localhost', what: 'Who e-mails come from.' },
   { env: 'PARVIS_INVOICE_DUE_DAYS', yaml: 'invoiceDueDays', default: '10', what: 'How long an invoice may take to be paid.' },
   {
+    env: 'PARVIS_GATEWAYS',
+    yaml: 'gateways',
+    default: '1',
+    what: 'How many processes serve requests behind the one port, at most 64; auto for one to each core.',
+  },
+  {
     env: 'PARVIS_SHUTDOWN_SECONDS',
     yaml: 'shutdownSeconds',
     default: '30',
@@ -268,6 +274,7 @@ type Name = (typeof SETTINGS)[number]['yaml']
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 const DAY_SECONDS = 86_400
+const MOST_GATEWAYS = 64
 
 /** What each setting may be. An optional one has no value until it is given. */
 const SHAPE = {
@@ -329,6 +336,9 @@ const SHAPE = {
     .optional(),
   mailFrom: text.max(320, { error: 'must have at most 320 characters' }),
   invoiceDueDays: whole(0, 365),
+  gateways: z.union([z.literal('auto').transform(() => Math.min(availableParallelism(), MOST_GATEWAYS)), whole(1, MOST_GATEWAYS)], {
+    error: `must be a whole number from 1 to ${MOST_GATEWAYS}, or auto`,
+  }),
   shutdownSeconds: whole(0, DAY_SECONDS),
   usageRetentionMonths: whole(1, 1_200),
   chargeFailed: flag,
@@ -380,6 +390,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   billGraceHours: 24,
   mailFrom: 'parvis@localhost',
   invoiceDueDays: 10,
+  gateways: 1,
   shutdownSeconds: 30,
   usageRetentionMonths: 13,
   chargeFailed: false,
@@ -542,4 +553,17 @@ export const readConfig = (
   }
   requireProvider(config)
   return config
+}
+
+/** Settings as another process of the house has read them. What is ours of the machine and the files is in them already. */
+export const parseSettings = (sent: unknown): Config => {
+  const values = z
+    .looseObject({ configPath: z.string().optional(), engine: z.looseObject({ env: z.record(z.string(), z.string()) }) })
+    .parse(sent)
+  const settings = Object.fromEntries(SETTINGS.map(({ yaml }) => [yaml, SHAPE[yaml].parse(values[yaml])])) as Omit<
+    Config,
+    'configPath' | 'engine'
+  >
+  const { engineThreads: threads, engineMemoryMb: memoryMb, engineSequences: sequences, engineGpu: gpu } = settings
+  return { ...settings, configPath: values.configPath, engine: { threads, memoryMb, sequences, gpu, env: values.engine.env } }
 }

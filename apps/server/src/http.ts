@@ -30,7 +30,7 @@ export type HttpOptions = {
 
 export type Readiness = {
   database(): Promise<string | undefined>
-  journal(): string | undefined
+  journal(): string | undefined | Promise<string | undefined>
   catalogue(): string | undefined
 }
 
@@ -111,7 +111,7 @@ export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions
   app.get('/ready', async (_request, reply) => {
     const short = {
       database: await readiness.database(),
-      journal: readiness.journal(),
+      journal: await readiness.journal(),
       catalogue: readiness.catalogue(),
     }
     const checks = Object.fromEntries(Object.entries(short).map(([part, lack]) => [part, lack === undefined ? 'ok' : 'missing']))

@@ -49,7 +49,9 @@ export const startHouse = async (options: HouseOptions) => {
   )
   const lines: string[] = []
   const log = openLog('debug', { write: (line) => lines.push(line) })
-  const house = await start(config, { log, local: { entry: programOf('engine') } })
+  const { gateway, ...rest } = await start(config, { log, local: { entry: programOf('engine') } })
+  if (gateway === undefined) throw new Error('a house of one process has its gateway in it')
+  const house = { ...gateway, ...rest }
   watchAnswers(house.url, () => house.reference.toDocument(true), { inference: options.checksInference })
   const client = (apiKey: string = secretKey, base = `${house.url}/v1`): OpenAI =>
     new OpenAI({ baseURL: base, apiKey, maxRetries: 0, timeout: 60_000 })

@@ -1,4 +1,4 @@
-import type { Clock } from '../kit/clock.ts'
+import { atMost, type Clock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
 import { alertRound } from './alerts.ts'
@@ -51,9 +51,7 @@ export const openBilling = (parts: Parts & { readonly delivery: Delivery }): { c
   return {
     close: async () => {
       closing.abort()
-      const stopped = new AbortController()
-      await Promise.race([running, parts.clock.sleep(STOP_LIMIT_MS, stopped.signal).catch(() => undefined)])
-      stopped.abort()
+      await atMost(STOP_LIMIT_MS, running, parts.clock)
     },
   }
 }

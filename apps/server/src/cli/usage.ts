@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import { request } from 'undici'
 import type { Config } from '../config.ts'
@@ -9,7 +8,7 @@ import { type EngineRow, readEngines } from '../engines/registry.ts'
 import { type Instant, instantToDate, systemClock } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { Secrets } from '../kit/secrets.ts'
-import { readGateway } from '../usage/gateway.ts'
+import { journalsOf, readGateway } from '../usage/gateway.ts'
 import {
   compareJournal,
   compareTotals,
@@ -49,12 +48,17 @@ const ship = async (config: Config, directory: string): Promise<void> => {
   }
 }
 
-/** The journal, twice where something waits: what a running gateway ships meanwhile is no difference. */
-const lookAtJournal = async (db: Db, directory: string, range: Range): Promise<{ events: number; differences: JournalDifference[] }> => {
-  const first = await compareJournal(db, directory, range)
+/** The journals of all gateways, twice where something waits: what a running gateway ships meanwhile is no difference. */
+const lookAtJournals = async (db: Db, dataDir: string, range: Range): Promise<{ events: number; differences: JournalDifference[] }> => {
+  const look = async () => {
+    const all = []
+    for (const directory of await journalsOf(dataDir)) all.push(await compareJournal(db, directory, range))
+    return { events: all.reduce((sum, { events }) => sum + events, 0), differences: all.flatMap(({ differences }) => differences) }
+  }
+  const first = await look()
   if (!first.differences.some(({ what }) => what === 'waiting')) return first
   await systemClock.sleep(SECOND_LOOK_MS)
-  const second = await compareJournal(db, directory, range)
+  const second = await look()
   const before = new Set(first.differences.map(({ id }) => id))
   return { ...second, differences: second.differences.filter(({ what, id }) => what !== 'waiting' || before.has(id)) }
 }
@@ -84,7 +88,7 @@ type Asked = {
   readonly remoteModel: string
   readonly url: string
   readonly bearer: string | undefined
-  readonly gateway?: string
+  readonly gateways?: readonly string[]
 }
 
 /** Engines that cannot be asked say why in words. */
@@ -119,8 +123,8 @@ const readAsked = async (db: Db, secrets: Secrets, dataDir: string): Promise<Ask
   const added = (await readEngines(db)).flatMap((engine) => engineToAsked(engine, secrets))
   const children = await readChildren(dataDir, secrets)
   if (children.length === 0) return added
-  const gateway = await readGateway(join(dataDir, 'usage'), systemClock)
-  return [...added, ...children.map((child) => ({ ...child, remoteModel: child.model, gateway }))]
+  const gateways = await Promise.all((await journalsOf(dataDir)).map((directory) => readGateway(directory, systemClock)))
+  return [...added, ...children.map((child) => ({ ...child, remoteModel: child.model, gateways }))]
 }
 
 /** What a difference may come from. None of it is an error: the engine counts its work, the ledger answers. */
@@ -149,8 +153,8 @@ const lookAtEngines = async (db: Db, secrets: Secrets, dataDir: string, range: R
       lines.push(`  ${engine.name}, ${engine.model}: ${counters}`)
       continue
     }
-    const { name, model, gateway } = engine
-    const ledger = await sumReplica(db, { name, model, gateway, since: counters.startedAt })
+    const { name, model, gateways } = engine
+    const ledger = await sumReplica(db, { name, model, gateways, since: counters.startedAt })
     const compared = (
       [
         ['input', 'input'],
@@ -183,7 +187,7 @@ const reconcile = async (config: Config, options: { from?: Instant; to?: Instant
   const range = rangeOf(options)
   const different = await withDatabase(config, async ({ db, secrets }) => {
     print(`From ${say(range.from)} to ${say(range.to)}.`)
-    const journal = await lookAtJournal(db, join(config.dataDir, 'usage'), range)
+    const journal = await lookAtJournals(db, config.dataDir, range)
     print(`Journal and ledger: ${plural(journal.events, 'event')} in the journal, ${plural(journal.differences.length, 'difference')}.`)
     if (journal.differences.length > 0) print(some(journal.differences.map(sayJournal)))
     const totals = await compareTotals(db, range)

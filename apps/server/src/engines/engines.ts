@@ -12,6 +12,7 @@ import { openHealthWatch, type ProbeLimits } from './probe.ts'
 import { type EngineRow, readEngines } from './registry.ts'
 import type { Replica } from './replica.ts'
 import { openSeats, type SeatLimits, type TakeSeat } from './seat.ts'
+import { openTold, type ToldEngine, toTold } from './told.ts'
 
 /** Answers that run at once on an engine that the operator gave. vLLM's own default is the same. */
 const EXTERNAL_SEATS = 256
@@ -44,6 +45,10 @@ export type Engines = {
   /** Which models embedded engines shall run from now on: starts, restarts and stops children to match. */
   want: (models: readonly LocalModel[]) => void
   states: () => readonly ReplicaState[]
+  /** The children, for gateways that are processes of their own; `watch` says when one of them has moved. */
+  children: { list: () => readonly ToldEngine[]; watch: (moved: () => void) => void }
+  /** Where the children are somebody else's: what they are now. */
+  hear: (children: readonly ToldEngine[]) => void
   /** Refuses those who wait and ends the children. */
   close: () => Promise<void>
 }
@@ -52,7 +57,10 @@ export type Engines = {
 const fingerprint = (row: EngineRow): string =>
   JSON.stringify([row.name, row.url, row.sealedBearer?.toString('base64'), row.models, row.speaks])
 
-/** Opens the directory of engines: those in the database, kept up to date, and the embedded ones that are asked for with `want`. */
+/**
+ * Opens the directory of engines: those in the database, kept up to date, and the embedded ones. Those are children of ours, asked for with
+ * `want`; or without `local` children of the house, that we hear of.
+ */
 export const openEngines = async (options: {
   db: Db
   changes: Changes
@@ -61,15 +69,16 @@ export const openEngines = async (options: {
   log: Logger
   /** Where the children are noted for commands on this machine. */
   dataDir: string
-  local: LocalOptions
+  local?: LocalOptions
   limits?: EngineLimits
 }): Promise<Engines> => {
   const { db, changes, secrets, clock, log, dataDir, limits = {} } = options
   const directory = openDirectory({ clock, log })
-  const note = noteChildren({ directory, dataDir, secrets, log })
   const health = openHealthWatch({ directory, clock, limits: limits.probes ?? {} })
   const seats = openSeats({ directory, clock, limits: limits.seats ?? {} })
-  const local = openLocal({ directory, health, clock, log, local: options.local, limits: limits.local ?? {} })
+  const told = openTold({ directory, health, clock })
+  const note = options.local && noteChildren({ directory, dataDir, secrets, log })
+  const local = options.local && openLocal({ directory, health, clock, log, local: options.local, limits: limits.local ?? {} })
   const external = new Map<EngineId, { engine: Engine; fingerprint: string }>()
   let closed = false
 
@@ -117,9 +126,9 @@ export const openEngines = async (options: {
     closed = true
     seats.close()
     for (const id of external.keys()) remove(id)
-    await local.close()
+    await local?.close()
     await health.close()
-    await note.close()
+    await note?.close()
   }
 
   try {
@@ -137,7 +146,16 @@ export const openEngines = async (options: {
         .filter(({ state, suspect }) => state === 'ready' && !suspect)
         .toSorted((one, other) => one.busy - other.busy)[0]
         ?.replicas.get(model),
-    want: local.want,
+    want: (models) => local?.want(models),
+    children: {
+      list: () =>
+        directory
+          .all()
+          .filter(({ kind }) => kind === 'embedded')
+          .map(toTold),
+      watch: (moved) => directory.watch({ moved: ({ kind }) => (kind === 'embedded' ? moved() : undefined) }),
+    },
+    hear: told.hear,
     states: () =>
       directory
         .all()

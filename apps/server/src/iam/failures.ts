@@ -13,32 +13,46 @@ export type Failures = {
   waitMs(ip: string): number
 }
 
-export const openFailures = (clock: Clock): Failures => {
+/** Other gateways behind the same port: an address that fails at all of them in turn has failed as often as at one. */
+export type Elsewhere = {
+  tell(ip: string, weight: number): void
+  listen(hear: (ip: string, weight: number) => void): void
+}
+
+export const openFailures = (clock: Clock, elsewhere?: Elsewhere): Failures => {
   // In the order in which they first failed, so the oldest is the first.
   const seen = new Map<string, { since: number; failures: number }>()
+  const count = (ip: string, weight: number): number => {
+    const now = clock.now()
+    let entry = seen.get(ip)
+    if (entry !== undefined && now - entry.since >= WINDOW_MS) {
+      seen.delete(ip)
+      entry = undefined
+    }
+    if (entry === undefined) {
+      if (seen.size >= MAX_ADDRESSES)
+        for (const oldest of seen.keys()) {
+          seen.delete(oldest)
+          break
+        }
+      entry = { since: now, failures: 0 }
+      seen.set(ip, entry)
+    }
+    entry.failures += weight
+    return entry.failures <= MAX_FAILURES ? 0 : entry.since + WINDOW_MS - now
+  }
+  const waitMs = (ip: string): number => {
+    const entry = seen.get(ip)
+    return entry === undefined || entry.failures <= MAX_FAILURES ? 0 : Math.max(0, entry.since + WINDOW_MS - clock.now())
+  }
+  elsewhere?.listen(count)
+
   return {
-    waitMs: (ip) => {
-      const entry = seen.get(ip)
-      return entry === undefined || entry.failures <= MAX_FAILURES ? 0 : Math.max(0, entry.since + WINDOW_MS - clock.now())
-    },
+    waitMs,
     count: (ip, weight = 1) => {
-      const now = clock.now()
-      let entry = seen.get(ip)
-      if (entry !== undefined && now - entry.since >= WINDOW_MS) {
-        seen.delete(ip)
-        entry = undefined
-      }
-      if (entry === undefined) {
-        if (seen.size >= MAX_ADDRESSES)
-          for (const oldest of seen.keys()) {
-            seen.delete(oldest)
-            break
-          }
-        entry = { since: now, failures: 0 }
-        seen.set(ip, entry)
-      }
-      entry.failures += weight
-      return entry.failures <= MAX_FAILURES ? 0 : entry.since + WINDOW_MS - now
+      // Of one that has to wait already nobody needs to hear more: so what is told has a bound, however often it knocks.
+      if (elsewhere !== undefined && waitMs(ip) === 0) elsewhere.tell(ip, weight)
+      return count(ip, weight)
     },
   }
 }

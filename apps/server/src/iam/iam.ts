@@ -7,7 +7,7 @@ import type { Logger } from '../kit/log.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { type Authenticate, authenticator, hashToText, type Known, type KnownKey } from './authenticate.ts'
 import { compileCondition } from './condition.ts'
-import { type Failures, openFailures } from './failures.ts'
+import { type Elsewhere, type Failures, openFailures } from './failures.ts'
 import { readInstallation } from './installation.ts'
 import { PERMISSION_SETS, type Right } from './permission-sets.ts'
 import type { Grant, Rights } from './rights.ts'
@@ -135,7 +135,14 @@ export type Iam = {
  * Knows all keys in memory and follows the database. While the database is away, the keys that are known go on; one that
  * is revoked is gone everywhere within a second of its transaction.
  */
-export const openIam = async (options: { db: Db; changes: Changes; secrets: Secrets; clock: Clock; log: Logger }): Promise<Iam> => {
+export const openIam = async (options: {
+  db: Db
+  changes: Changes
+  secrets: Secrets
+  clock: Clock
+  log: Logger
+  elsewhere?: Elsewhere | undefined
+}): Promise<Iam> => {
   const { db, secrets, clock, log } = options
   const installation = await readInstallation(db, secrets)
   if (installation === undefined) throw new Error('The database is not set up: bootstrap comes before iam.')
@@ -148,7 +155,7 @@ export const openIam = async (options: { db: Db; changes: Changes; secrets: Secr
     told = []
     for (const tell of waiting) tell()
   })
-  const failures = openFailures(clock)
+  const failures = openFailures(clock, options.elsewhere)
   return {
     authenticate: authenticator(() => known, secrets, clock, failures),
     keyOf: (secretKey) => known.keys.get(hashToText(secrets.hashKey(secretKey))),

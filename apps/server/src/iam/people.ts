@@ -5,7 +5,7 @@ import type { SendMail } from '../kit/mail.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { openChange } from './change.ts'
 import { openCookies } from './cookies.ts'
-import { type Failures, openFailures } from './failures.ts'
+import { type Elsewhere, type Failures, openFailures } from './failures.ts'
 import type { Iam } from './iam.ts'
 import { openLinks } from './links.ts'
 import { type OidcSettings, openOidc } from './oidc.ts'
@@ -26,12 +26,13 @@ export const openPeople = (parts: {
   publicUrl: () => string
   behindTls: boolean
   oidc: OidcSettings | undefined
+  elsewhere?: Elsewhere | undefined
 }) => {
   const { db, secrets, clock, iam } = parts
   const passwords = openPasswords(secrets)
   // What fails here counts among the wrong keys of its address, too, but not the other way round: an application that goes on with a key
   // of yesterday must not keep everybody behind the same address from signing in.
-  const own = openFailures(clock)
+  const own = openFailures(clock, parts.elsewhere)
   const failures: Failures = {
     waitMs: own.waitMs,
     count: (ip, weight) => {

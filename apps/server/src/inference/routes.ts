@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Model } from '../catalog/model.ts'
 import { isUuid, type ProjectId } from '../kit/ids.ts'
-import { speak } from '../kit/refusal.ts'
+import { type Refusal, speak } from '../kit/refusal.ts'
 import { openCall } from './call.ts'
 import { openCount } from './count.ts'
 import { openDeadlines } from './deadlines.ts'
@@ -47,6 +47,8 @@ export const inferenceRoutes = (
     models(): readonly Model[]
     /** Whether somebody else has answered for a path that nobody serves. */
     elsewhere?(request: FastifyRequest, reply: FastifyReply): boolean
+    /** Whether another process has this request now, since it remembers its `Idempotency-Key`. */
+    handOver?(request: FastifyRequest, reply: FastifyReply, refuse: (refusal: Refusal) => void): boolean
   },
   limits: Partial<InferenceLimits> & { readonly idempotency?: Partial<IdempotencyLimits> } = {},
 ): void => {
@@ -76,8 +78,9 @@ export const inferenceRoutes = (
     const { project } = request.params
     // Whatever else stands in front of /v1, a UUID in capitals too, is no route (data-plane.md 2.1).
     if (project !== undefined && !isUuid(project)) return refuseUnknownRoute(request, reply)
-    const exchange = open(request, reply, project as ProjectId | undefined, manner)
-    run(exchange, work, request.params)
+    const begin = (): Exchange => open(request, reply, project as ProjectId | undefined, manner)
+    if (manner !== undefined && rooms.handOver?.(request, reply, (refusal) => begin().refuse(refusal)) === true) return
+    run(begin(), work, request.params)
   }
 
   const route = (method: 'GET' | 'POST', path: string, work: Handle, manner?: Manner): void => {

@@ -17,3 +17,10 @@ export const systemClock: Clock = {
 
 export const instantToDate = (instant: Instant): Date => new Date(instant)
 export const dateToInstant = (date: Date): Instant => date.getTime() as Instant
+
+/** Waits for something that must not hold up a stop; what it comes to afterwards is nobody's business. */
+export const atMost = async (limitMs: number, work: Promise<unknown>, clock: Pick<Clock, 'sleep'>): Promise<void> => {
+  const inTime = new AbortController()
+  await Promise.race([work, clock.sleep(limitMs, inTime.signal).catch(() => undefined)])
+  inTime.abort()
+}

@@ -14,9 +14,12 @@ import { closedTo, npmTools, type RunAs, runAs } from './postgres-tools.ts'
 export type Embedded = { readonly url: string; readonly close: () => Promise<void> }
 
 const DATABASE = 'parvis'
+const CONNECTIONS = 40
+/** Of each further gateway: `GATEWAY_CONNECTIONS` of gateway-main.ts, those for limits, and the one that listens. */
+const CONNECTIONS_PER_GATEWAY = 8
 const SETTINGS = {
   shared_buffers: '64MB',
-  max_connections: 40,
+  max_connections: CONNECTIONS,
   // Bills are kept in here: nothing is said to be stored before the disk says so.
   fsync: 'on',
   synchronous_commit: 'on',
@@ -179,7 +182,7 @@ const waitForHold = async (dataDir: string, what: string, clock: Clock): Promise
   }
 }
 
-const open = async (dataDir: string, hold: Hold, options: { log: Logger; clock: Clock }): Promise<Embedded> => {
+const open = async (dataDir: string, hold: Hold, options: { gateways?: number; log: Logger; clock: Clock }): Promise<Embedded> => {
   const { clock, log } = options
   const dir = clusterDirOf(dataDir)
   try {
@@ -191,7 +194,7 @@ const open = async (dataDir: string, hold: Hold, options: { log: Logger; clock: 
       user,
       password: await makePassword(dataDir),
       logFile: join(dataDir, 'postgres.log'),
-      settings: SETTINGS,
+      settings: { ...SETTINGS, max_connections: CONNECTIONS + CONNECTIONS_PER_GATEWAY * ((options.gateways ?? 1) - 1) },
     }
     // Whoever started it is gone without stopping it, else we would not have the lock. It is stopped and not taken over: then
     // it has today's programs and settings, and is our child, whose end we are told of.
@@ -224,7 +227,12 @@ const open = async (dataDir: string, hold: Hold, options: { log: Logger; clock: 
 }
 
 /** The embedded PostgreSQL in the data directory, made at the first start. One process has it at a time. */
-export const openEmbeddedPostgres = async (options: { dataDir: string; log: Logger; clock: Clock }): Promise<Embedded> => {
+export const openEmbeddedPostgres = async (options: {
+  dataDir: string
+  gateways?: number
+  log: Logger
+  clock: Clock
+}): Promise<Embedded> => {
   await makeDataDir(options.dataDir)
   return open(options.dataDir, await waitForHold(options.dataDir, SERVER, options.clock), options)
 }

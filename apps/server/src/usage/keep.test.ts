@@ -9,7 +9,7 @@ import { type Instant, systemClock } from '../kit/clock.ts'
 import { newId, type OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { openMetrics } from '../kit/metrics.ts'
-import { dropPartitions, makePartitions } from './keep.ts'
+import { dropPartitions, makePartitions, openKeeping } from './keep.ts'
 import { listOpenings, openOpenings, readOpenings } from './openings.ts'
 import { insertEvents } from './ship.ts'
 import { computeTotals, readTotals } from './totals.ts'
@@ -95,10 +95,12 @@ test('the loop brings recorded events into the totals by itself', async () => {
     db: database.db,
     clock: systemClock,
     log: silent,
-    limits: { shipEveryMs: 20, totalsEveryMs: 20 },
+    limits: { shipEveryMs: 20 },
   })
+  const keeping = openKeeping({ db: database.db, clock: systemClock, log: silent, retentionMonths: 13, everyMs: 20 })
   await usage.record(usageEventOf({ organizationId, input: 5, cachedInput: 0, output: 0 }))
   await until('it is in the totals', async () => (await database.db.query('select from usage_total')).rowCount === 1)
+  await keeping.stop()
   await usage.close()
 })
 

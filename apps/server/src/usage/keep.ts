@@ -1,4 +1,4 @@
-import type { Clock, Instant } from '../kit/clock.ts'
+import { atMost, type Clock, type Instant } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
 import { computeTotals, TOTALS_LOCK } from './totals.ts'
@@ -10,6 +10,8 @@ const PARTITIONS_EVERY_MS = 3_600_000
 /** Partitions are made for this many months to come. */
 const MONTHS_AHEAD = 2
 const BACKOFF_MAX_MS = 60_000
+/** With the database away a stop does not wait for it: whatever is under way is safe to repeat. */
+const STOP_LIMIT_MS = 5_000
 /** To drop a partition, everybody else must be out of the table for a moment. Better the next hour than all waiting behind us. */
 const LOCK_LIMIT = '2s'
 
@@ -94,7 +96,7 @@ export const openKeeping = (options: { db: Db; clock: Clock; log: Logger; retent
   return {
     stop: async () => {
       ended.abort()
-      await running
+      await atMost(STOP_LIMIT_MS, running, clock)
     },
   }
 }

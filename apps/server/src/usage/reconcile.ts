@@ -225,19 +225,19 @@ const LONGEST_REQUEST = '1 hour'
 
 /**
  * What the ledger says that a replica has read and written since it started, whoever paid. By the end of a request, since one may have
- * waited for the replica to start. `gateway`: only what came through it, for children of ours, whose names are the same on every machine.
+ * waited for the replica to start. `gateways`: only what came through them, for children of ours, whose names are the same on every machine.
  */
 export const sumReplica = async (
   db: Db,
-  replica: { readonly name: string; readonly model: string; readonly since: Instant; readonly gateway?: string | undefined },
+  replica: { readonly name: string; readonly model: string; readonly since: Instant; readonly gateways?: readonly string[] | undefined },
 ): Promise<ReplicaSums> => {
   const { rows } = await db.query<{ input: bigint; output: bigint; audio_ms: bigint; uncounted: bigint }>(
     `select coalesce(sum(input_tokens), 0)::bigint as input, coalesce(sum(output_tokens), 0)::bigint as output,
             coalesce(sum(audio_milliseconds), 0)::bigint as audio_ms, count(*) filter (where counted <> 'engine') as uncounted
        from usage_event
       where replica = $1 and model = $2 and accepted_at >= $3::timestamptz - interval '${LONGEST_REQUEST}' and ended_at >= $3
-        and ($4::text is null or gateway = $4)`,
-    [replica.name, replica.model, instantToDate(replica.since), replica.gateway ?? null],
+        and ($4::text[] is null or gateway = any ($4))`,
+    [replica.name, replica.model, instantToDate(replica.since), replica.gateways ?? null],
   )
   const [sums] = rows
   return {

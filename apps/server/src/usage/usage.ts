@@ -7,7 +7,6 @@ import { type Metrics, openMetrics } from '../kit/metrics.ts'
 import { type ChargePolicy, toRecorded, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
 import { type Journal, type JournalLimits, openJournal } from './journal.ts'
-import { openKeeping } from './keep.ts'
 import { openOpenings } from './openings.ts'
 import { openShipper, openShipping, type Shipped } from './ship.ts'
 
@@ -17,9 +16,7 @@ const LAST_SHIP_LIMIT_MS = 5_000
 /** Resolves when the event is on disk; rejects when it is not known to be. */
 export type Record = (event: UsageEvent) => Promise<void>
 
-export type UsageLimits = Partial<JournalLimits> & { readonly shipEveryMs?: number; readonly totalsEveryMs?: number }
-
-const RETENTION_MONTHS = 13
+export type UsageLimits = Partial<JournalLimits> & { readonly shipEveryMs?: number }
 
 export type Usage = {
   record: Record
@@ -44,7 +41,12 @@ const openCounts = (metrics: Metrics) => {
   const counted = metrics.counter('parvis_usage_counted_total', 'Requests by whose count of tokens was recorded.', ['by'])
   const refused = metrics.counter('parvis_usage_refused_total', 'Events that the ledger did not take and that were put aside.', [])
   const bytes = metrics.gauge('parvis_usage_journal_bytes', 'Bytes of events on disk that are not yet in the ledger.', [])
-  const writable = metrics.gauge('parvis_usage_journal_writable', '1 while the journal can be written; otherwise nothing is admitted.', [])
+  const writable = metrics.gauge(
+    'parvis_usage_journal_writable',
+    '1 while the journal can be written; otherwise nothing is admitted.',
+    [],
+    'least',
+  )
   return {
     event: (event: UsageEvent) => {
       counted.add([event.counted])
@@ -62,23 +64,22 @@ const openCounts = (metrics: Metrics) => {
   }
 }
 
-/** Opens the journal under the data directory, cuts what a crash left unfinished, and begins to ship what it finds and to add it up. */
+/** Opens the journal under the data directory, cuts what a crash left unfinished, and begins to ship what it finds. */
 export const openUsage = async (options: {
   dataDir: string
   db: Db
   clock: Clock
   log: Logger
   policy?: ChargePolicy
-  retentionMonths?: number
   metrics?: Metrics
   limits?: UsageLimits
 }): Promise<Usage> => {
-  const { db, clock, log, policy = { chargeFailed: false }, retentionMonths = RETENTION_MONTHS, limits = {} } = options
+  const { db, clock, log, policy = { chargeFailed: false }, limits = {} } = options
   const directory = join(options.dataDir, 'usage')
   const journal = await openJournal({ directory, log, limits })
   const gateway = await readGateway(directory, clock)
   const openings = await openOpenings({ directory, log })
-  const { shipEveryMs, totalsEveryMs } = limits
+  const { shipEveryMs } = limits
   const shipper = openShipper({ journal, openings, db, log })
   const count = openCounts(options.metrics ?? openMetrics())
   const shipping = openShipping({
@@ -89,7 +90,6 @@ export const openUsage = async (options: {
     whenRound: (shipped) => count.round(shipped, journal),
     ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }),
   })
-  const keeping = openKeeping({ db, clock, log, retentionMonths, ...(totalsEveryMs === undefined ? {} : { everyMs: totalsEveryMs }) })
 
   return {
     record: async (event) => {
@@ -107,7 +107,7 @@ export const openUsage = async (options: {
         () => false,
         () => false,
       )
-      const stopped = await Promise.race([Promise.all([shipping.stop(), keeping.stop()]).then(() => true), late])
+      const stopped = await Promise.race([shipping.stop().then(() => true), late])
       await journal.close()
       const shipped =
         stopped &&

@@ -1,0 +1,129 @@
+import { rm } from 'node:fs/promises'
+import { createServer, type IncomingMessage, request as ask } from 'node:http'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Refusal } from '../kit/refusal.ts'
+import { gatewayDir } from '../usage/gateway.ts'
+
+/** The address of the client, from gateway to gateway. Only the house's own processes can open a gateway's socket. */
+const PEER = 'x-parvis-peer'
+/** What belongs to a connection and not to what is said over it (RFC 9110 7.6.1). */
+const HOP_BY_HOP = ['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'te', 'upgrade']
+/** Requests that another gateway has from here at once; each is two connections. */
+const MOST = 1_000
+const RETRY_MS = 1_000
+/** Room for headers of the largest size that is accepted outside, and ours. */
+const MAX_HEADER_BYTES = 32 * 1024
+/** Of the path of a socket, in bytes (unix(7), less the zero at its end). */
+const MOST_PATH_BYTES = 107
+
+const socketOf = (dataDir: string, number: number): string => join(gatewayDir(dataDir, number), 'socket')
+
+/** Refuses a data directory whose sockets would have longer names than the system takes. */
+export const requireShortPath = (dataDir: string): void => {
+  const length = Buffer.byteLength(socketOf(dataDir, 64))
+  if (length > MOST_PATH_BYTES) {
+    throw new Error(
+      `The path of the data directory is ${length - MOST_PATH_BYTES} characters too long for more than one gateway: their sockets lie in it. Set PARVIS_DATA_DIR to a shorter one, or PARVIS_GATEWAYS to 1.`,
+    )
+  }
+}
+
+export type HandOver = {
+  /** Whether the request's `Idempotency-Key` belongs to another gateway, which has it now. */
+  handOver(request: FastifyRequest, reply: FastifyReply, refuse: (refusal: Refusal) => void): boolean
+  /** Requests that others have from us. */
+  open(): number
+  close(): Promise<void>
+}
+
+/**
+ * Each `Idempotency-Key` belongs to one gateway, which remembers it in its memory (inference/idempotency.ts): another one that gets such a request
+ * hands it over, all of it, and passes the answer on. By the key alone, so that whoever comes back with it, and by whichever of its
+ * secrets, meets the same gateway.
+ */
+export const openHandOver = async (options: {
+  app: FastifyInstance
+  dataDir: string
+  number: number
+  gateways: number
+  /** Longer than a request may take, and than it may be silent. */
+  limitMs: number
+}): Promise<HandOver> => {
+  const { app, dataDir, number, gateways, limitMs } = options
+  const received = new WeakSet<IncomingMessage>()
+  let open = 0
+
+  const inside = createServer({ maxHeaderSize: MAX_HEADER_BYTES, requestTimeout: 0 })
+  const receive: Parameters<typeof inside.on>[1] = (request: IncomingMessage, response: unknown) => {
+    received.add(request)
+    // One request to a connection: what the connection comes from is what the request comes from.
+    Object.defineProperty(request.socket, 'remoteAddress', { value: request.headers[PEER] })
+    delete request.headers[PEER]
+    app.server.emit('request', request, response)
+  }
+  inside.on('request', receive).on('checkContinue', receive)
+  const own = socketOf(dataDir, number)
+  await rm(own, { force: true })
+  await new Promise<void>((resolve, reject) => {
+    inside.once('error', reject)
+    inside.listen(own, resolve)
+  })
+
+  const forward = (request: FastifyRequest, reply: FastifyReply, owner: number, refuse: (refusal: Refusal) => void): void => {
+    const { raw } = request
+    const response = reply.raw
+    const headers = Object.fromEntries(Object.entries(raw.headers).filter(([name]) => !HOP_BY_HOP.includes(name)))
+    const chunked = raw.headers['transfer-encoding'] === undefined ? {} : { 'transfer-encoding': 'chunked' }
+    const asked = ask({
+      socketPath: socketOf(dataDir, owner),
+      agent: false,
+      method: raw.method,
+      path: raw.url,
+      headers: { ...headers, ...chunked, [PEER]: raw.socket.remoteAddress ?? '' },
+    })
+    open += 1
+    asked.setTimeout(limitMs, () => asked.destroy(new Error('no word in time')))
+    asked.on('continue', () => response.writeContinue())
+    asked.on('response', (answer) => {
+      const said = answer.rawHeaders
+      const passed = said.flatMap((name, at) =>
+        at % 2 === 0 && !HOP_BY_HOP.includes(name.toLowerCase()) ? [name, said[at + 1] ?? ''] : [],
+      )
+      response.writeHead(answer.statusCode ?? 500, passed)
+      response.flushHeaders()
+      answer.pipe(response)
+      // Whoever was cut off in the middle must not look as if it had come to its end.
+      answer.once('close', () => (answer.complete ? undefined : response.destroy()))
+    })
+    asked.on('error', () => {
+      raw.unpipe(asked)
+      if (response.headersSent || response.destroyed) return void response.destroy()
+      refuse({ code: 'busy', reason: 'the gateway that has this Idempotency-Key does not answer', retryAfterMs: RETRY_MS })
+    })
+    asked.once('close', () => (open -= 1))
+    response.once('close', () => asked.destroy())
+    raw.pipe(asked)
+  }
+
+  return {
+    handOver: (request, reply, refuse) => {
+      const key = request.headers['idempotency-key']
+      if (typeof key !== 'string' || received.has(request.raw)) return false
+      const owner = (crc32(key) % gateways) + 1
+      if (owner === number) return false
+      reply.hijack()
+      if (open >= MOST) refuse({ code: 'busy', reason: 'too many requests wait for another gateway', retryAfterMs: RETRY_MS })
+      else forward(request, reply, owner, refuse)
+      return true
+    },
+    open: () => open,
+    close: async () => {
+      const closed = new Promise<void>((resolve) => inside.close(() => resolve()))
+      inside.closeAllConnections()
+      await closed
+      await rm(own, { force: true })
+    },
+  }
+}
