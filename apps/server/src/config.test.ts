@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { type Environment, type Machine, type Overrides, readConfig, SETTINGS } from './config.ts'
+import { type Environment, type Machine, type Overrides, parseSettings, readConfig, SETTINGS } from './config.ts'
 
 let cwd: string
 beforeEach(async () => {
@@ -189,4 +189,18 @@ test('ranges to fetch from are a list in the file and commas in the environment'
   await file('fetchAllow: [127.0.0.1]\n')
   expect(read().fetchAllow).toEqual(['127.0.0.1'])
   expect(() => read({ PARVIS_FETCH_ALLOW: 'intranet' })).toThrow('PARVIS_FETCH_ALLOW must be ranges like 10.0.0.0/8')
+})
+
+test('gateways are a number up to 64, or as many as there are cores', () => {
+  expect(read({ PARVIS_GATEWAYS: '64' }).gateways).toBe(64)
+  expect(read({ PARVIS_GATEWAYS: 'auto' }).gateways).toBeGreaterThanOrEqual(1)
+  for (const wrong of ['0', '65', 'x', '1.5', '-1']) expect(() => read({ PARVIS_GATEWAYS: wrong })).toThrow(/^PARVIS_GATEWAYS must be/)
+})
+
+test('what one process has read another one gets as it is, and nothing else', async () => {
+  await file('fetchAllow: 10.0.0.0/8\ntaxPercent: 5.5\n')
+  const config = read({ PARVIS_PUBLIC_URL: 'https://ai.example.com/', PARVIS_GATEWAYS: '3', PATH: '/bin' })
+  const sent: unknown = JSON.parse(JSON.stringify(config))
+  expect(parseSettings(sent)).toEqual(config)
+  expect(() => parseSettings({ ...(sent as object), port: 'x' })).toThrow('must be a whole number')
 })

@@ -14,7 +14,7 @@ import { openSecrets } from './kit/secrets.ts'
 import { journalHome, makeGatewayDir } from './usage/gateway.ts'
 import { openUsage } from './usage/usage.ts'
 
-// One gateway of several, as a process that the house has started (gateways/house.ts). Node ends it when the house is gone, however that went.
+// One gateway of several, as a process that the house has started (gateways/house.ts). It ends when the house is gone, however that went.
 
 /** Reports, the shipping of usage, and changes of what is known: no request waits for one of them. */
 const GATEWAY_CONNECTIONS = 4
@@ -22,7 +22,7 @@ const GATEWAY_CONNECTIONS = 4
 const neighbours = meetNeighbours(process)
 
 /** Serves until the house says that it is enough. */
-const serve = async ({ number, gateways, settings, databaseUrl: url }: Begin): Promise<void> => {
+const serve = async ({ number, gateways, port, settings, databaseUrl: url }: Begin): Promise<void> => {
   process.title = `parvis gateway ${number}`
   const config = parseSettings(settings)
   const log = openLog(config.logLevel).child({ gateway: number })
@@ -42,29 +42,22 @@ const serve = async ({ number, gateways, settings, databaseUrl: url }: Begin): P
     const engines = await openEngines({ ...foundation, dataDir: config.dataDir })
     open('engines', engines.close)
     neighbours.onEngines(engines.hear)
-    const place = { number, gateways }
-    const { port } = await openGateway(config, { ...foundation, metrics, usage, engines, neighbours: { ...neighbours, place } })
-    neighbours.listening(port)
+    const place = { number, gateways, port }
+    await openGateway(config, { ...foundation, metrics, usage, engines, neighbours: { ...neighbours, place } })
     await neighbours.stopped
   } finally {
     await close()
   }
 }
 
-/** In the words that a server of one process has for it: here it is the house that binds the port, and Node says it in other ones. */
-const reasonOf = (error: unknown): string => {
-  if (!(error instanceof Error)) return String(error)
-  const { code, address, port } = error as NodeJS.ErrnoException & { address?: string; port?: number }
-  return code === 'EADDRINUSE' ? `listen EADDRINUSE: address already in use ${address}:${port}` : error.message
-}
-
 // Ctrl-C in a terminal, and many a service manager, tell every process; how we end is the house's to say, so that running answers may end.
 process.on('SIGINT', () => undefined).on('SIGTERM', () => undefined)
+// Without the house nobody hands us connections, and the next one wants our journal.
+process.on('disconnect', () => process.exit())
 
 try {
   await serve(await neighbours.begun)
 } catch (error) {
-  neighbours.failed(reasonOf(error))
-  process.exitCode = 1
+  neighbours.failed(error instanceof Error ? error.message : String(error))
 }
 process.disconnect()

@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { auditRoutes } from './audit/routes.ts'
 import { budgetRoutes } from './billing/budget-routes.ts'
@@ -16,7 +17,7 @@ import type { Engines } from './engines/engines.ts'
 import { enginesOf } from './engines/registry.ts'
 import { engineRoutes } from './engines/routes.ts'
 import type { Foundation } from './foundation.ts'
-import { openHandOver } from './gateways/hand-over.ts'
+import { openHandOver, socketOf } from './gateways/hand-over.ts'
 import type { Neighbours } from './gateways/neighbours.ts'
 import { askDatabase, openHttp } from './http.ts'
 import { openGuard } from './iam/guard.ts'
@@ -71,7 +72,7 @@ export const openGateway = async (
     readonly metrics: Metrics
     readonly usage: Usage
     readonly engines: Pick<Engines, 'takeSeat' | 'replicaOf' | 'states'>
-    readonly neighbours?: Neighbours & { readonly place: { readonly number: number; readonly gateways: number } }
+    readonly neighbours?: Neighbours & { readonly place: { readonly number: number; readonly gateways: number; readonly port: number } }
   },
 ) => {
   const { clock, log, open, url, db, secrets, changes, catalog, served, policy, metrics, usage, engines, neighbours } = parts
@@ -127,7 +128,8 @@ export const openGateway = async (
       fetchAllow: config.fetchAllow,
     },
   )
-  const publicUrl = (): string => config.publicUrl ?? httpAddress(config.host, (app.server.address() as AddressInfo).port)
+  const portOf = (): number => neighbours?.place.port ?? (app.server.address() as AddressInfo).port
+  const publicUrl = (): string => config.publicUrl ?? httpAddress(config.host, portOf())
   const sendMail = openMail(config)
   const people = openPeople({
     db,
@@ -169,11 +171,14 @@ export const openGateway = async (
   leftOutRoutes(manage)
   const reference = referenceRoutes(app, manage, { routes: shapes, others: inferenceReference, version: VERSION, clock })
 
-  const handing =
-    neighbours && (await openHandOver({ app, ...neighbours.place, dataDir: config.dataDir, limitMs: totalMs + HAND_OVER_SPARE_MS }))
+  const handing = neighbours && openHandOver({ app, ...neighbours.place, dataDir: config.dataDir, limitMs: totalMs + HAND_OVER_SPARE_MS })
   if (handing !== undefined) open('handing over', handing.close)
-  await app.listen({ host: config.host, port: config.port })
-  const { port } = app.server.address() as AddressInfo
+  if (neighbours === undefined) await app.listen({ host: config.host, port: config.port })
+  else {
+    const path = socketOf(config.dataDir, neighbours.place.number)
+    await rm(path, { force: true })
+    await app.listen({ path })
+  }
 
   /** Stops accepting, lets running answers end within the limit, then cuts them; their usage is written all the same. */
   const drain = async (): Promise<void> => {
@@ -196,7 +201,8 @@ export const openGateway = async (
   open('http', drain)
 
   neighbours?.answerWith({ metrics: metrics.families, journal: usage.fault, knowing: known.knowing }, log)
-  return { port, routes: shapes, reference, registered }
+  neighbours?.listening((socket) => app.server.emit('connection', socket))
+  return { port: portOf(), routes: shapes, reference, registered }
 }
 
 /** The bounds of the machine, of which each gateway has its part: never so little that the largest body has no room beside others. */

@@ -112,7 +112,8 @@ const openOnce = (config: Config, { db, policy, secrets, clock, log, open }: Fou
 const openSeveral = async (config: Config, { url, clock, log, open }: Foundation, { children }: Engines): Promise<number> => {
   const begin = { settings: config, databaseUrl: url }
   const endMs = config.shutdownSeconds * 1000 + END_SPARE_MS
-  const several = await openGateways({ gateways: config.gateways, begin, children, endMs, clock, log })
+  const { host, port, gateways } = config
+  const several = await openGateways({ host, port, gateways, begin, children, endMs, clock, log })
   open('gateways', several.close)
   return several.port
 }

@@ -16,6 +16,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   catalog: ['kit', 'audit'],
   quota: ['kit', 'audit'],
   usage: ['kit', 'audit'],
+  gateways: ['kit', 'engines', 'usage'],
   inference: ['kit', 'iam', 'catalog', 'quota', 'engines', 'usage'],
   billing: ['kit', 'iam', 'catalog', 'usage', 'audit'],
   cockpit: ['kit', 'audit'],

@@ -1,5 +1,4 @@
-import { rm } from 'node:fs/promises'
-import { createServer, type IncomingMessage, request as ask } from 'node:http'
+import { Agent, type IncomingMessage, request as ask } from 'node:http'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -13,12 +12,11 @@ const HOP_BY_HOP = ['connection', 'keep-alive', 'proxy-connection', 'transfer-en
 /** Requests that another gateway has from here at once; each is two connections. */
 const MOST = 1_000
 const RETRY_MS = 1_000
-/** Room for headers of the largest size that is accepted outside, and ours. */
-const MAX_HEADER_BYTES = 32 * 1024
 /** Of the path of a socket, in bytes (unix(7), less the zero at its end). */
 const MOST_PATH_BYTES = 107
 
-const socketOf = (dataDir: string, number: number): string => join(gatewayDir(dataDir, number), 'socket')
+/** Where a gateway itself listens: for its neighbours only, since the port is the house's. The directory is closed to everybody else. */
+export const socketOf = (dataDir: string, number: number): string => join(gatewayDir(dataDir, number), 'socket')
 
 /** Refuses a data directory whose sockets would have longer names than the system takes. */
 export const requireShortPath = (dataDir: string): void => {
@@ -43,32 +41,26 @@ export type HandOver = {
  * hands it over, all of it, and passes the answer on. By the key alone, so that whoever comes back with it, and by whichever of its
  * secrets, meets the same gateway.
  */
-export const openHandOver = async (options: {
+export const openHandOver = (options: {
   app: FastifyInstance
   dataDir: string
   number: number
   gateways: number
   /** Longer than a request may take, and than it may be silent. */
   limitMs: number
-}): Promise<HandOver> => {
+}): HandOver => {
   const { app, dataDir, number, gateways, limitMs } = options
   const received = new WeakSet<IncomingMessage>()
+  // The one who asks closes, when it has read all: closed by the other one, what it still writes would fail before it has read the answer.
+  const agent = new Agent({ keepAlive: true, maxFreeSockets: 0 })
   let open = 0
 
-  const inside = createServer({ maxHeaderSize: MAX_HEADER_BYTES, requestTimeout: 0 })
-  const receive: Parameters<typeof inside.on>[1] = (request: IncomingMessage, response: unknown) => {
+  // One request to a connection: what the request comes from is what the connection comes from. Before everybody else who listens.
+  app.server.prependListener('request', (request: IncomingMessage) => {
+    if (request.socket.remoteAddress !== undefined) return
     received.add(request)
-    // One request to a connection: what the connection comes from is what the request comes from.
     Object.defineProperty(request.socket, 'remoteAddress', { value: request.headers[PEER] })
     delete request.headers[PEER]
-    app.server.emit('request', request, response)
-  }
-  inside.on('request', receive).on('checkContinue', receive)
-  const own = socketOf(dataDir, number)
-  await rm(own, { force: true })
-  await new Promise<void>((resolve, reject) => {
-    inside.once('error', reject)
-    inside.listen(own, resolve)
   })
 
   const forward = (request: FastifyRequest, reply: FastifyReply, owner: number, refuse: (refusal: Refusal) => void): void => {
@@ -78,7 +70,7 @@ export const openHandOver = async (options: {
     const chunked = raw.headers['transfer-encoding'] === undefined ? {} : { 'transfer-encoding': 'chunked' }
     const asked = ask({
       socketPath: socketOf(dataDir, owner),
-      agent: false,
+      agent,
       method: raw.method,
       path: raw.url,
       headers: { ...headers, ...chunked, [PEER]: raw.socket.remoteAddress ?? '' },
@@ -119,11 +111,6 @@ export const openHandOver = async (options: {
       return true
     },
     open: () => open,
-    close: async () => {
-      const closed = new Promise<void>((resolve) => inside.close(() => resolve()))
-      inside.closeAllConnections()
-      await closed
-      await rm(own, { force: true })
-    },
+    close: async () => agent.destroy(),
   }
 }

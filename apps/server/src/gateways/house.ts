@@ -1,6 +1,6 @@
-import cluster, { type Worker } from 'node:cluster'
+import { type ChildProcess, fork } from 'node:child_process'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
-import { z } from 'zod'
 import { partOfSeats, type ToldEngine } from '../engines/told.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
@@ -19,9 +19,12 @@ const KNOWING_LIMIT_MS = 2_500
 /** How a child gets on with its loading is no move, and is looked at as often as this. */
 const ENGINES_EVERY_MS = 1_000
 
+/** Comes with each connection; news and answers are objects. */
+const CONNECTION = 'connection'
+
 type Gateway = {
   readonly number: number
-  readonly worker: Worker
+  readonly child: ChildProcess
   readonly line: Line
   here: boolean
   listening: boolean
@@ -39,12 +42,14 @@ const entryOf = (name: string): string =>
   fileURLToPath(new URL(`../${name}${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url))
 
 /**
- * The gateways as processes behind one port. This process takes the connections and gives them to the gateways in turn (`node:cluster`); from
- * then on it has nothing to do with them. A gateway that ends is started again under its number, so that it finds its journal.
+ * The gateways as processes behind one port. This process accepts the connections and hands each to a gateway, in turn; from then on it
+ * has nothing to do with it. A gateway that ends is started again under its number, so that it finds its journal.
  */
 export const openGateways = async (options: {
+  host: string
+  port: number
   gateways: number
-  begin: Omit<Begin, 'what' | 'number' | 'gateways'>
+  begin: Omit<Begin, 'what' | 'number' | 'gateways' | 'port'>
   children: { list: () => readonly ToldEngine[]; watch: (moved: () => void) => void }
   /** What a gateway takes at most to end in order. */
   endMs: number
@@ -58,8 +63,22 @@ export const openGateways = async (options: {
   let gone: Families = []
   const counted = new Map<number, Families>()
 
-  cluster.setupPrimary({ exec: entryOf('gateway-main'), args: [] })
-  cluster.schedulingPolicy = cluster.SCHED_RR
+  let turn = 0
+  /** Nothing of it has been read: whoever gets it reads from the first byte on. */
+  const hand = (socket: Socket): void => {
+    const up = [...living.values()].filter(({ listening }) => listening)
+    const { child } = up[(turn += 1) % up.length] ?? {}
+    // A client that meets nobody is cut, as it is when nobody listens.
+    if (child?.connected !== true) return void socket.destroy()
+    child.send(CONNECTION, socket, (error) => void (error !== null && socket.destroy()))
+  }
+  const server = createServer({ pauseOnConnect: true }, hand)
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen({ host: options.host, port: options.port }, resolve)
+  })
+  server.on('error', (error) => log.warn({ err: error }, 'a connection could not be accepted'))
+  const { port } = server.address() as AddressInfo
 
   const askAll = async (question: Question, limitMs: number): Promise<Map<number, unknown>> => {
     const up = [...living.values()].filter(({ listening }) => listening)
@@ -111,14 +130,14 @@ export const openGateways = async (options: {
   }
 
   /** One life of a gateway, from its start to its end. */
-  const live = async (number: number, began: (port: number) => void): Promise<{ reason: string; listenedMs: number }> => {
-    const worker = cluster.fork()
+  const live = async (number: number, began: () => void): Promise<{ reason: string; listenedMs: number }> => {
+    const child = fork(entryOf('gateway-main'), { serialization: 'json' })
     let reason: string | undefined
     let listeningAtMs: number | undefined
     const line = openLine(
       {
-        send: (message) => void (worker.isConnected() && worker.process.send?.(message, undefined, undefined, () => undefined)),
-        listen: (hear) => void worker.on('message', hear),
+        send: (message) => void (child.connected && child.send(message, () => undefined)),
+        listen: (hear) => void child.on('message', hear),
       },
       {
         clock,
@@ -127,35 +146,33 @@ export const openGateways = async (options: {
         hear: (news) => {
           if (news.what === 'here') {
             gateway.here = true
-            line.tell({ what: 'begin', number, gateways: options.gateways, ...options.begin })
+            line.tell({ what: 'begin', number, gateways: options.gateways, port, ...options.begin })
             tellEngines(gateway)
             if (closing.signal.aborted) line.tell({ what: 'stop' })
           }
           if (news.what === 'listening') {
             listeningAtMs = performance.now()
             gateway.listening = true
-            log.info({ gateway: number, pid: worker.process.pid }, 'gateway serves')
-            began(news.port)
+            log.info({ gateway: number, pid: child.pid }, 'gateway serves')
+            began()
           }
           if (news.what === 'failed') reason = news.reason
           if (news.what === 'failure') for (const other of living.values()) if (other !== gateway) other.line.tell(news)
         },
       },
     )
-    const gateway: Gateway = { number, worker, line, here: false, listening: false, toldEngines: '' }
+    const gateway: Gateway = { number, child, line, here: false, listening: false, toldEngines: '' }
     living.set(number, gateway)
     const ended = new Promise<string>((resolve) => {
-      worker.on('error', (error) => resolve(`could not be started: ${error.message}`))
-      worker.on('exit', (code: number | null, signal: string | null) =>
-        resolve(signal === null ? `ended with code ${code}` : `ended by ${signal}`),
-      )
+      child.on('error', (error) => resolve(`could not be started: ${error.message}`))
+      child.on('exit', (code, signal) => resolve(signal === null ? `ended with code ${code}` : `ended by ${signal}`))
     })
     const inTime = new AbortController()
     clock.sleep(START_LIMIT_MS, inTime.signal).then(
       () => {
         if (gateway.listening) return
         reason = `did not begin within ${START_LIMIT_MS / 1000} s`
-        worker.process.kill('SIGKILL')
+        child.kill('SIGKILL')
       },
       () => undefined,
     )
@@ -169,12 +186,12 @@ export const openGateways = async (options: {
   }
 
   /** Starts it again and again until it is no longer wanted; what ends it before it has ever listened ends the start of all. */
-  const keep = async (number: number, began: (port: number) => void): Promise<void> => {
+  const keep = async (number: number, began: () => void): Promise<void> => {
     let served = false
     for (let failures = 0; !closing.signal.aborted; ) {
-      const { reason, listenedMs } = await live(number, (port) => {
+      const { reason, listenedMs } = await live(number, () => {
         served = true
-        began(port)
+        began()
       })
       if (closing.signal.aborted) return
       if (!served) throw new Error(reason)
@@ -196,13 +213,15 @@ export const openGateways = async (options: {
   const kept: Promise<void>[] = []
   const close = async (): Promise<void> => {
     closing.abort()
+    // Nobody new before they hear that it is the end: what has been handed out is theirs.
+    server.close()
     for (const { line } of living.values()) line.tell({ what: 'stop' })
     const inTime = new AbortController()
     clock.sleep(options.endMs, inTime.signal).then(
       () => {
-        for (const { number, worker } of living.values()) {
+        for (const { number, child } of living.values()) {
           log.warn({ gateway: number }, 'gateway did not end in time and is killed; what ran there is lost')
-          worker.process.kill('SIGKILL')
+          child.kill('SIGKILL')
         }
       },
       () => undefined,
@@ -215,17 +234,17 @@ export const openGateways = async (options: {
   children.watch(tellAll)
   const telling = engines()
   try {
-    const ports = await Promise.all(
+    await Promise.all(
       numbers.map(
         (number) =>
-          new Promise<number>((resolve, reject) => {
+          new Promise<void>((resolve, reject) => {
             const keeping = keep(number, resolve)
             kept.push(keeping)
             keeping.catch(reject)
           }),
       ),
     )
-    return { port: z.int().parse(ports[0]), close }
+    return { port, close }
   } catch (error) {
     await close()
     throw error

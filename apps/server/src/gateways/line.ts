@@ -8,6 +8,8 @@ const Begin = z.object({
   what: z.literal('begin'),
   number: z.int().min(1),
   gateways: z.int().min(1),
+  /** Where people reach us. */
+  port: z.int(),
   /** As the house has read them: a file that was changed meanwhile counts at the next start of all. */
   settings: z.unknown(),
   databaseUrl: z.string(),
@@ -15,12 +17,12 @@ const Begin = z.object({
 
 /** What is said and not answered. */
 const News = z.discriminatedUnion('what', [
-  /** A gateway listens from now on to what it is told; what was said before, Node has dropped. */
+  /** A gateway hears from now on what it is told. */
   z.object({ what: z.literal('here') }),
   Begin,
   /** The children of the house, with this gateway's part of their seats. */
   z.object({ what: z.literal('engines'), engines: z.array(ToldEngine) }),
-  z.object({ what: z.literal('listening'), port: z.int() }),
+  z.object({ what: z.literal('listening') }),
   /** It cannot begin, and why. */
   z.object({ what: z.literal('failed'), reason: z.string() }),
   z.object({ what: z.literal('stop') }),
@@ -65,6 +67,8 @@ export const openLine = (
   let questions = 0
 
   channel.listen((raw) => {
+    // A connection, or what belongs to another protocol of the channel.
+    if (typeof raw !== 'object') return
     const read = Message.safeParse(raw)
     if (!read.success) return parts.log().error('what came from another process of the house cannot be read')
     const message = read.data

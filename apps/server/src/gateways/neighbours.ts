@@ -1,3 +1,4 @@
+import { Socket } from 'node:net'
 import { z } from 'zod'
 import type { ToldEngine } from '../engines/told.ts'
 import { type Clock, systemClock } from '../kit/clock.ts'
@@ -87,7 +88,17 @@ export const meetNeighbours = (channel: NodeJS.Process, clock: Clock = systemClo
       answers = own
       log = ownLog
     },
-    listening: (port: number): void => line.tell({ what: 'listening', port }),
+    /** From here on connections are handed to us. */
+    listening: (take: (socket: Socket) => void): void => {
+      channel.on('message', (_message, handle: unknown) => {
+        if (!(handle instanceof Socket)) return
+        // As Node's own server has it: a client may say that it has said all, and read on; and small writes go out at once.
+        handle.allowHalfOpen = true
+        handle.setNoDelay(true)
+        take(handle)
+      })
+      line.tell({ what: 'listening' })
+    },
     failed: (reason: string): void => line.tell({ what: 'failed', reason }),
     /** Failures of an address count at all gateways, wherever it knocked. */
     failures: (of: 'keys' | 'people') => ({

@@ -37,3 +37,22 @@ test('what weighs as much as several counts so, and looking counts for nothing',
   now += 1_000
   expect(failures.waitMs('192.0.2.1')).toBe(0)
 })
+
+test('of several gateways each counts what the others hear, and what is told of one address has a bound', () => {
+  now = 0
+  const heard: ((ip: string, weight: number) => void)[] = []
+  let told = 0
+  const gateways = [0, 1].map((own) =>
+    openFailures(clock, {
+      tell: (ip, weight) => {
+        told += 1
+        heard[1 - own]?.(ip, weight)
+      },
+      listen: (hear) => void (heard[own] = hear),
+    }),
+  )
+  for (let count = 0; count < MAX_FAILURES; count += 1) expect(gateways[count % 2]?.count('192.0.2.9')).toBe(0)
+  for (const failures of gateways) expect(failures.count('192.0.2.9')).toBeGreaterThan(0)
+  for (let count = 0; count < 1_000; count += 1) gateways[count % 2]?.count('192.0.2.9')
+  expect(told).toBeLessThanOrEqual(MAX_FAILURES + 2)
+})

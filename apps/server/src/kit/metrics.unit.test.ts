@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { openMetrics } from './metrics.ts'
+import { addUp, openMetrics, renderFamilies } from './metrics.ts'
 
 test('counters add up by their labels, and are rendered as Prometheus reads them', () => {
   const metrics = openMetrics()
@@ -34,4 +34,23 @@ test('two metrics of one name are a fault', () => {
   const metrics = openMetrics()
   metrics.counter('one_total', '', [])
   expect(() => metrics.gauge('one_total', '', [])).toThrow('one_total')
+})
+
+test('metrics of several processes are one: counters are added, and of what must hold everywhere the least counts', () => {
+  const processes = [3, 4].map((asked) => {
+    const metrics = openMetrics()
+    metrics.counter('asked_total', 'Asked.', ['model']).add(['a'], asked)
+    metrics.gauge('bytes', 'Bytes.', []).set([], asked)
+    metrics.gauge('writable', 'Writable.', [], 'least').set([], asked % 2)
+    return metrics
+  })
+  processes[1]?.counter('only_here_total', 'Only here.', []).add([], 5)
+  const text = renderFamilies(addUp(processes.map((metrics) => metrics.families())))
+  expect(text.split('\n').filter((line) => !line.startsWith('#'))).toEqual([
+    'asked_total{model="a"} 7',
+    'bytes 7',
+    'writable 0',
+    'only_here_total 5',
+    '',
+  ])
 })
