@@ -82,8 +82,12 @@ export const openExchange = (request: IncomingMessage, response: ServerResponse,
     answer: (value) => writeJson(response, 200, value),
     refuse: (refusal) => writeRefusal(response, refusal),
     events: () => {
-      const write = (data: string): void => {
-        if (response.destroyed || response.writableEnded) return
+      // Written when the model is at its next step: what is written between two steps all streams wait for, with eight of them a sixth of the time.
+      let pending = ''
+      let flushing: NodeJS.Immediate | undefined
+      const flush = (): void => {
+        flushing = undefined
+        if (pending === '' || response.destroyed || response.writableEnded) return
         if (!response.headersSent) {
           response.writeHead(200, {
             'content-type': 'text/event-stream; charset=utf-8',
@@ -92,20 +96,27 @@ export const openExchange = (request: IncomingMessage, response: ServerResponse,
           })
         }
         // Nobody waits for the network here: a slow reader would hold up the tokens of all others.
-        response.write(`data: ${data}\n\n`)
+        response.write(pending)
+        pending = ''
         if (response.writableLength > MAX_UNSENT_BYTES) response.destroy()
       }
+      const write = (data: string): void => {
+        pending += `data: ${data}\n\n`
+        flushing ??= setImmediate(flush)
+      }
       return {
-        started: () => response.headersSent,
+        started: () => response.headersSent || pending !== '',
         send: (value) => write(JSON.stringify(value)),
         refuse: (refusal) => {
-          if (!response.headersSent) return writeRefusal(response, refusal)
+          if (!response.headersSent && pending === '') return writeRefusal(response, refusal)
           write(JSON.stringify(refusalBody(refusal)))
           write('[DONE]')
+          flush()
           response.end()
         },
         end: () => {
           write('[DONE]')
+          flush()
           response.end()
         },
       }
