@@ -3,7 +3,8 @@ import { dataUrl, jpeg, png } from '@parvis/testkit/media'
 import { Bench } from 'tinybench'
 import type { Body } from '../../../apps/server/src/inference/body.ts'
 import { chat } from '../../../apps/server/src/inference/endpoints/chat.ts'
-import { withBothNames } from '../../../apps/server/src/inference/reasoning-names.ts'
+import type { Exchange } from '../../../apps/server/src/inference/exchange.ts'
+import { streamedAnswer } from '../../../apps/server/src/inference/streamed-answer.ts'
 import type { Row } from '../../measure.ts'
 
 const PIECE_BYTES = 64 * 1024
@@ -44,11 +45,47 @@ const BODIES: readonly (readonly [string, Body])[] = [
   ],
 ]
 
-const EVENT = Buffer.from(
-  `data: ${JSON.stringify({ id: 'x', choices: [{ index: 0, delta: { reasoning: ' because' }, finish_reason: null }] })}\n\n`,
-)
+const CHUNKS = 200
+const REMOTE_NAME = 'Organization/Its-Name'
 
-/** What it costs to look at a request before an engine gets it (its model, its fields, its images), without a network. */
+/** A chunk as vLLM sends it, with what has been used so far. */
+const chunkOf = (index: number, model: string, delta: object): Buffer =>
+  Buffer.from(
+    `data: ${JSON.stringify({
+      id: 'chatcmpl-0198ae2c-77aa-7bbb-8ccc-0123456789ab',
+      object: 'chat.completion.chunk',
+      created: 1_763_800_000,
+      model,
+      choices: [{ index: 0, delta, logprobs: null, finish_reason: null }],
+      usage: { prompt_tokens: 200, total_tokens: 200 + index, completion_tokens: index },
+    })}\n\n`,
+  )
+
+const chunksOf = (model: string, delta: object): readonly Buffer[] =>
+  Array.from({ length: CHUNKS }, (_, index) => chunkOf(index + 1, model, delta))
+
+const PLAIN = aModel()
+/** Chunks that go on without the usage that only we asked for; renamed; and with a thought that gets its second name. */
+const STREAMS = [
+  { what: 'a chunk', model: PLAIN, remoteName: PLAIN.name, delta: { content: ' token' } },
+  { what: 'a chunk, renamed', model: PLAIN, remoteName: REMOTE_NAME, delta: { content: ' token' } },
+  { what: 'a thought, renamed', model: MODEL, remoteName: REMOTE_NAME, delta: { reasoning_content: ' because' } },
+].map((stream) => ({ ...stream, chunks: chunksOf(stream.remoteName, stream.delta) }))
+
+const asked = chat.read(asking('hello'))
+const request = asked.ok ? chat.check(asked.value, PLAIN) : asked
+if (!request.ok) throw new Error(request.refusal.code)
+const STREAMED = { ...request.value, stream: true }
+
+/** A client that is always quick. */
+const NOBODY = { begin: () => undefined, write: () => true } as unknown as Exchange
+
+const pass = ({ model, remoteName, chunks }: (typeof STREAMS)[number]): void => {
+  const answer = streamedAnswer(NOBODY, STREAMED, model, remoteName)
+  for (const chunk of chunks) answer.data(chunk)
+}
+
+/** What it costs to look at a request before an engine gets it (its model, its fields, its images), and at each chunk of a stream, without a network. */
 export const benchLook = async (quick: boolean): Promise<Row[]> => {
   const bench = new Bench({ time: quick ? 200 : 1_000, warmupTime: quick ? 100 : 500 })
   const look = (body: Body): void => {
@@ -63,9 +100,12 @@ export const benchLook = async (quick: boolean): Promise<Row[]> => {
     })
     bench.add(`${name}, parsed`, () => void JSON.parse(Buffer.concat(body.pieces).toString()))
   }
-  bench.add('an event gets both names', () => {
-    for (let round = 0; round < BATCH; round += 1) withBothNames(EVENT, 'data: '.length)
-  })
+  for (const stream of STREAMS) {
+    bench.add(stream.what, () => pass(stream))
+    bench.add(`${stream.what}, parsed`, () => {
+      for (const chunk of stream.chunks) JSON.stringify(JSON.parse(chunk.toString('utf8', 'data: '.length)))
+    })
+  }
   await bench.run()
 
   const micros = (name: string, batch: number): number => {
@@ -80,11 +120,11 @@ export const benchLook = async (quick: boolean): Promise<Row[]> => {
       unit: 'µs',
       beside: `JSON.parse alone: ${micros(`${name}, parsed`, 1).toFixed(0)} µs`,
     })),
-    {
-      what: 'both names of reasoning, an event',
-      value: micros('an event gets both names', BATCH),
+    ...STREAMS.map(({ what }) => ({
+      what: `look at ${what}`,
+      value: micros(what, CHUNKS),
       unit: 'µs',
-      beside: 'only for models that reason',
-    },
+      beside: `parsed and written anew: ${micros(`${what}, parsed`, CHUNKS).toFixed(1)} µs`,
+    })),
   ]
 }

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { withBothNames } from './reasoning-names.ts'
 
-const both = (value: unknown): unknown => JSON.parse(withBothNames(Buffer.from(JSON.stringify(value))).toString())
+const both = (value: unknown): unknown => JSON.parse(withBothNames(JSON.stringify(value)))
 const delta = (...deltas: object[]) => ({ id: 'x', choices: deltas.map((each, index) => ({ index, delta: each })) })
 
 describe('what a model thinks', () => {
@@ -31,15 +31,13 @@ describe('what a model thinks', () => {
     [delta({ reasoning: 'a', reasoning_content: 'a' })],
     [delta({ role: 'assistant', content: '' })],
   ])('is left alone where there is nothing to add: %j', (event) => {
-    const bytes = Buffer.from(JSON.stringify(event))
-    expect(withBothNames(bytes)).toBe(bytes)
+    const text = JSON.stringify(event)
+    expect(withBothNames(text)).toBe(text)
   })
 
   test('is found behind spaces, and nothing before the payload is looked at', () => {
-    expect(withBothNames(Buffer.from('data: {"reasoning" : "a\\\\"}\n\n'), 6).toString()).toBe(
-      'data: {"reasoning_content":"a\\\\","reasoning" : "a\\\\"}\n\n',
-    )
-    const broken = Buffer.from('{"reasoning":"a\\"')
+    expect(withBothNames('data: {"reasoning" : "a\\\\"}\n\n', 6)).toBe('data: {"reasoning_content":"a\\\\","reasoning" : "a\\\\"}\n\n')
+    const broken = '{"reasoning":"a\\"'
     expect(withBothNames(broken)).toBe(broken)
   })
 })

@@ -3,7 +3,7 @@ import type { Model } from '../catalog/model.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Counts } from '../usage/event.ts'
 import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts, type Verdict } from './answer.ts'
-import { bufferToBody, splice } from './body.ts'
+import { bufferToBody } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
 import { DONE_EVENT, type Exchange } from './exchange.ts'
@@ -11,30 +11,31 @@ import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 import { openWords } from './words.ts'
 
-const DATA = Buffer.from('data:')
-const DONE = Buffer.from('[DONE]')
-const ERROR = Buffer.from('{"error"')
-const FLAT_ERROR = Buffer.from('{"object":"error"')
-const USAGE = Buffer.from('"usage"')
+const DATA = 'data:'
+const DONE = '[DONE]'
+const ERROR = '{"error"'
+const FLAT_ERROR = '{"object":"error"'
+const USAGE = '"usage"'
 const TOP_USAGE = watch([], ['usage'])
-const COMPLETION_TOKENS = Buffer.from('"completion_tokens"')
-const CHOICES = Buffer.from('"choices"')
-const NULL = Buffer.from('null')
-const NOTHING = Buffer.alloc(0)
-const FINISH_REASON = Buffer.from('"finish_reason"')
+const COMPLETION_TOKENS = '"completion_tokens"'
+const CHOICES = '"choices"'
+const NULL = 'null'
+const MODEL_KEY = '"model"'
+const MODEL = watch([], ['model'])
+const ARGUMENTS = '"arguments"'
+const FINISH_REASON = '"finish_reason"'
+/** The reason of an answer that was cut at its limit. */
+const LENGTH = '"length"'
 /** Where an engine's words stand in a delta; `text` is that of the older completions. */
-const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', '"arguments"', '"text"'].map((key) => Buffer.from(key))
+const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', ARGUMENTS, '"text"']
 const BLANK_LINE = Buffer.from('\n\n')
 const PING = Buffer.from(': ping\n\n')
-const MODEL = watch([], ['model'])
 
 const LF = 0x0a
 const CR = 0x0d
 const SPACE = 0x20
 const QUOTE = 0x22
 const ZERO = 0x30
-/** The reason of an answer that was cut at its limit. */
-const LENGTH = Buffer.from('"length"')
 const COLON = 0x3a
 const COMMA = 0x2c
 const BACKSLASH = 0x5c
@@ -43,13 +44,16 @@ const CLOSE_BRACKET = 0x5d
 const OPEN_BRACE = 0x7b
 const CLOSE_BRACE = 0x7d
 
+/** An event as text of one byte a character: a place in one is a place in the other, and to search in text takes a third of the time. */
+type Text = string
+
 /**
  * A streamed answer: the engine's bytes are handed on as they come. Taken out is only usage, when it was we who asked for it; held back
  * is `[DONE]`, which waits until the usage is on disk. Nothing is sent before the first event
  * has proved to be one, so that until then a failure is an ordinary error answer; unless the client had to be told that we live.
  *
- * Events are looked at by their bytes. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes and a colon
- * behind it is never something that a model said.
+ * Events are looked at without being parsed. In JSON text a quote inside a string is escaped, so `"usage"` with both its quotes and a
+ * colon behind it is never something that a model said.
  */
 export const streamedAnswer = (
   exchange: Exchange,
@@ -59,7 +63,7 @@ export const streamedAnswer = (
   spend: (outputTokens: number) => void = () => undefined,
 ): Answer => {
   const events = splitEvents()
-  const name = remoteModel === model.name ? undefined : Buffer.from(JSON.stringify(model.name))
+  const rename = remoteModel === model.name ? undefined : renamer(remoteModel, model.name)
   let out: Buffer[] = [] // what one read has brought that may go on
   let begun = false // the first event was one
   let sent = false // and is on its way to the client
@@ -67,7 +71,7 @@ export const streamedAnswer = (
   let atLimit = false // and it was the limit of output
   let done: Buffer | undefined // the last event, as it came
   let failure: { reason: string; log: string } | undefined
-  let lastUsage: Buffer | undefined // the latest that came, as it came
+  let lastUsage: Text | undefined // the latest that came, as it came
   let alone = false // and it came once without words, as OpenAI sends it
   let delivered = 0
   let exhausted = false // the budget has ended it
@@ -78,16 +82,17 @@ export const streamedAnswer = (
 
   const look = (event: Buffer): void => {
     if (done !== undefined || failure !== undefined || exhausted) return // behind the end there is nothing that a client could use
-    const at = payloadOf(event)
+    const text = event.toString('latin1')
+    const at = payloadOf(text)
     if (at < 0) {
       if (begun) out.push(event)
       return
     }
-    if (startsWith(event, at, DONE)) {
+    if (text.startsWith(DONE, at)) {
       done = event
       return
     }
-    if (!begun || isOdd(event, at)) {
+    if (!begun || isOdd(text, at)) {
       const kind = kindOf(event, at)
       if (kind === 'error') failure = { reason: 'it reported an error', log: 'an error inside a stream' }
       if (kind === 'garbage') failure = { reason: 'its stream cannot be read', log: 'an event that is no JSON object' }
@@ -95,31 +100,33 @@ export const streamedAnswer = (
     }
     begun = true
     latest = event
-    const told = usageIn(event, at)
-    const isAlone = told !== undefined && hasNoChoices(event, at)
+    const told = usageIn(event, text, at)
+    const isAlone = told !== undefined && hasNoChoices(event, text, at)
     if (told !== undefined) {
-      lastUsage = event.subarray(told.start, told.end)
+      lastUsage = text.slice(told.start, told.end)
       alone ||= isAlone
       if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return
     }
-    const worded = WORDS.some((key) => holdsText(event, at, key))
+    const worded = WORDS.some((key) => holdsText(text, at, key))
     if (worded) {
       if (delivered === 0 && told === undefined) words = openWords()
       delivered += 1
       words?.add(payloadToObject(event, at))
     }
-    const reasonAt = valueOf(event, at, FINISH_REASON)
-    if (reasonAt >= 0 && event[reasonAt] === QUOTE) {
+    const reasonAt = valueOf(text, at, FINISH_REASON)
+    if (reasonAt >= 0 && text.charCodeAt(reasonAt) === QUOTE) {
       finished = true
-      atLimit ||= startsWith(event, reasonAt, LENGTH)
+      atLimit ||= text.startsWith(LENGTH, reasonAt)
     }
     if ((request.answers ?? 1) > 1 || finished) open.close(event, at)
-    const theirs =
-      told === undefined || isAlone || request.wantsRunningUsage === true ? event : withoutRunning(event, told, request.wantsUsage)
-    const named = name === undefined ? theirs : rename(theirs, at, name)
-    const whole = model.features.reasoning ? withBothNames(named, at) : named
-    if (holdsCalls(whole, at)) out.push(...oneCallEach(whole))
-    else out.push(whole)
+    let whole = text
+    // From behind, so that the places of what stands before stay as they are: usage is mostly last. Its place was found first.
+    if (told !== undefined && !isAlone && request.wantsRunningUsage !== true) whole = withoutRunning(whole, told, request.wantsUsage)
+    if (rename !== undefined) whole = rename(whole, at)
+    if (model.features.reasoning) whole = withBothNames(whole, at)
+    const bytes = whole === text ? event : Buffer.from(whole, 'latin1')
+    if (holdsCalls(whole, at)) out.push(...oneCallEach(bytes))
+    else out.push(bytes)
     // Event by event: a read on a busy machine brings many, and what a hard budget does not cover must not go on.
     if (worded || told !== undefined) spend(Math.max(delivered, told === undefined ? 0 : outputIn(lastUsage)))
   }
@@ -135,7 +142,7 @@ export const streamedAnswer = (
   }
 
   const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => {
-    const told = lastUsage && toCounts(bytesToValue(lastUsage))
+    const told = lastUsage === undefined ? undefined : toCounts(textToValue(lastUsage))
     // Of a stream that was broken off this may be a count from before: a word is at least a token.
     const usage = told && ended !== 'complete' && ended !== 'length' ? { ...told, output: Math.max(told.output, delivered) } : told
     const counted = usage === undefined ? countedByUs(request, delivered) : ({ counts: usage, counted: 'engine' } as const)
@@ -145,7 +152,7 @@ export const streamedAnswer = (
 
   /** The last usage, alone, for a client that asked for it and whose engine gave it in another place, or none. */
   const usageEvent = (told: unknown): Buffer =>
-    toEvent({ ...(latest && payloadToObject(latest, payloadOf(latest))), model: model.name, choices: [], usage: told })
+    toEvent({ ...(latest && payloadToObject(latest)), model: model.name, choices: [], usage: told })
 
   const broken = (how: Exclude<Ending['ended'], 'complete'>, refusal: Refusal): Verdict => {
     if (how === 'client_left') return ending(how, () => {})
@@ -177,7 +184,7 @@ export const streamedAnswer = (
       if (unfinished.length === 0 || done !== undefined || failure !== undefined || latest === undefined) return undefined
       exhausted = true
       flush()
-      const frame: Record<string, unknown> = { ...payloadToObject(latest, payloadOf(latest)), model: model.name }
+      const frame: Record<string, unknown> = { ...payloadToObject(latest), model: model.name }
       const ended = ending('budget', () => exchange.end(DONE_EVENT))
       out.push(toEvent(withoutUsage({ ...frame, choices: unfinished.map((place) => exhaustedChoice(frame, place)) })))
       if (request.wantsUsage) out.push(usageEvent(toUsage(ended.ending.counts)))
@@ -190,8 +197,9 @@ export const streamedAnswer = (
       if (rest.length > 0 && done === undefined) {
         // Some servers forget the blank line behind their last event; others were cut in the middle of it.
         const last = Buffer.concat([rest, BLANK_LINE])
-        const at = payloadOf(last)
-        if (at >= 0 && (startsWith(last, at, DONE) || kindOf(last, at) !== 'garbage')) look(last)
+        const text = last.toString('latin1')
+        const at = payloadOf(text)
+        if (at >= 0 && (text.startsWith(DONE, at) || kindOf(last, at) !== 'garbage')) look(last)
       }
       flush()
       if (failure !== undefined) return failed(failure.reason, failure.log)
@@ -199,7 +207,7 @@ export const streamedAnswer = (
       if (done === undefined && !finished) return failed('its stream ended too early', 'a stream without a finish reason')
       const last = done ?? DONE_EVENT
       if (request.wantsUsage && !alone && lastUsage !== undefined && !request.wantsRunningUsage) {
-        out.push(usageEvent(bytesToValue(lastUsage)))
+        out.push(usageEvent(textToValue(lastUsage)))
         flush()
       }
       const ended = ending(atLimit ? 'length' : 'complete', () => exchange.end(last))
@@ -230,26 +238,23 @@ const toUsage = (counts: Counts): Usage => ({
 })
 
 /** Where the payload of an event begins; -1 for a comment, which keeps a connection alive and says nothing. */
-const payloadOf = (event: Buffer): number => {
+const payloadOf = (text: Text): number => {
   let line = 0
   // Mostly the first line is the only one.
-  while (!startsWith(event, line, DATA)) {
-    const next = event.indexOf(LF, line)
+  while (!text.startsWith(DATA, line)) {
+    const next = text.indexOf('\n', line)
     if (next < 0) return -1
     line = next + 1
   }
   const at = line + DATA.length
-  return event[at] === SPACE ? at + 1 : at
+  return text.charCodeAt(at) === SPACE ? at + 1 : at
 }
 
-const startsWith = (bytes: Buffer, at: number, start: Buffer): boolean =>
-  bytes[at] === start[0] && bytes.compare(start, 0, start.length, at, Math.min(at + start.length, bytes.length)) === 0
-
 /** Worth a closer look: not a JSON object on one `data:` line, or one that begins like an error. */
-const isOdd = (event: Buffer, at: number): boolean =>
-  event[0] !== DATA[0] || event[at] !== OPEN_BRACE || startsWith(event, at, ERROR) || startsWith(event, at, FLAT_ERROR)
+const isOdd = (text: Text, at: number): boolean =>
+  !text.startsWith(DATA) || text.charCodeAt(at) !== OPEN_BRACE || text.startsWith(ERROR, at) || text.startsWith(FLAT_ERROR, at)
 
-const payloadToObject = (event: Buffer, at: number): Record<string, unknown> | undefined => {
+const payloadToObject = (event: Buffer, at = payloadOf(event.toString('latin1'))): Record<string, unknown> | undefined => {
   try {
     const value: unknown = JSON.parse(event.toString('utf8', at))
     return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined
@@ -267,22 +272,20 @@ const kindOf = (event: Buffer, at: number): 'answer' | 'error' | 'garbage' => {
 }
 
 /** Where the value of a key begins; -1 where the event does not have the key. */
-const valueOf = (event: Buffer, from: number, key: Buffer): number => {
-  const found = event.indexOf(key, from)
-  return found < 0 ? -1 : valueAt(event, found + key.length)
+const valueOf = (text: Text, from: number, key: string): number => {
+  const found = text.indexOf(key, from)
+  return found < 0 ? -1 : valueAt(text, found + key.length)
 }
 
-const valueAt = (event: Buffer, behindKey: number): number => {
+const valueAt = (text: Text, behindKey: number): number => {
   let at = behindKey
-  while (event[at] === SPACE || event[at] === COLON) at += 1
+  for (let seen = text.charCodeAt(at); seen === SPACE || seen === COLON; seen = text.charCodeAt(at)) at += 1
   return at
 }
 
-const holdsText = (event: Buffer, from: number, key: Buffer): boolean => {
-  const found = event.indexOf(key, from)
-  if (found < 0) return false
-  const at = valueAt(event, found + key.length)
-  return event[at] === QUOTE && event[at + 1] !== QUOTE
+const holdsText = (text: Text, from: number, key: string): boolean => {
+  const at = valueOf(text, from, key)
+  return at >= 0 && text.charCodeAt(at) === QUOTE && text.charCodeAt(at + 1) !== QUOTE
 }
 
 /** Where the usage of an event stands: from its opening brace to behind its closing one. */
@@ -292,14 +295,15 @@ type UsageSpan = { readonly start: number; readonly end: number }
  * The usage in an event. Engines write it last, and then the two braces behind it say that it stands at the top; where they write
  * something else behind it, or below it, the event is scanned.
  */
-const usageIn = (event: Buffer, at: number): UsageSpan | undefined => {
-  const key = event.lastIndexOf(USAGE)
+const usageIn = (event: Buffer, text: Text, at: number): UsageSpan | undefined => {
+  const key = text.lastIndexOf(USAGE)
   if (key < at) return undefined
-  const start = valueAt(event, key + USAGE.length)
-  if (startsWith(event, start, NULL)) return undefined
-  if (event[start] === OPEN_BRACE) {
-    const end = endOfObject(event, start)
-    if (event[end] === CLOSE_BRACE && (event[end + 1] === LF || event[end + 1] === CR)) return { start, end }
+  const start = valueAt(text, key + USAGE.length)
+  if (text.startsWith(NULL, start)) return undefined
+  if (text.charCodeAt(start) === OPEN_BRACE) {
+    const end = endOfObject(text, start)
+    const behind = text.charCodeAt(end + 1)
+    if (text.charCodeAt(end) === CLOSE_BRACE && (behind === LF || behind === CR)) return { start, end }
   }
   const scanned = scan(bufferToBody(event.subarray(at)), TOP_USAGE)
   const span = scanned.ok ? scanned.value.spans.get('usage') : undefined
@@ -307,22 +311,22 @@ const usageIn = (event: Buffer, at: number): UsageSpan | undefined => {
 }
 
 /** The output in a usage, without parsing the rest of it: it is looked at with every read. */
-const outputIn = (usage: Buffer | undefined): number => {
+const outputIn = (usage: Text | undefined): number => {
   if (usage === undefined) return 0
   let tokens = 0
   for (let at = Math.max(0, valueOf(usage, 0, COMPLETION_TOKENS)); ; at += 1) {
-    const digit = (usage[at] ?? 0) - ZERO
-    if (digit < 0 || digit > 9) return tokens
+    const digit = usage.charCodeAt(at) - ZERO
+    if (!(digit >= 0 && digit <= 9)) return tokens
     tokens = tokens * 10 + digit
   }
 }
 
 /** Behind the closing brace of the object that begins here. */
-const endOfObject = (event: Buffer, start: number): number => {
+const endOfObject = (text: Text, start: number): number => {
   let depth = 0
   let inString = false
-  for (let at = start; at < event.length; at += 1) {
-    const byte = event[at]
+  for (let at = start; at < text.length; at += 1) {
+    const byte = text.charCodeAt(at)
     if (inString) {
       if (byte === BACKSLASH) at += 1
       else if (byte === QUOTE) inString = false
@@ -333,35 +337,33 @@ const endOfObject = (event: Buffer, start: number): number => {
       if (depth === 0) return at + 1
     }
   }
-  return event.length
+  return text.length
 }
 
 /**
  * As if nobody had asked for usage in this event. Who asked for it at the end gets null here (data-plane.md 6.9), others nothing; only where it
  * stands first is there no comma before it, and null says the same.
  */
-const withoutRunning = (event: Buffer, { start, end }: UsageSpan, asNull: boolean): Buffer => {
-  if (asNull) return Buffer.concat([event.subarray(0, start), NULL, event.subarray(end)])
-  const key = event.lastIndexOf(USAGE, start)
+const withoutRunning = (text: Text, { start, end }: UsageSpan, asNull: boolean): Text => {
+  if (asNull) return text.slice(0, start) + NULL + text.slice(end)
+  const key = text.lastIndexOf(USAGE, start)
   let before = key - 1
-  while (event[before] === SPACE) before -= 1
-  const gone = event[before] === COMMA && valueAt(event, key + USAGE.length) === start
-  return Buffer.concat([event.subarray(0, gone ? before : start), gone ? NOTHING : NULL, event.subarray(end)])
+  while (text.charCodeAt(before) === SPACE) before -= 1
+  const gone = text.charCodeAt(before) === COMMA && valueAt(text, key + USAGE.length) === start
+  return text.slice(0, gone ? before : start) + (gone ? '' : NULL) + text.slice(end)
 }
 
-const ARGUMENTS = Buffer.from('"arguments"')
-
 /** More than one call: in a string the quotes of this key would be escaped. */
-const holdsCalls = (event: Buffer, at: number): boolean => {
-  const first = event.indexOf(ARGUMENTS, at)
-  return first >= 0 && event.indexOf(ARGUMENTS, first + ARGUMENTS.length) >= 0
+const holdsCalls = (text: Text, at: number): boolean => {
+  const first = text.indexOf(ARGUMENTS, at)
+  return first >= 0 && text.indexOf(ARGUMENTS, first + ARGUMENTS.length) >= 0
 }
 
 type Choice = { readonly delta?: Record<string, unknown>; readonly [field: string]: unknown }
 
 /** Fragments of calls in events of their own, since documented client code reads one of each (data-plane.md 6.5). The reason to finish comes last. */
 const oneCallEach = (event: Buffer): readonly Buffer[] => {
-  const frame = payloadToObject(event, payloadOf(event))
+  const frame = payloadToObject(event)
   const choices = frame?.['choices']
   const choice = Array.isArray(choices) && choices.length === 1 ? (choices[0] as Choice | null) : undefined
   const calls: unknown = choice?.delta?.['tool_calls']
@@ -373,9 +375,9 @@ const oneCallEach = (event: Buffer): readonly Buffer[] => {
 }
 
 /** `"choices":[]`: the event has no words. */
-const hasNoChoices = (event: Buffer, at: number): boolean => {
-  const value = valueOf(event, at, CHOICES)
-  if (value < 0 || event[value] !== OPEN_BRACKET || event[valueAt(event, value + 1)] !== CLOSE_BRACKET) return false
+const hasNoChoices = (event: Buffer, text: Text, at: number): boolean => {
+  const value = valueOf(text, at, CHOICES)
+  if (value < 0 || text.charCodeAt(value) !== OPEN_BRACKET || text.charCodeAt(valueAt(text, value + 1)) !== CLOSE_BRACKET) return false
   const choices = payloadToObject(event, at)?.['choices']
   return Array.isArray(choices) && choices.length === 0
 }
@@ -400,19 +402,27 @@ const openChoices = (answers: number) => {
   }
 }
 
-const bytesToValue = (bytes: Buffer): unknown => {
+const textToValue = (text: Text): unknown => {
   try {
-    return JSON.parse(bytes.toString())
+    return JSON.parse(Buffer.from(text, 'latin1').toString())
   } catch {
     return undefined
   }
 }
 
-const rename = (event: Buffer, at: number, name: Buffer): Buffer => {
-  const scanned = scan(bufferToBody(event.subarray(at)), MODEL)
-  const span = scanned.ok ? scanned.value.spans.get('model') : undefined
-  if (span === undefined) return event
-  return Buffer.concat(splice(bufferToBody(event), [{ start: at + span.start, end: at + span.end, bytes: name }]).pieces)
+/** Gives the events of a stream the name that the client knows. Where the key stands once and before the name that we asked for, that is its place; else the event is scanned. */
+const renamer = (remoteModel: string, model: string) => {
+  const [from, to] = [remoteModel, model].map((name) => Buffer.from(JSON.stringify(name)).toString('latin1')) as [Text, Text]
+  return (text: Text, at: number): Text => {
+    const key = text.indexOf(MODEL_KEY, at)
+    if (key < 0) return text
+    const value = valueAt(text, key + MODEL_KEY.length)
+    if (text.startsWith(from, value) && text.indexOf(MODEL_KEY, value) < 0)
+      return text.slice(0, value) + to + text.slice(value + from.length)
+    const scanned = scan(bufferToBody(Buffer.from(text.slice(at), 'latin1')), MODEL)
+    const span = scanned.ok ? scanned.value.spans.get('model') : undefined
+    return span === undefined ? text : text.slice(0, at + span.start) + to + text.slice(at + span.end)
+  }
 }
 
 /** Neighbours in one read are one view of it; only where something was taken out or changed are bytes copied. */

@@ -63,7 +63,10 @@ export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, 
         name === undefined || remoteModel === model.name
           ? body
           : splice(body, [{ ...name, bytes: Buffer.from(JSON.stringify(model.name)) }])
-      const both = isChat && model.features.reasoning ? bufferToBody(withBothNames(slice(named, { start: 0, end: named.bytes }))) : named
+      const both =
+        isChat && model.features.reasoning
+          ? bufferToBody(Buffer.from(withBothNames(slice(named, { start: 0, end: named.bytes }).toString('latin1')), 'latin1'))
+          : named
       const converted = request.convert === undefined ? both : request.convert(both, exchange)
       if (converted === undefined) return failed('its answer cannot be read', 'an answer that cannot be converted')
       return {
