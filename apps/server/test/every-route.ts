@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { PERMISSION_SETS } from '@parvis/server/iam/permission-sets'
 import type { KnownRoute } from '@parvis/server/kit/management'
 import type { TestHouse } from '@parvis/testkit/house'
 
@@ -10,6 +11,16 @@ export type Answer = { readonly status: number; readonly body: Record<string, un
 const IAM = '/iam/v1alpha1'
 const REGION = 'fr-par'
 const COCKPIT = `/cockpit/v1/regions/${REGION}`
+
+/** The permission sets, those together that open the same: one bearer stands for them, since there are more sets than an organization has policies. */
+export const setsAlike = (): readonly (readonly string[])[] => {
+  const alike = new Map<string, string[]>()
+  for (const [name, { scopeType, rights }] of PERMISSION_SETS) {
+    const what = `${scopeType} ${rights.toSorted().join()}`
+    alike.set(what, [...(alike.get(what) ?? []), name])
+  }
+  return [...alike.values()]
+}
 
 /** Somebody who makes what a call needs, as the owner of the operator's organization. */
 export const openCalls = (house: TestHouse) => {

@@ -236,14 +236,7 @@ test('a member is added, invited, let in, locked, unlocked and removed', async (
   expect((await jane.listAPIKeys()).totalCount).toBe(2)
   await expect(jane.createAPIKey({ userId: owner?.id ?? '', description: '' })).rejects.toBeInstanceOf(Errors.PermissionsDeniedError)
   await expect(iam.createAPIKey({ userId: user.id, description: '' })).rejects.toBeInstanceOf(Errors.PermissionsDeniedError)
-  // So many and no more: all of them are in the memory of every gateway.
-  for (let made = 2; made < 50; made += 1) await jane.createAPIKey({ userId: user.id, description: `${made}` })
-  await expect(jane.createAPIKey({ userId: user.id, description: '' })).rejects.toMatchObject({
-    status: 403,
-    list: [{ resource: 'IamApiKeys', quota: 50, current: 50 }],
-  })
   await jane.deleteAPIKey({ accessKey: second.accessKey })
-  await jane.deleteAPIKey({ accessKey: (await jane.createAPIKey({ userId: user.id, description: '' })).accessKey })
 
   expect(await iam.lockUser({ userId: user.id })).toMatchObject({ locked: true })
   await expect(jane.getUser({ userId: user.id })).rejects.toBeInstanceOf(Errors.DeniedAuthenticationError)

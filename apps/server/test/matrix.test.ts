@@ -5,7 +5,7 @@ import type { KnownRoute } from '@parvis/server/kit/management'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type Answer, APART, alwaysRefuses, type Call, type Calls, openCalls } from './every-route.ts'
+import { type Answer, APART, alwaysRefuses, type Call, type Calls, openCalls, setsAlike } from './every-route.ts'
 
 // Every route × every kind of caller. A route that is added later is here by itself; test/every-route.ts has to know how to call it.
 
@@ -50,8 +50,10 @@ beforeAll(async () => {
   database = await freshDatabase()
   house = await startHouse({ database })
   calls = openCalls(house)
-  for (const name of PERMISSION_SETS.keys())
-    sets.set(name, (await newKey([{ permission_set_names: [name], organization_id: calls.own }])).secretKey)
+  for (const names of setsAlike()) {
+    const { secretKey } = await newKey(names.map((name) => ({ permission_set_names: [name], organization_id: calls.own })))
+    for (const name of names) sets.set(name, secretKey)
+  }
   callers.nobody = (await newKey([])).secretKey
   const expired = await newKey([{ permission_set_names: ['OrganizationManager'], organization_id: calls.own }])
   callers.expired = expired.secretKey

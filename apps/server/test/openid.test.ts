@@ -275,6 +275,16 @@ test('where the operator says so, everybody of a domain becomes a member once, w
   }
 })
 
+test('who would be one user too many is told so, and comes in once there is room', async () => {
+  provider.says({ claims: verified(mailbox()) })
+  const made: string[] = []
+  const invite = () => house.call(`${IAM}/users`, { body: { email: mailbox() } })
+  for (let answer = await invite(); answer.status === 200; answer = await invite()) made.push((answer.json() as { id: string }).id)
+  expect(await openBrowser(joining).visit()).toMatchObject({ status: 403, text: expect.stringContaining('as many users as there may be') })
+  for (const id of made) await house.call(`${IAM}/users/${id}`, { method: 'DELETE' })
+  expect((await openBrowser(joining).visit()).status).toBe(200)
+})
+
 test('who is in several organizations says which', async () => {
   const email = mailbox()
   const id = await newUser(email)

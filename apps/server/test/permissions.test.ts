@@ -1,11 +1,11 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { createKey } from '@parvis/server/iam/keys'
-import { PERMISSION_SETS } from '@parvis/server/iam/permission-sets'
 import { openSecrets } from '@parvis/server/kit/secrets'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { setsAlike } from './every-route.ts'
 
 // Who may what, where it takes more than a walk over all routes (matrix.test.ts): other organizations, projects, conditions, gateways.
 
@@ -73,10 +73,14 @@ beforeAll(async () => {
   house = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey } })
   organizationId = house.owner.organizationId
   team = String((await must('POST', '/account/v3/projects', { name: 'team' }))['id'])
-  for (const name of PERMISSION_SETS.keys()) {
-    const { secretKey, applicationId } = await newKey([{ permission_set_names: [name], organization_id: organizationId }])
-    keys.set(name, secretKey)
-    applications.set(name, applicationId)
+  for (const names of setsAlike()) {
+    const { secretKey, applicationId } = await newKey(
+      names.map((name) => ({ permission_set_names: [name], organization_id: organizationId })),
+    )
+    for (const name of names) {
+      keys.set(name, secretKey)
+      applications.set(name, applicationId)
+    }
   }
 })
 

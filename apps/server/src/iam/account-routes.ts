@@ -6,6 +6,7 @@ import { newId, type OrganizationId, type ProjectId } from '../kit/ids.ts'
 import { orderOf, pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, pageQuery } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
+import { fits } from './fits.ts'
 import { Description, type IamRoom, Stamps } from './shapes.ts'
 
 type Row = { id: ProjectId; name: string; organization_id: OrganizationId; description: string; created_at: Date; updated_at: Date }
@@ -35,9 +36,6 @@ const SELECT = 'select id, name, organization_id, description, created_at, updat
 
 const read = async (db: Db | pg.ClientBase, organizationId: OrganizationId, id: string): Promise<Row | undefined> =>
   (await db.query<Row>(`${SELECT} and id = $2`, [organizationId, id])).rows[0]
-
-/** Another account's 25 (control-plane.md 5.8 and 6). */
-const MAX_PROJECTS = 25
 
 const Name = z
   .string()
@@ -105,12 +103,8 @@ export const accountRoutes = (manage: Manage, { db, change, iam }: IamRoom): voi
       return change(actor, async (client, note) => {
         const other = await isTaken(client, actor.organizationId, body.name)
         if (other !== undefined) return taken(other)
-        const { rows } = await client.query<{ count: number }>('select count(*)::int as count from project where organization_id = $1', [
-          actor.organizationId,
-        ])
-        const current = rows[0]?.count ?? 0
-        if (current >= MAX_PROJECTS)
-          return no({ type: 'quotas_exceeded', details: [{ resource: 'UsrProjectsWidth', quota: MAX_PROJECTS, current }] })
+        const fit = await fits(client, actor.organizationId, 'project')
+        if (!fit.ok) return fit
         await client.query('insert into project (id, organization_id, name, description) values ($1, $2, $3, $4)', [
           id,
           actor.organizationId,

@@ -8,6 +8,7 @@ import { choice, orderOf, readPage } from '../kit/listing.ts'
 import { type Actor, listOf, type Manage, type May, queryFlag } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import type { Note } from './change.ts'
+import { fits } from './fits.ts'
 import { insertKey } from './keys.ts'
 import { Description, type IamRoom, iamPage, Stamps } from './shapes.ts'
 
@@ -93,9 +94,6 @@ const maySee = (row: Row, actor: Actor, may: May): boolean =>
 /** A user's own keys are its own business; those of applications need IAMManager; those of the owner are the owner's alone. */
 const mayChange = (row: Row, actor: Actor, may: May): boolean =>
   (actor.kind === 'user' && row.principal_id === actor.principalId) || (may(writes) && row.role !== 'owner')
-
-/** Of one bearer, those that have expired among them: every gateway has all keys in memory, and a user may make its own without any right. */
-const MAX_KEYS = 50
 
 const PATH = '/iam/v1alpha1/api-keys'
 
@@ -208,11 +206,9 @@ export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRo
         if (rows[0]?.late === true)
           return no(invalid('expires_at', 'constraint', `keys of this organization live for at most ${rows[0].seconds} s`))
         const principalId = (applicationId ?? userId) as PrincipalId
-        const { rows: kept } = await client.query<{ count: number }>('select count(*)::int as count from api_key where principal_id = $1', [
-          principalId,
-        ])
-        const current = kept[0]?.count ?? 0
-        if (current >= MAX_KEYS) return no({ type: 'quotas_exceeded', details: [{ resource: 'IamApiKeys', quota: MAX_KEYS, current }] })
+        // Those that have expired are counted, too: every gateway has all keys in memory, and a user may make its own without any right.
+        const fit = await fits(client, actor.organizationId, 'api_key')
+        if (!fit.ok) return fit
         const made = await insertKey(client, secrets, {
           organizationId: actor.organizationId,
           principalId,

@@ -6,6 +6,7 @@ import { newId, type OrganizationId } from '../kit/ids.ts'
 import type { Actor, Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Note } from './change.ts'
+import { fits } from './fits.ts'
 import type { IamRoom } from './shapes.ts'
 
 /** What tells one kind of thing from another, where the organization has many of each: applications, groups, policies. */
@@ -73,7 +74,7 @@ export const openKind = <Row, Json>(manage: Manage, { db, change, iam }: IamRoom
   return {
     reads,
     writes,
-    /** What `insert` makes under a new id; in the caller's own organization, whatever else is asked for. */
+    /** What `insert` makes under a new id, where there may be one more; in the caller's own organization, whatever else is asked for. */
     make: async (
       actor: Actor,
       given: { readonly organization_id?: string | undefined },
@@ -82,6 +83,8 @@ export const openKind = <Row, Json>(manage: Manage, { db, change, iam }: IamRoom
       if (given.organization_id !== undefined && given.organization_id !== actor.organizationId) return no(forbidden(writes))
       const id = newId(iam.clock.now())
       return change(actor, async (client, note) => {
+        const fit = await fits(client, actor.organizationId, resource)
+        if (!fit.ok) return fit
         const done = await insert(client, id)
         if (!done.ok) return done
         const made = (await read(client, actor.organizationId, id)) as Row

@@ -3,6 +3,7 @@ import { dateToInstant } from '../kit/clock.ts'
 import { notFound } from '../kit/denial.ts'
 import type { Manage } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
+import { fits } from './fits.ts'
 import { insertKey } from './keys.ts'
 import { type IamRoom, LinkToken, Login, Password } from './shapes.ts'
 
@@ -31,6 +32,9 @@ export const linkRoutes = (manage: Manage, { change, secrets, people: { links } 
       const invitee = { organizationId, name: principalId, ...from }
       return change(invitee, async (client, note) => {
         if (!(await links.take(client, 'invitation', token))) return no(notFound('invitation', ''))
+        // The invitation stays as it was, and may be taken up with a password.
+        const fit = await fits(client, organizationId, 'api_key')
+        if (!fit.ok) return fit
         await client.query('update principal set activated = true, updated_at = now() where id = $1', [principalId])
         await note({ action: 'updated', resourceType: 'user', resourceId: principalId, after: { activated: true, by: 'invitation' } })
         const { rows } = await client.query<{ ends: Date | null }>(

@@ -21,6 +21,7 @@ import type { Origin } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Change } from './change.ts'
+import { fits } from './fits.ts'
 import type { Sessions } from './sessions.ts'
 import { type Entered, enter } from './sign-in.ts'
 
@@ -155,6 +156,8 @@ export const openOidc = (parts: {
       )
       // Somebody who is there and was not found is locked, or is somebody else at the provider.
       if (there.length > 0) return no({ type: 'not_found', resource: 'user', resource_id: '' })
+      const fit = await fits(client, organizationId, 'user')
+      if (!fit.ok) return fit
       const id: PrincipalId = newId(clock.now())
       await client.query(
         `insert into principal (id, organization_id, kind, role, name, email) values ($1, $2, 'user', 'member', left($3, 64), $3)`,
@@ -218,6 +221,8 @@ export const openOidc = (parts: {
       let users = await usersOf(sub, email, flow.organizationId)
       if (users.length === 0 && settings.join !== undefined && (flow.organizationId ?? settings.join) === settings.join) {
         const joined = await join(settings.join, email, from)
+        if (!joined.ok && joined.refusal.type === 'quotas_exceeded')
+          return no({ words: 'There are as many users as there may be. Ask whoever runs this installation.' })
         users = joined.ok ? [joined.value] : []
       }
       const [user] = users

@@ -8,6 +8,7 @@ import { type Actor, listOf, type Manage, queryFlag } from '../kit/management.ts
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
 import type { Note } from './change.ts'
+import { fits } from './fits.ts'
 import { makeLink } from './links.ts'
 import { weaknessOf } from './passwords.ts'
 import { covers } from './rights.ts'
@@ -237,6 +238,8 @@ export const userRoutes = (manage: Manage, { db, change, secrets, iam, people }:
       const made = await change(actor, async (client, note) => {
         const [other] = await takenBy(client, actor.organizationId, { username, email })
         if (other !== undefined) return taken(other)
+        const fit = await fits(client, actor.organizationId, 'user')
+        if (!fit.ok) return fit
         await client.query(
           `insert into principal (id, organization_id, kind, role, name, email, first_name, last_name, phone_number, locale, tags, activated)
            values ($1, $2, 'user', 'member', $3, $4, $5, $6, $7, $8, $9, $10)`,

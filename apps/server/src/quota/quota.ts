@@ -1,4 +1,5 @@
 import type { OrganizationId } from '../kit/ids.ts'
+import { MAXIMA } from '../kit/maxima.ts'
 import { ANY_MODEL, type Policy } from './policy.ts'
 
 type Value = { readonly limit: number } | { readonly unlimited: true }
@@ -20,12 +21,12 @@ const quotum = (name: string, prettyName: string, unit: string, limit: number | 
 
 /** The same in both tiers (serverless-platform.md 4.5, control-plane.md 5.8). */
 const FIXED: readonly (readonly [string, string, string, number])[] = [
-  ['IamApiKeys', 'API keys', 'api key', 50],
-  ['IamApplications', 'Applications', 'application', 100],
-  ['IamGroups', 'Groups', 'group', 50],
-  ['IamPolicies', 'Policies', 'policy', 50],
-  ['IamUsers', 'Users', 'user', 50],
-  ['AccountProjects', 'Projects', 'project', 25],
+  ['IamApiKeys', 'API keys', 'api key', MAXIMA.api_key],
+  ['IamApplications', 'Applications', 'application', MAXIMA.application],
+  ['IamGroups', 'Groups', 'group', MAXIMA.group],
+  ['IamPolicies', 'Policies', 'policy', MAXIMA.policy],
+  ['IamUsers', 'Users', 'user', MAXIMA.user],
+  ['AccountProjects', 'Projects', 'project', MAXIMA.project],
   ['InferenceH100Nodes', 'H100 nodes', 'node', 3],
   ['InferenceL4Nodes', 'L4 nodes', 'node', 5],
   ['GenerativeApisBatchRequests', 'Requests per batch file', 'request', 50_000],
