@@ -9,6 +9,8 @@ export type DiscoveredModel = { readonly id: string; readonly contextTokens: num
 
 const ANSWER_LIMIT_MS = 10_000
 const CONNECT_LIMIT_MS = 5_000
+/** What an engine says of its paths is worth a short wait: it is at hand where there is one, and the command goes on without it. */
+const DESCRIPTION_LIMIT_MS = 3_000
 /** The largest hosted catalogues are a few hundred kilobytes. */
 const MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
@@ -25,15 +27,26 @@ const Models = z.looseObject({
   ),
 })
 
-const ask = async (place: string, bearer: string | undefined): Promise<{ statusCode: number; text: string }> => {
+type Answer = { readonly statusCode: number; readonly text: string }
+
+/** An answer that `reads` does not want, by its status and type, is left where it is: its text is empty. */
+const ask = async (
+  place: string,
+  bearer: string | undefined,
+  limitMs: number,
+  reads: (statusCode: number, contentType: string) => boolean = () => true,
+): Promise<Answer> => {
   const dispatcher = new Agent({ connections: 1, connect: { timeout: CONNECT_LIMIT_MS }, maxResponseSize: MAX_ANSWER_BYTES })
   try {
-    const { statusCode, body } = await request(place, {
+    const { statusCode, headers, body } = await request(place, {
       dispatcher,
-      signal: AbortSignal.timeout(ANSWER_LIMIT_MS),
+      signal: AbortSignal.timeout(limitMs),
       headers: { accept: 'application/json', ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }) },
     })
-    return { statusCode, text: await body.text() }
+    if (reads(statusCode, String(headers['content-type'] ?? ''))) return { statusCode, text: await body.text() }
+    // Taken down with the connection below; what it says then is nobody's concern.
+    body.on('error', () => undefined)
+    return { statusCode, text: '' }
   } catch (error) {
     throw new Error(`${place} cannot be asked: ${explain(error)}.`, { cause: error })
   } finally {
@@ -44,7 +57,7 @@ const ask = async (place: string, bearer: string | undefined): Promise<{ statusC
 /** Asks an engine which models it has. Every way it can fail is a sentence for the operator who typed the address. */
 export const discoverModels = async (url: string, bearer: string | undefined): Promise<DiscoveredModel[]> => {
   const place = `${addressToUrl(readAddress(url))}/v1/models`
-  const { statusCode, text } = await ask(place, bearer)
+  const { statusCode, text } = await ask(place, bearer, ANSWER_LIMIT_MS)
   if (statusCode === 401 || statusCode === 403) {
     const hint = bearer === undefined ? 'It wants a key: give one with --key-env.' : 'It does not take this key.'
     throw new Error(`${place} answers ${statusCode}. ${hint}`)
@@ -69,6 +82,10 @@ const readModels = (place: string, text: string): DiscoveredModel[] => {
   }))
 }
 
+/** Some engines answer every path, with a page or with a stream that does not end. */
+const isDescription = (statusCode: number, contentType: string): boolean =>
+  statusCode === 200 && /^application\/([\w.-]+\+)?json\b/i.test(contentType)
+
 const Description = z.looseObject({ paths: z.record(z.string(), z.looseObject({ post: z.unknown().optional() })) })
 
 /**
@@ -77,8 +94,8 @@ const Description = z.looseObject({ paths: z.record(z.string(), z.looseObject({ 
  */
 export const discoverDialects = async (url: string, bearer: string | undefined): Promise<EngineDialect[]> => {
   try {
-    const { statusCode, text } = await ask(`${addressToUrl(readAddress(url))}/openapi.json`, bearer)
-    const described = Description.safeParse(statusCode === 200 ? JSON.parse(text) : undefined)
+    const { text } = await ask(`${addressToUrl(readAddress(url))}/openapi.json`, bearer, DESCRIPTION_LIMIT_MS, isDescription)
+    const described = Description.safeParse(text === '' ? undefined : JSON.parse(text))
     if (!described.success) return []
     const paths = Object.entries(described.data.paths).flatMap(([path, { post }]) => (post === undefined ? [] : [path]))
     return ENGINE_DIALECTS.filter((dialect) => paths.some((path) => path.endsWith(`/v1/${dialect}`)))

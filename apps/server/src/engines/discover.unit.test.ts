@@ -20,10 +20,11 @@ const serve = async (answer: RequestListener): Promise<string> => {
   await once(server, 'listening')
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
 }
-const json =
-  (value: unknown): RequestListener =>
+const typed =
+  (type: string, value: unknown): RequestListener =>
   (_, response) =>
-    response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(value))
+    response.writeHead(200, { 'content-type': type }).end(JSON.stringify(value))
+const json = (value: unknown): RequestListener => typed('application/json', value)
 
 test('models are discovered, whether the address ends with /v1 or not', async () => {
   const engine = await startScriptedEngine({}, { models: ['a', 'b'], bearer: 'k' })
@@ -102,8 +103,26 @@ test.each<[string, RequestListener, string[]]>([
   ['no description', (_, response) => response.writeHead(404).end(), []],
   ['something else', (_, response) => response.writeHead(200).end('<html>'), []],
   ['a list', json([1]), []],
+  ['a description of another type', typed('text/plain', { paths: { '/v1/responses': { post: {} } } }), []],
+  [
+    'one of a type on top of JSON',
+    typed('application/vnd.oai.openapi+json;version=3.1', { paths: { '/v1/responses': { post: {} } } }),
+    ['responses'],
+  ],
 ])('what an engine speaks is read from %s', async (_name, answer, expected) => {
   expect(await discoverDialects(await serve(answer), undefined)).toEqual(expected)
+})
+
+test.each(['text/event-stream', 'application/json'])('an engine that answers every path with %s without an end is let go', async (type) => {
+  const closed: Promise<unknown>[] = []
+  const url = await serve((_, response) => {
+    closed.push(once(response, 'close'))
+    response.writeHead(200, { 'content-type': type }).write('{"paths":')
+    const more = (): void => void setTimeout(() => !response.destroyed && response.write(' ', more), 5)
+    more()
+  })
+  expect(await discoverDialects(url, undefined)).toEqual([])
+  expect(await Promise.all(closed)).toHaveLength(1)
 })
 
 test('an engine that is away speaks nothing more than chat', async () => {
