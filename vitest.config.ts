@@ -20,7 +20,7 @@ export default defineConfig({
           include: [
             'apps/engine/src/**/*.test.ts',
             'packages/*/src/**/*.test.ts',
-            'apps/server/src/{kit,inference,engines,catalog,iam,usage,quota,billing,cockpit,deployments,cli}/**/*.unit.test.ts',
+            'apps/server/src/{kit,inference,engines,gateways,catalog,iam,usage,quota,billing,cockpit,deployments,cli}/**/*.unit.test.ts',
             'scripts/**/*.test.ts',
             'apps/server/test/**/*.unit.test.ts',
           ],

@@ -3,6 +3,7 @@ import { machine, type Row } from './measure.ts'
 import { benchAdmit } from './micro/admit/admit.ts'
 import { benchGuess } from './micro/guess/guess.ts'
 import { benchLook } from './micro/look/look.ts'
+import { benchGateways } from './path/gateways.ts'
 import { benchLeave } from './path/leave.ts'
 import { benchLimits } from './path/limits.ts'
 import { benchPath } from './path/path.ts'
@@ -12,12 +13,13 @@ import { benchSoak } from './soak/soak.ts'
 import { benchStart } from './start/start.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [streams] [start] [limits] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--streams 5000] [--minutes 60]
+const HELP = `npm run bench -- [path] [streams] [start] [limits] [gateways] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--streams 5000] [--minutes 60]
 
   path     what the gateway adds and costs, beside nginx, a bare proxy and another gateway, in turns
   streams  5,000 streams open at once
   start    from the command to ready, and what each process weighs
   limits   the same path with limits and budgets, and without, in pairs
+  gateways what several gateways behind one port serve, each with a small part of a core, beside one
   leave    how long it takes until an engine hears that its client has left
   revoke   how long a key is still taken after it was revoked
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
@@ -47,6 +49,7 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   streams: (quick) => benchStreams(quick, streams),
   start: benchStart,
   limits: benchLimits,
+  gateways: benchGateways,
   leave: benchLeave,
   revoke: benchRevoke,
   engine: benchEngine,

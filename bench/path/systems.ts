@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -142,7 +142,13 @@ export type Parvis = System & { readonly pid: number; readonly port: number; rea
 /** The built server as an operator starts it, with everything on, and the engines registered. */
 export const startParvis = async (
   engines: { readonly whole: Pick<Child, 'port'>; readonly stream: Pick<Child, 'port'> },
-  options: { readonly directory?: string; readonly streams?: number; readonly limits?: boolean } = {},
+  options: {
+    readonly directory?: string
+    readonly streams?: number
+    readonly limits?: boolean
+    /** So many, on whichever cores there are; without it one, which has a core for itself. */
+    readonly gateways?: number
+  } = {},
 ): Promise<Parvis> => {
   const dataDir = mkdtempSync(join(options.directory ?? tmpdir(), 'parvis-bench-'))
   const port = await freePort()
@@ -153,6 +159,7 @@ export const startParvis = async (
     PARVIS_BOOTSTRAP_SECRET_KEY: key,
     PARVIS_DEMO_MODELS: 'false',
     PARVIS_LOG_LEVEL: 'error',
+    PARVIS_GATEWAYS: String(options.gateways ?? 1),
   }
   const child = endsWithUs(
     spawn(process.execPath, [PARVIS, 'serve'], {
@@ -185,9 +192,14 @@ export const startParvis = async (
       return answer.ok && answer.headers.get('x-ratelimit-limit-requests') === (limits ? some : null)
     })
   }
-  pin([pid], GATEWAY_CORE)
-  const beside = (): number[] => familyOf(pid).filter((member) => member !== pid)
-  pin(beside(), OTHER_CORE)
+  const family = familyOf(pid)
+  const several = family.filter((member) => readFileSync(`/proc/${member}/cmdline`, 'utf8').startsWith('parvis gateway'))
+  const pids = several.length > 0 ? several : [pid]
+  const beside = (): number[] => familyOf(pid).filter((member) => !pids.includes(member))
+  if (options.gateways === undefined) {
+    pin(pids, GATEWAY_CORE)
+    pin(beside(), OTHER_CORE)
+  }
   const headers = { authorization: `Bearer ${key}` }
   return {
     name: 'parvis',
@@ -196,7 +208,7 @@ export const startParvis = async (
     key,
     whole: target(port, 'mock', headers),
     stream: target(port, 'stream', headers),
-    pids: [pid],
+    pids,
     beside,
     async stop() {
       child.kill('SIGTERM')

@@ -45,18 +45,19 @@ const send = (
 const body = (more: object = {}) => ({ model: 'scripted', messages: [{ role: 'user', content: 'x' }], ...more })
 const ask = (more: object = {}, headers: Record<string, string> = {}) => send('POST', '/v1/chat/completions', { body: body(more), headers })
 
-/** The processes of the gateways, which have their number in their title. */
-const gatewayPids = async (of: number): Promise<number[]> => {
+/** The processes that the house has started and whose command line has this in it. */
+const childrenOf = async (of: number, has: string): Promise<number[]> => {
   const pids: number[] = []
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue
     const read = (file: string): Promise<string> => readFile(`/proc/${name}/${file}`, 'utf8').catch(() => '')
-    const [stat, title] = [await read('stat'), await read('cmdline')]
+    const [stat, words] = [await read('stat'), await read('cmdline')]
     const [state, parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    if (Number(parent) === of && state !== 'Z' && title.startsWith('parvis gateway')) pids.push(Number(name))
+    if (Number(parent) === of && state !== 'Z' && words.includes(has)) pids.push(Number(name))
   }
   return pids
 }
+const gatewayPids = (of: number): Promise<number[]> => childrenOf(of, 'parvis gateway')
 const booked = async (where = 'true'): Promise<number> =>
   Number((await database.db.query<{ count: bigint }>(`select count(*) from usage_event where ${where}`)).rows[0]?.count)
 
@@ -269,3 +270,32 @@ test('a house that is killed takes its gateways with it, and a start with fewer 
   const { code, out } = await runParvis(['usage', 'reconcile'], env)
   expect({ code, out }).toMatchObject({ code: 0 })
 }, 120_000)
+
+test('embedded engines are started once for all gateways, and both know them through every death', async () => {
+  expect(await server.stop('SIGTERM')).toBe(0)
+  env = { ...env, PARVIS_DEMO_MODELS: 'true', PARVIS_ENGINE_THREADS: '1' }
+  await start(2)
+  const embed = async (): Promise<boolean> =>
+    (await send('POST', '/v1/embeddings', { body: { model: 'tiny-embed', input: 'x' } }).catch(() => undefined))?.status === 200
+  // Connections are handed out in turn.
+  const bothServe = () => until('both gateways serve it', async () => (await embed()) && (await embed()) && (await embed()), 60_000)
+  const engines = () => childrenOf(server.pid, 'tiny-embed')
+  await bothServe()
+  const [first, ...others] = await engines()
+  expect(others).toEqual([])
+  process.kill(first ?? 0, 'SIGKILL')
+  await until('another one runs', async () => (await engines()).some((pid) => pid !== first))
+  await bothServe()
+
+  const [gateway] = await gatewayPids(server.pid)
+  process.kill(gateway ?? 0, 'SIGKILL')
+  await until('it is back', async () => {
+    const pids = await gatewayPids(server.pid)
+    return (
+      pids.length === 2 && !pids.includes(gateway ?? 0) && (await send('GET', '/metrics')).text.includes('parvis_gateways{state="up"} 2')
+    )
+  })
+  await bothServe()
+  expect(await engines()).toHaveLength(1)
+  expect(server.err() + server.out()).not.toMatch(/[0-9a-f]{64}/)
+}, 180_000)
