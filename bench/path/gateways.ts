@@ -1,6 +1,6 @@
 import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { cpuMicros, median, type Row } from '../measure.ts'
+import { median, type Row } from '../measure.ts'
 import { bodyOf, closedLoop } from './load.ts'
 import { cpuOf, type Parvis, startEngines, startParvis } from './systems.ts'
 
@@ -36,89 +36,100 @@ const limitCpu = (pids: readonly number[], share: number): { free(): void } | un
 
 type Taken = { readonly perSecond: number; readonly gatewayMicros: number; readonly houseMicros: number }
 
-const measure = async ({ whole, pids, pid }: Parvis, requests: number): Promise<Taken> => {
+/** Servers that serve side by side: one with its gateways, or several of one process each. */
+type Setup = { readonly name: string; readonly gateways: number; readonly servers: readonly Parvis[]; readonly taken: Taken[] }
+
+const measure = async ({ servers }: Pick<Setup, 'servers'>, requestsOfEach: number): Promise<Taken> => {
+  const gateways = servers.flatMap(({ pids }) => pids)
   // With one gateway it is the house.
-  const house = pids.includes(pid) ? 0 : cpuMicros(pid)
-  const before = cpuOf(pids)
+  const houses = servers.map(({ pid }) => pid).filter((pid) => !gateways.includes(pid))
+  const before = { gateways: cpuOf(gateways), houses: cpuOf(houses) }
+  const requests = requestsOfEach * gateways.length
   const startedAtMs = performance.now()
-  await closedLoop(whole, bodyOf('mock', BODY_BYTES, false), CLIENTS_PER_GATEWAY * pids.length, requests)
+  await Promise.all(
+    servers.map(({ whole, pids }) =>
+      closedLoop(whole, bodyOf('mock', BODY_BYTES, false), CLIENTS_PER_GATEWAY * pids.length, requestsOfEach * pids.length),
+    ),
+  )
   return {
     perSecond: (requests / (performance.now() - startedAtMs)) * 1000,
-    gatewayMicros: (cpuOf(pids) - before) / requests,
-    houseMicros: pids.includes(pid) ? 0 : (cpuMicros(pid) - house) / requests,
+    gatewayMicros: (cpuOf(gateways) - before.gateways) / requests,
+    houseMicros: (cpuOf(houses) - before.houses) / requests,
   }
 }
 
 /**
- * What N gateways serve beside one, in turns, in one run. Where a machine has few cores, each gateway gets the same small part of one: what
- * they lose by standing behind one port, and by working on one database, is the same as with a core each. What they lose to each other's caches is not
- * in it.
+ * What N gateways serve beside one, in turns, in one run; and beside both, what N servers do that have nothing to do with each other, since
+ * processes that share cores and caches with each other and with whoever sends the load cost each other something, whatever stands behind which port.
+ * Each gateway gets the same small part of a core, so that a machine with two is enough.
  */
 export const benchGateways = async (quick: boolean): Promise<Row[]> => {
-  const counts = quick ? [1, 2] : [1, 2, 3]
+  const counts = quick ? [2] : [2, 3]
   const engines = await startEngines(200, 5)
-  const systems: { readonly gateways: number; readonly parvis: Parvis; readonly taken: Taken[]; limited?: { free(): void } | undefined }[] =
-    []
-  try {
-    for (const gateways of counts) systems.push({ gateways, parvis: await startParvis(engines, { gateways }), taken: [] })
+  const started: Parvis[] = []
+  let limited: ({ free(): void } | undefined)[] = []
+  const begin = async (gateways: number): Promise<Parvis> => {
+    const server = await startParvis(engines, { gateways })
+    started.push(server)
     // V8 settles after some thousand requests, of each gateway.
-    for (const { gateways, parvis } of systems) await measure(parvis, (quick ? 1_000 : 12_000) * gateways)
-    for (const system of systems) system.limited = limitCpu(system.parvis.pids, SHARE)
-    const limited = systems.every((system) => system.limited !== undefined)
+    await measure({ servers: [server] }, quick ? 1_000 : 12_000)
+    return server
+  }
+  try {
+    const alone: Parvis[] = []
+    while (alone.length < Math.max(...counts)) alone.push(await begin(1))
+    const one: Setup = { name: 'one', gateways: 1, servers: alone.slice(0, 1), taken: [] }
+    const setups: Setup[] = [one]
+    for (const gateways of counts) {
+      setups.push({ name: `together ${gateways}`, gateways, servers: [await begin(gateways)], taken: [] })
+      setups.push({ name: `apart ${gateways}`, gateways, servers: alone.slice(0, gateways), taken: [] })
+    }
+    limited = started.map(({ pids }) => limitCpu(pids, SHARE))
     const rounds = quick ? 3 : 9
     for (let round = 0; round < rounds; round += 1) {
-      for (const { gateways, parvis, taken } of round % 2 === 0 ? systems : systems.toReversed()) {
-        taken.push(await measure(parvis, (quick ? 600 : 2_500) * gateways))
-      }
+      for (const setup of round % 2 === 0 ? setups : setups.toReversed()) setup.taken.push(await measure(setup, quick ? 600 : 2_500))
     }
-    const [one, ...several] = systems
-    if (one === undefined) throw new Error('nothing was measured')
+
+    const of = (name: string): readonly Taken[] => setups.find((setup) => setup.name === name)?.taken ?? []
+    /** Round by round: what disturbed one of the two has mostly disturbed the other, too. */
+    const against = (name: string, other: string, figure: 'perSecond' | 'gatewayMicros'): number =>
+      median(of(name).map((taken, round) => taken[figure] / (of(other)[round]?.[figure] ?? Number.NaN)))
+    const middle = (name: string, figure: keyof Taken): number => median(of(name).map((taken) => taken[figure]))
+    const isLimited = limited.every((each) => each !== undefined)
     const rows: Row[] = []
-    const cpu = (taken: readonly Taken[]): number => median(taken.map(({ gatewayMicros }) => gatewayMicros))
-    if (limited) {
-      const value = median(one.taken.map(({ perSecond }) => perSecond))
-      rows.push({
-        what: 'one gateway',
-        value,
-        unit: '/s',
-        beside: `JSON, 1 KB in, 2 KB out; ${SHARE * 100} % of a core, which does the work of the house, too`,
-      })
-    }
-    for (const { gateways, taken } of several) {
-      if (limited) {
-        const times = median(taken.map(({ perSecond }, round) => perSecond / (one.taken[round]?.perSecond ?? Number.NaN)))
+    const part = isLimited ? `${SHARE * 100} % of a core, which does the work of the house, too` : 'as much of the cores as there is'
+    rows.push({ what: 'one gateway', value: middle('one', 'perSecond'), unit: '/s', beside: `JSON, 1 KB in, 2 KB out; ${part}` })
+    for (const gateways of counts) {
+      const [together, apart] = [`together ${gateways}`, `apart ${gateways}`]
+      if (isLimited) {
+        const times = against(together, 'one', 'perSecond')
         rows.push({
           what: `${gateways} × one gateway, beside ${gateways} gateways`,
           value: gateways / times,
           unit: '×',
-          beside: `they serve ${times.toFixed(2)} × what one serves; held ≥ ${(HELD * gateways).toFixed(2)} ×; median of ${rounds} rounds in turns`,
+          beside: `they serve ${times.toFixed(2)} × what one serves (held ≥ ${(HELD * gateways).toFixed(2)} ×), ${gateways} servers apart ${against(apart, 'one', 'perSecond').toFixed(2)} ×; ${rounds} rounds in turns`,
           cliff: { above: 2, why: 'each gateway must bring nearly what one alone serves' },
         })
       }
-      const house = median(taken.map(({ houseMicros }) => houseMicros))
       rows.push({
         what: `CPU of ${gateways} gateways, per request`,
-        value: cpu(taken),
+        value: middle(together, 'gatewayMicros'),
         unit: 'µs',
-        beside: `of one ${cpu(one.taken).toFixed(0)} µs; round by round ${median(
-          taken.map(({ gatewayMicros }, round) => gatewayMicros / (one.taken[round]?.gatewayMicros ?? Number.NaN)),
-        ).toFixed(2)} ×`,
+        beside: `of one ${middle('one', 'gatewayMicros').toFixed(0)} µs, ${against(together, 'one', 'gatewayMicros').toFixed(2)} ×; of ${gateways} servers apart ${middle(apart, 'gatewayMicros').toFixed(0)} µs, ${against(apart, 'one', 'gatewayMicros').toFixed(2)} ×`,
       })
       rows.push({
         what: '  of the house beside them',
-        value: house,
+        value: middle(together, 'houseMicros'),
         unit: 'µs',
         beside: `per request; ${CLIENTS_PER_GATEWAY} connections to a gateway, made anew each round`,
         cliff: { above: 100, why: 'a request is nothing that the house has to do with' },
       })
     }
-    if (!limited) rows.push({ what: 'throughput', value: Number.NaN, unit: '', beside: `not measured: ${GROUPS} cannot be written` })
+    if (!isLimited) rows.push({ what: 'throughput', value: Number.NaN, unit: '', beside: `not measured: ${GROUPS} cannot be written` })
     return rows
   } finally {
-    for (const { parvis, limited } of systems.toReversed()) {
-      limited?.free()
-      await parvis.stop()
-    }
+    for (const each of limited) each?.free()
+    for (const server of started.toReversed()) await server.stop()
     await engines.stop()
   }
 }

@@ -201,7 +201,7 @@ export const openGateway = async (
   open('http', drain)
 
   neighbours?.answerWith({ metrics: metrics.families, journal: usage.fault, knowing: known.knowing }, log)
-  neighbours?.listening((socket) => app.server.emit('connection', socket))
+  neighbours?.listening((socket) => handing?.take(socket))
   return { port: portOf(), routes: shapes, reference, registered }
 }
 

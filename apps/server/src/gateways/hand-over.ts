@@ -1,4 +1,5 @@
 import { Agent, type IncomingMessage, request as ask } from 'node:http'
+import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -29,6 +30,8 @@ export const requireShortPath = (dataDir: string): void => {
 }
 
 export type HandOver = {
+  /** A connection from outside, as the house hands them to us. All others are of neighbours. */
+  take(socket: Socket): void
   /** Whether the request's `Idempotency-Key` belongs to another gateway, which has it now. */
   handOver(request: FastifyRequest, reply: FastifyReply, refuse: (refusal: Refusal) => void): boolean
   /** Requests that others have from us. */
@@ -50,17 +53,17 @@ export const openHandOver = (options: {
   limitMs: number
 }): HandOver => {
   const { app, dataDir, number, gateways, limitMs } = options
-  const received = new WeakSet<IncomingMessage>()
+  const outside = new WeakSet<Socket>()
   // The one who asks closes, when it has read all: closed by the other one, what it still writes would fail before it has read the answer.
   const agent = new Agent({ keepAlive: true, maxFreeSockets: 0 })
   let open = 0
 
-  // One request to a connection: what the request comes from is what the connection comes from. Before everybody else who listens.
-  app.server.prependListener('request', (request: IncomingMessage) => {
-    if (request.socket.remoteAddress !== undefined) return
-    received.add(request)
-    Object.defineProperty(request.socket, 'remoteAddress', { value: request.headers[PEER] })
-    delete request.headers[PEER]
+  // Before everybody else who listens: where a request comes from is what the neighbour says of it. Of nobody else that is believed, so it goes by how a
+  // connection has come to us, and not by an address, which one that has just been cut has not.
+  app.server.prependListener('request', ({ socket, headers }: IncomingMessage) => {
+    if (outside.has(socket)) return
+    Object.defineProperty(socket, 'remoteAddress', { value: headers[PEER], configurable: true })
+    delete headers[PEER]
   })
 
   const forward = (request: FastifyRequest, reply: FastifyReply, owner: number, refuse: (refusal: Refusal) => void): void => {
@@ -100,9 +103,13 @@ export const openHandOver = (options: {
   }
 
   return {
+    take: (socket) => {
+      outside.add(socket)
+      app.server.emit('connection', socket)
+    },
     handOver: (request, reply, refuse) => {
       const key = request.headers['idempotency-key']
-      if (typeof key !== 'string' || received.has(request.raw)) return false
+      if (typeof key !== 'string' || !outside.has(request.raw.socket)) return false
       const owner = (crc32(key) % gateways) + 1
       if (owner === number) return false
       reply.hijack()

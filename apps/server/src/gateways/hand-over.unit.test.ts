@@ -42,7 +42,7 @@ const openGateway = async (dataDir: string, number: number, trustProxy: boolean)
   await makeGatewayDir(dataDir, number)
   await app.listen({ path: socketOf(dataDir, number) })
   const front = createServer({ pauseOnConnect: true }, (socket) => {
-    app.server.emit('connection', socket)
+    handing.take(socket)
     socket.resume()
   })
   await new Promise<void>((resolve) => void front.listen(0, '127.0.0.1', resolve))

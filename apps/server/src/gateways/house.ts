@@ -16,6 +16,8 @@ const HEALTHY_MS = 60_000
 /** What one gateway may take to answer the house. */
 const ANSWER_LIMIT_MS = 1_000
 const KNOWING_LIMIT_MS = 2_500
+/** Connections that wait until a gateway has taken the ones before; as many as the kernel holds for one that does not accept. */
+const MOST_HANDED = 511
 /** How a child gets on with its loading is no move, and is looked at as often as this. */
 const ENGINES_EVERY_MS = 1_000
 
@@ -26,6 +28,8 @@ type Gateway = {
   readonly number: number
   readonly child: ChildProcess
   readonly line: Line
+  /** On their way to it. */
+  readonly handed: Set<Socket>
   here: boolean
   listening: boolean
   toldEngines: string
@@ -66,11 +70,16 @@ export const openGateways = async (options: {
   let turn = 0
   /** Nothing of it has been read: whoever gets it reads from the first byte on. */
   const hand = (socket: Socket): void => {
-    const up = [...living.values()].filter(({ listening }) => listening)
-    const { child } = up[(turn += 1) % up.length] ?? {}
+    const up = [...living.values()].filter(({ listening, child, handed }) => listening && child.connected && handed.size < MOST_HANDED)
+    const gateway = up[(turn += 1) % up.length]
     // A client that meets nobody is cut, as it is when nobody listens.
-    if (child?.connected !== true) return void socket.destroy()
-    child.send(CONNECTION, socket, (error) => void (error !== null && socket.destroy()))
+    if (gateway === undefined) return void socket.destroy()
+    const { child, handed } = gateway
+    handed.add(socket)
+    child.send(CONNECTION, socket, (error) => {
+      handed.delete(socket)
+      if (error !== null) socket.destroy()
+    })
   }
   const server = createServer({ pauseOnConnect: true }, hand)
   await new Promise<void>((resolve, reject) => {
@@ -161,7 +170,7 @@ export const openGateways = async (options: {
         },
       },
     )
-    const gateway: Gateway = { number, child, line, here: false, listening: false, toldEngines: '' }
+    const gateway: Gateway = { number, child, line, handed: new Set(), here: false, listening: false, toldEngines: '' }
     living.set(number, gateway)
     const ended = new Promise<string>((resolve) => {
       child.on('error', (error) => resolve(`could not be started: ${error.message}`))
@@ -180,6 +189,7 @@ export const openGateways = async (options: {
     const how = await ended
     inTime.abort()
     living.delete(number)
+    for (const socket of gateway.handed) socket.destroy()
     gone = addUp([gone, countersOf(counted.get(number) ?? [])])
     counted.delete(number)
     return { reason: reason ?? how, listenedMs: listeningAtMs === undefined ? 0 : performance.now() - listeningAtMs }
