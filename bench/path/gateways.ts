@@ -72,7 +72,7 @@ export const benchGateways = async (quick: boolean): Promise<Row[]> => {
     const server = await startParvis(engines, { gateways })
     started.push(server)
     // V8 settles after some thousand requests, of each gateway.
-    await measure({ servers: [server] }, quick ? 1_000 : 12_000)
+    await measure({ servers: [server] }, quick ? 1_000 : 20_000)
     return server
   }
   try {
