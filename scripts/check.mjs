@@ -1,4 +1,4 @@
-// `npm run check`: format, lint with types, types, dead code. Everything is run even when something fails, and each says its own.
+// `npm run check`: format, lint with types, types, dead code, lock file. Everything is run even when something fails, and each says its own.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { prepare, ROOT } from './lib.mjs'
@@ -12,6 +12,7 @@ const steps = [
   ['lint', bin('oxlint'), ['--type-aware', '--deny-warnings', '.']],
   ['types', bin('tsc'), ['-p', 'tsconfig.check.json']],
   ['dead code', bin('knip'), ['--no-progress']],
+  ['lock file', process.execPath, [join(ROOT, 'scripts', 'complete-lock.mjs'), '--check']],
 ]
 
 const failed = steps.filter(([name, command, args]) => {

@@ -43,7 +43,7 @@ const install = () => {
   if (!fresh) {
     console.error('Installing packages …')
     const npm = process.env.npm_execpath
-    // Not `npm ci`: it refuses a lock file that was written where the registry has no packages for other systems.
+    // Not `npm ci`: it would take away and bring again all packages for one that has changed.
     const args = ['install', '--no-save', '--include=dev', '--include=optional', '--loglevel=error']
     if (npm?.endsWith('.js')) run(process.execPath, [npm, ...args])
     else run('npm', args, { shell: process.platform === 'win32' })
