@@ -1,9 +1,9 @@
 import type { Usage } from '@parvis/wire/openai/usage'
 import type { Model } from '../catalog/model.ts'
-import type { Refusal } from '../kit/refusal.ts'
 import type { Counts } from '../usage/event.ts'
-import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts, type Verdict } from './answer.ts'
+import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts } from './answer.ts'
 import { bufferToBody } from './body.ts'
+import { brokenStream } from './broken-stream.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
 import { DONE_EVENT, type Exchange } from './exchange.ts'
@@ -154,15 +154,7 @@ export const streamedAnswer = (
   const usageEvent = (told: unknown): Buffer =>
     toEvent({ ...(latest && payloadToObject(latest)), model: model.name, choices: [], usage: told })
 
-  const broken = (how: Exclude<Ending['ended'], 'complete'>, refusal: Refusal): Verdict => {
-    if (how === 'client_left') return ending(how, () => {})
-    return sent ? ending(how, () => exchange.refuse(refusal)) : { refusal }
-  }
-
-  const failed = (reason: string, log: string): Verdict => ({
-    ...broken('engine_failed', { code: 'engine_failed', model: model.name, reason }),
-    log,
-  })
+  const { broken, failed } = brokenStream(exchange, model, { sent: () => sent, ending })
 
   return {
     data(chunk) {

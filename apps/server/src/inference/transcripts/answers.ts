@@ -1,8 +1,8 @@
 import { durationMsOf, EngineTranscript, EngineTranscriptEvent, type TranscriptFormat } from '@parvis/wire/openai/transcription'
 import type { Model } from '../../catalog/model.ts'
-import type { Refusal } from '../../kit/refusal.ts'
 import { type Answer, LEFT_STATUS, NO_COUNTS, type Verdict } from '../answer.ts'
 import { bufferToBody } from '../body.ts'
+import { brokenStream } from '../broken-stream.ts'
 import { dataOf, MAX_EVENT_BYTES, splitEvents } from '../events.ts'
 import { DONE_EVENT, type Exchange } from '../exchange.ts'
 import { renderTranscript, toUsage } from './formats.ts'
@@ -12,13 +12,6 @@ const MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
 
 const PING = Buffer.from(': ping\n\n')
 const toEvent = (value: object): Buffer => Buffer.from(`data: ${JSON.stringify(value)}\n\n`)
-
-const failedWith =
-  (model: Model) =>
-  (reason: string, log: string): { refusal: Refusal; log: string } => ({
-    refusal: { code: 'engine_failed', model: model.name, reason },
-    log,
-  })
 
 const toValue = (text: string): unknown => {
   try {
@@ -40,7 +33,7 @@ export const wholeTranscript = (
   model: Model,
   wanted: { readonly format: TranscriptFormat; readonly segments: boolean },
 ): Answer => {
-  const failed = failedWith(model)
+  const failed = (reason: string, log: string): Verdict => ({ refusal: { code: 'engine_failed', model: model.name, reason }, log })
   const pieces: Buffer[] = []
   let bytes = 0
   return {
@@ -82,7 +75,6 @@ export const wholeTranscript = (
  * text and the duration, waits until the usage is on disk.
  */
 export const streamedTranscript = (exchange: Exchange, model: Model): Answer => {
-  const failed = failedWith(model)
   const events = splitEvents()
   let out: Buffer[] = []
   let sent = false
@@ -146,19 +138,17 @@ export const streamedTranscript = (exchange: Exchange, model: Model): Answer => 
     return exchange.write(bytes)
   }
 
-  const broken = (how: Parameters<Answer['broken']>[0], refusal: Refusal): Verdict => {
-    const ending = { ...countsOf(undefined), ended: how, status: sent ? 200 : LEFT_STATUS }
-    if (how === 'client_left') return { ending: { ...ending, finish: () => {} } }
-    return sent ? { ending: { ...ending, finish: () => exchange.refuse(refusal) } } : { refusal }
-  }
-  const fail = (reason: string, log: string): Verdict => ({ ...broken('engine_failed', failed(reason, log).refusal), log })
+  const { broken, failed } = brokenStream(exchange, model, {
+    sent: () => sent,
+    ending: (ended, finish) => ({ ending: { ...countsOf(undefined), ended, status: sent ? 200 : LEFT_STATUS, finish } }),
+  })
 
   return {
     data(chunk) {
       const fits = events.push(chunk, look)
       const keepsUp = flush()
-      if (failure !== undefined) return fail(failure.reason, failure.log)
-      if (!fits) return fail('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
+      if (failure !== undefined) return failed(failure.reason, failure.log)
+      if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
       if (done) return 'done'
       return keepsUp ? undefined : 'wait'
     },
@@ -169,8 +159,8 @@ export const streamedTranscript = (exchange: Exchange, model: Model): Answer => 
     },
     end() {
       flush()
-      if (failure !== undefined) return fail(failure.reason, failure.log)
-      if (!finished && !done) return fail('its stream ended too early', 'a stream without an end')
+      if (failure !== undefined) return failed(failure.reason, failure.log)
+      if (!finished && !done) return failed('its stream ended too early', 'a stream without an end')
       begin() // silence has no text, and is an answer
       const last = { type: 'transcript.text.done', text, ...(durationMs === undefined ? {} : { usage: toUsage(durationMs) }) }
       return {

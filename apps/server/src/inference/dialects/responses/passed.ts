@@ -3,7 +3,8 @@ import type { Model } from '../../../catalog/model.ts'
 import type { Clock } from '../../../kit/clock.ts'
 import type { Refusal } from '../../../kit/refusal.ts'
 import type { Counts } from '../../../usage/event.ts'
-import { type Answer, countedByUs, type Ending, LEFT_STATUS, type Verdict } from '../../answer.ts'
+import { type Answer, countedByUs, type Ending, LEFT_STATUS } from '../../answer.ts'
+import { brokenStream } from '../../broken-stream.ts'
 import type { Request } from '../../endpoints/endpoint.ts'
 import { dataOf, MAX_EVENT_BYTES, splitEvents } from '../../events.ts'
 import type { Exchange } from '../../exchange.ts'
@@ -100,7 +101,7 @@ export const passedStream = (
   }
 
   /** How it went wrong, with what the engine has told of the response until then. */
-  const failed = (refusal: Refusal): Buffer => {
+  const failureEvents = (refusal: Refusal): Buffer => {
     const begun = response ?? beginResponse(exchange, asked, model.name, clock)
     const opening = sequence > 0 ? [] : [emit('response.created', { response: begun }), emit('response.in_progress', { response: begun })]
     const { error, event } = failureOf(refusal)
@@ -108,7 +109,7 @@ export const passedStream = (
     return Buffer.concat([...opening, emit('response.failed', { response: told }), emit('error', event)])
   }
 
-  const begin = (): void => exchange.begin(failed)
+  const begin = (): void => exchange.begin(failureEvents)
 
   /** One write per read; says whether the client keeps up. */
   const flush = (): boolean => {
@@ -133,22 +134,14 @@ export const passedStream = (
     return { ending: { ...counted, ended, status: sent ? 200 : LEFT_STATUS, finish } }
   }
 
-  const broken = (how: Exclude<Ending['ended'], 'complete'>, refusal: Refusal): Verdict => {
-    if (how === 'client_left') return ending(how, () => {})
-    return sent ? ending(how, () => exchange.refuse(refusal)) : { refusal }
-  }
-
-  const fail = (reason: string, log: string): Verdict => ({
-    ...broken('engine_failed', { code: 'engine_failed', model: model.name, reason }),
-    log,
-  })
+  const { broken, failed } = brokenStream(exchange, model, { sent: () => sent, ending })
 
   return {
     data(chunk) {
       const fits = events.push(chunk, look)
       const keepsUp = flush()
-      if (failure !== undefined) return fail(failure.reason, failure.log)
-      if (!fits) return fail('its stream cannot be read', `an event of more than ${maxBytes} bytes`)
+      if (failure !== undefined) return failed(failure.reason, failure.log)
+      if (!fits) return failed('its stream cannot be read', `an event of more than ${maxBytes} bytes`)
       if (over) return 'done'
       return keepsUp ? undefined : 'wait'
     },
@@ -180,12 +173,12 @@ export const passedStream = (
       // Some servers forget the blank line behind their last event; others were cut in the middle of it.
       if (rest.length > 0 && readEvent(rest) !== 'garbage') look(Buffer.concat([rest, BLANK_LINE]))
       flush()
-      if (failure !== undefined) return fail(failure.reason, failure.log)
+      if (failure !== undefined) return failed(failure.reason, failure.log)
       const end = last
       if (end === undefined) {
         return sent
-          ? fail('its stream ended too early', 'a stream without an end')
-          : fail('its stream was empty', 'a stream without an event')
+          ? failed('its stream ended too early', 'a stream without an end')
+          : failed('its stream was empty', 'a stream without an event')
       }
       begin()
       sent = true
