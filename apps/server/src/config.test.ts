@@ -197,8 +197,55 @@ test('gateways are a number up to 64, or as many as there are cores', () => {
   for (const wrong of ['0', '65', 'x', '1.5', '-1']) expect(() => read({ PARVIS_GATEWAYS: wrong })).toThrow(/^PARVIS_GATEWAYS must be/)
 })
 
+test('what is named of the maxima is what the settings say, and the rest stays', async () => {
+  const before = { IamApiKeys: 50, IamApplications: 100, IamGroups: 50, IamPolicies: 50, IamUsers: 50, AccountProjects: 25 }
+  expect(read().maxima).toEqual(before)
+  expect(read({ PARVIS_MAXIMA: 'IamUsers=500, IamApiKeys = 100000' }).maxima).toEqual({ ...before, IamUsers: 500, IamApiKeys: 100_000 })
+  await file('maxima:\n  AccountProjects: 1\n  IamGroups: "7"\n')
+  expect(read().maxima).toEqual({ ...before, AccountProjects: 1, IamGroups: 7 })
+  await file('maxima: IamPolicies=60\n')
+  expect(read().maxima).toEqual({ ...before, IamPolicies: 60 })
+})
+
+const MAXIMA_ALLOWED =
+  'must be like IamUsers=500,IamApiKeys=2000: each of IamApiKeys, IamApplications, IamGroups, IamPolicies, IamUsers, AccountProjects at most once, with a whole number from 1 to 100000.'
+
+test.each([
+  'IamUsers',
+  'IamUsers=',
+  'IamUsers=0',
+  'IamUsers=-1',
+  'IamUsers=1.5',
+  'IamUsers=many',
+  'IamUsers=100001',
+  'IamUsers=5=6',
+  'IamUsers=5,',
+  'IamUsers=5,IamUsers=6',
+  'IamUsers=5,InferenceL4Nodes=9',
+  'users=500',
+  'iamusers=500',
+  'constructor=5',
+  '500',
+])('maxima that cannot be are refused with what they may be: %s', (value) => {
+  expect(() => read({ PARVIS_MAXIMA: value })).toThrow(`PARVIS_MAXIMA ${MAXIMA_ALLOWED}`)
+})
+
+test.each([
+  ['{ IamUsers: 0 }', MAXIMA_ALLOWED],
+  ['{ IamUsers: 1.5 }', MAXIMA_ALLOWED],
+  ['{ IamUsers: }', MAXIMA_ALLOWED],
+  ['{ IamUsers: [5] }', MAXIMA_ALLOWED],
+  ['{ users: 5 }', MAXIMA_ALLOWED],
+  ['{ IamUsers: 5, IamUsers: 6 }', 'is not valid YAML'],
+  ['500', 'must be text or a map, like IamUsers=500,IamApiKeys=2000.'],
+  ['[IamUsers=5]', 'must be text or a map, like IamUsers=500,IamApiKeys=2000.'],
+])('nor in the file: %s', async (value, message) => {
+  await file(`maxima: ${value}\n`)
+  expect(() => read()).toThrow(message)
+})
+
 test('what one process has read another one gets as it is, and nothing else', async () => {
-  await file('fetchAllow: 10.0.0.0/8\ntaxPercent: 5.5\n')
+  await file('fetchAllow: 10.0.0.0/8\ntaxPercent: 5.5\nmaxima: { IamUsers: 500 }\n')
   const config = read({ PARVIS_PUBLIC_URL: 'https://ai.example.com/', PARVIS_GATEWAYS: '3', PATH: '/bin' })
   const sent: unknown = JSON.parse(JSON.stringify(config))
   expect(parseSettings(sent)).toEqual(config)

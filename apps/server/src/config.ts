@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
 import { isRange } from './kit/addresses.ts'
+import { MAXIMA, type Maxima } from './kit/maxima.ts'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
@@ -56,6 +57,25 @@ const ranges = listed('ranges').refine((values) => values.every(isRange), {
 const isOrigin = (value: string): boolean =>
   URL.canParse(value) && /^https?:$/.test(new URL(value).protocol) && new URL(value).origin === value
 const DOMAIN = /^([a-z0-9-]{1,63}\.)+[a-z]{2,63}$/
+
+/** More keys than this a gateway should not have to know of one organization (iam/iam.ts). */
+const MOST_OF_EACH = 100_000
+const maximum = whole(1, MOST_OF_EACH)
+const isMaximum = ([name, value, ...more]: readonly unknown[]): boolean =>
+  typeof name === 'string' && Object.hasOwn(MAXIMA, name) && maximum.safeParse(value).success && more.length === 0
+/** Pairs of a name and a number, as text or as a map of the file; what is not named keeps its default. */
+const maxima = z
+  .union(
+    [
+      z.record(z.string(), z.unknown()).transform((map): unknown[][] => Object.entries(map)),
+      z.string().transform((value): unknown[][] => value.split(',').map((pair) => pair.split('=').map((part) => part.trim()))),
+    ],
+    { error: 'must be text or a map, like IamUsers=500,IamApiKeys=2000' },
+  )
+  .refine((pairs) => pairs.every(isMaximum) && new Set(pairs.map(([name]) => name)).size === pairs.length, {
+    error: `must be like IamUsers=500,IamApiKeys=2000: each of ${Object.keys(MAXIMA).join(', ')} at most once, with a whole number from 1 to ${MOST_OF_EACH}`,
+  })
+  .transform((pairs): Maxima => ({ ...MAXIMA, ...Object.fromEntries(pairs.map(([name, value]) => [name, Number(value)])) }))
 
 /** The engine's share: a quarter of the memory for each model's process, so that three models leave the fourth to us and to Postgres. */
 const engineShareMb = (machine: Machine): number => Math.max(512, Math.floor(machine.memoryMb / 4))
@@ -148,6 +168,14 @@ export const SETTINGS = [
     yaml: 'oidcJoin',
     default: 'nobody',
     what: 'The id of an organization that whoever comes from PARVIS_OIDC_DOMAINS becomes a member of, without any rights at first. Otherwise only users that are there get in.',
+  },
+  {
+    env: 'PARVIS_MAXIMA',
+    yaml: 'maxima',
+    default: Object.entries(MAXIMA)
+      .map(([name, most]) => `${name}=${most}`)
+      .join(','),
+    what: 'How many of these an organization may have, up to 100000 of each. What is not named keeps its default.',
   },
   {
     env: 'PARVIS_DEMO_MODELS',
@@ -305,6 +333,7 @@ const SHAPE = {
     error: 'must be domains like example.com, with commas between them',
   }),
   oidcJoin: text.regex(UUID, { error: 'must be the id of an organization' }).optional(),
+  maxima,
   demoModels: flag,
   engineThreads: whole(1, 1024),
   engineMemoryMb: whole(64, 16 * 2 ** 20),
@@ -368,6 +397,7 @@ const defaults = (machine: Machine, env: Environment): Partial<Record<Name, unkn
   trustedProxies: [],
   corsOrigins: [],
   oidcDomains: [],
+  maxima: {},
   demoModels: true,
   // One core stays with the server, so that streams keep flowing while an engine computes.
   engineThreads: Math.max(1, machine.cores - 1),

@@ -20,6 +20,7 @@ import type { Foundation } from './foundation.ts'
 import { openHandOver, socketOf } from './gateways/hand-over.ts'
 import type { Neighbours } from './gateways/neighbours.ts'
 import { askDatabase, openHttp } from './http.ts'
+import { openFits } from './iam/fits.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
 import { oidcPages } from './iam/oidc-pages.ts'
@@ -131,12 +132,14 @@ export const openGateway = async (
   const portOf = (): number => neighbours?.place.port ?? (app.server.address() as AddressInfo).port
   const publicUrl = (): string => config.publicUrl ?? httpAddress(config.host, portOf())
   const sendMail = openMail(config)
+  const fits = openFits(config.maxima)
   const people = openPeople({
     db,
     clock,
     log,
     secrets,
     iam,
+    fits,
     sendMail,
     publicUrl,
     behindTls: config.behindTls,
@@ -154,11 +157,11 @@ export const openGateway = async (
   metricsRoute(manage, neighbours?.metrics ?? metrics.render)
   linkPages(app, { people, clock, log })
   if (people.oidc !== undefined) oidcPages(app, { oidc: people.oidc, people, clock, log })
-  iamRoutes(manage, { db, secrets, iam, people })
+  iamRoutes(manage, { db, secrets, iam, people, fits })
   auditRoutes(manage, { db })
   catalogRoutes(manage, { db, clock, servedBy: (name) => enginesOf(db, name) })
   engineRoutes(manage, { db, secrets, clock, states: engines.states, modelIds: (names) => readModelIds(db, names) })
-  quotaRoutes(manage, { db, clock, policy, models: catalog.list })
+  quotaRoutes(manage, { db, clock, policy, maxima: config.maxima, models: catalog.list })
   usageRoutes(manage, { db, clock })
   const terms = termsOf(config)
   billingRoutes(manage, { db, clock, terms })

@@ -20,8 +20,8 @@ afterAll(async () => {
 })
 
 /** A new organization, asked by its owner. */
-const openOrganization = async () => {
-  const calls = openCalls(house)
+const openOrganization = async (of: TestHouse = house) => {
+  const calls = openCalls(of)
   organizations += 1
   const made = await calls.must('POST', '/parvis/v1/organizations', { name: `organization ${organizations}` })
   const [id, key] = [String(made['id']), String(made['secret_key'])]
@@ -148,4 +148,37 @@ test('an invitation that would give a key too many stays good, for a password or
   await organization.must('DELETE', `${IAM}/api-keys/${String(keys[0]?.['access_key'])}`)
   expect((await accept(one)).status).toBe(200)
   expect((await accept(one)).status).toBe(404)
+})
+
+test('an installation has the maxima that its settings say: fewer, more, and the rest as before', async () => {
+  const other = await freshDatabase()
+  const own = await startHouse({ database: other, settings: { PARVIS_MAXIMA: 'IamGroups=2,IamPolicies=52' } })
+  try {
+    const organization = await openOrganization(own)
+    const shown = (await organization.must('GET', `${IAM}/quota?organization_id=${organization.id}`))['quota']
+    const numbers = Object.fromEntries((shown as { name: string; limit?: number }[]).map(({ name, limit }) => [name, limit]))
+    expect(numbers).toMatchObject({
+      IamGroups: 2,
+      IamPolicies: 52,
+      IamUsers: 50,
+      IamApiKeys: 50,
+      IamApplications: 100,
+      AccountProjects: 25,
+    })
+    expect([await organization.quotum('IamGroups'), await organization.quotum('IamPolicies')]).toEqual([2, 52])
+
+    for (const [path, quotum, max] of [
+      ['groups', 'IamGroups', 2],
+      ['policies', 'IamPolicies', 52],
+    ] as const) {
+      for (let at = 0; at < max; at += 1) await organization.must('POST', `${IAM}/${path}`, { name: `thing ${at}` })
+      expect(await organization.ask('POST', `${IAM}/${path}`, { name: 'one more' })).toMatchObject({
+        status: 403,
+        body: { type: 'quotas_exceeded', details: [{ resource: quotum, quota: max, current: max }] },
+      })
+    }
+  } finally {
+    await own.stop()
+    await other.drop()
+  }
 })

@@ -6,7 +6,6 @@ import { newId, type OrganizationId, type ProjectId } from '../kit/ids.ts'
 import { orderOf, pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, pageQuery } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { fits } from './fits.ts'
 import { Description, type IamRoom, Stamps } from './shapes.ts'
 
 type Row = { id: ProjectId; name: string; organization_id: OrganizationId; description: string; created_at: Date; updated_at: Date }
@@ -48,7 +47,7 @@ const FOREIGN_KEY_VIOLATION = '23503'
 const PATH = '/account/v3/projects'
 
 /** control-plane.md 6. What may be seen of projects is those in which something may be done. */
-export const accountRoutes = (manage: Manage, { db, change, iam }: IamRoom): void => {
+export const accountRoutes = (manage: Manage, { db, change, fits, iam }: IamRoom): void => {
   const reads = { resource: 'project', action: 'read', scope: 'project' } as const
   const writes = { resource: 'project', action: 'write', scope: 'project' } as const
   const creates = { resource: 'project', action: 'write', scope: 'organization' } as const

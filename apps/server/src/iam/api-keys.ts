@@ -8,7 +8,6 @@ import { choice, orderOf, readPage } from '../kit/listing.ts'
 import { type Actor, listOf, type Manage, type May, queryFlag } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
 import type { Note } from './change.ts'
-import { fits } from './fits.ts'
 import { insertKey } from './keys.ts'
 import { Description, type IamRoom, iamPage, Stamps } from './shapes.ts'
 
@@ -98,7 +97,7 @@ const mayChange = (row: Row, actor: Actor, may: May): boolean =>
 const PATH = '/iam/v1alpha1/api-keys'
 
 /** control-plane.md 5.7 and serverless-platform.md 5.5. */
-export const apiKeyRoutes = (manage: Manage, { db, change, secrets, iam }: IamRoom): void => {
+export const apiKeyRoutes = (manage: Manage, { db, change, fits, secrets, iam }: IamRoom): void => {
   const params = z.object({ access_key: z.string().max(64) })
   const ExpiresAt = z.iso.datetime({ offset: true }).transform((text) => new Date(text))
 

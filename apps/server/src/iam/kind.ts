@@ -6,7 +6,6 @@ import { newId, type OrganizationId } from '../kit/ids.ts'
 import type { Actor, Manage } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Note } from './change.ts'
-import { fits } from './fits.ts'
 import type { IamRoom } from './shapes.ts'
 
 /** What tells one kind of thing from another, where the organization has many of each: applications, groups, policies. */
@@ -27,7 +26,7 @@ export type Kind<Row, Json> = {
 }
 
 /** Lets things of a kind be read one at a time and deleted; gives back how one is made and changed. */
-export const openKind = <Row, Json>(manage: Manage, { db, change, iam }: IamRoom, kind: Kind<Row, Json>) => {
+export const openKind = <Row, Json>(manage: Manage, { db, change, fits, iam }: IamRoom, kind: Kind<Row, Json>) => {
   const { resource, table, path, answer, summaries, read, toJson, toAudit } = kind
   const reads = { resource, action: 'read', scope: 'organization' } as const
   const writes = { resource, action: 'write', scope: 'organization' } as const

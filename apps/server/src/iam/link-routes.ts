@@ -3,14 +3,13 @@ import { dateToInstant } from '../kit/clock.ts'
 import { notFound } from '../kit/denial.ts'
 import type { Manage } from '../kit/management.ts'
 import { no, yes } from '../kit/outcome.ts'
-import { fits } from './fits.ts'
 import { insertKey } from './keys.ts'
 import { type IamRoom, LinkToken, Login, Password } from './shapes.ts'
 
 const OURS = '/parvis/v1'
 
 /** What a link is taken up with, by programs; people have pages for it (pages.ts). All of it is ours. */
-export const linkRoutes = (manage: Manage, { change, secrets, people: { links } }: IamRoom): void => {
+export const linkRoutes = (manage: Manage, { change, fits, secrets, people: { links } }: IamRoom): void => {
   const Chosen = z.object({ user_id: z.uuid(), organization_id: z.uuid() })
 
   manage({

@@ -21,7 +21,7 @@ import type { Origin } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Change } from './change.ts'
-import { fits } from './fits.ts'
+import type { Fits } from './fits.ts'
 import type { Sessions } from './sessions.ts'
 import { type Entered, enter } from './sign-in.ts'
 
@@ -105,10 +105,11 @@ export const openOidc = (parts: {
   log: Logger
   secrets: Secrets
   change: Change
+  fits: Fits
   sessions: Sessions
   publicUrl: () => string
 }) => {
-  const { settings, db, clock, log, secrets, change, sessions, publicUrl } = parts
+  const { settings, db, clock, log, secrets, change, fits, sessions, publicUrl } = parts
   let found: { readonly configuration: Promise<Configuration>; readonly at: Instant } | undefined
 
   /** Asked once for all who wait, and not again at once where it failed: nobody's reloading becomes a flood on the provider. */

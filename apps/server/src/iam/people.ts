@@ -6,6 +6,7 @@ import type { Secrets } from '../kit/secrets.ts'
 import { openChange } from './change.ts'
 import { openCookies } from './cookies.ts'
 import { type Elsewhere, type Failures, openFailures } from './failures.ts'
+import type { Fits } from './fits.ts'
 import type { Iam } from './iam.ts'
 import { openLinks } from './links.ts'
 import { type OidcSettings, openOidc } from './oidc.ts'
@@ -22,6 +23,7 @@ export const openPeople = (parts: {
   log: Logger
   secrets: Secrets
   iam: Pick<Iam, 'knowing' | 'failures'>
+  fits: Fits
   sendMail: SendMail
   publicUrl: () => string
   behindTls: boolean

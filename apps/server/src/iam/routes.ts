@@ -5,6 +5,7 @@ import { accountRoutes } from './account-routes.ts'
 import { apiKeyRoutes } from './api-keys.ts'
 import { applicationRoutes } from './applications.ts'
 import { openChange } from './change.ts'
+import type { Fits } from './fits.ts'
 import { groupRoutes } from './groups.ts'
 import type { Iam } from './iam.ts'
 import { installationRoutes } from './installation-routes.ts'
@@ -16,8 +17,8 @@ import { sessionRoutes } from './session-routes.ts'
 import { userRoutes } from './users.ts'
 
 /** IAM v1alpha1 and account v3 (control-plane.md 5 and 6), and organizations as the operator has them; quotas are the quota room's. */
-export const iamRoutes = (manage: Manage, { db, secrets, iam, people }: { db: Db; secrets: Secrets; iam: Iam; people: People }): void => {
-  const room = { db, secrets, iam, people, change: openChange(db, iam) }
+export const iamRoutes = (manage: Manage, parts: { db: Db; secrets: Secrets; iam: Iam; people: People; fits: Fits }): void => {
+  const room = { ...parts, change: openChange(parts.db, parts.iam) }
   accountRoutes(manage, room)
   applicationRoutes(manage, room)
   userRoutes(manage, room)

@@ -3,6 +3,7 @@ import type { Db } from '../kit/db.ts'
 import { pageQuery } from '../kit/management.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { Change } from './change.ts'
+import type { Fits } from './fits.ts'
 import type { Iam } from './iam.ts'
 import type { People } from './people.ts'
 
@@ -12,6 +13,7 @@ import type { People } from './people.ts'
 export type IamRoom = {
   readonly db: Db
   readonly change: Change
+  readonly fits: Fits
   readonly secrets: Secrets
   readonly iam: Pick<Iam, 'clock' | 'operatorId' | 'rightsOf'>
   readonly people: People

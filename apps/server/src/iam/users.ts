@@ -8,7 +8,6 @@ import { type Actor, listOf, type Manage, queryFlag } from '../kit/management.ts
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
 import type { Note } from './change.ts'
-import { fits } from './fits.ts'
 import { makeLink } from './links.ts'
 import { weaknessOf } from './passwords.ts'
 import { covers } from './rights.ts'
@@ -100,7 +99,7 @@ const Profile = { first_name: Text, last_name: Text, phone_number: z.string().ma
 const PATH = '/iam/v1alpha1/users'
 
 /** control-plane.md 5.2; invitations by link are ours. */
-export const userRoutes = (manage: Manage, { db, change, secrets, iam, people }: IamRoom): void => {
+export const userRoutes = (manage: Manage, { db, change, fits, secrets, iam, people }: IamRoom): void => {
   const reads = { resource: 'user', action: 'read', scope: 'organization' } as const
   const writes = { resource: 'user', action: 'write', scope: 'organization' } as const
   const readsSelf = { resource: 'user', action: 'read', scope: 'self' } as const

@@ -1,5 +1,5 @@
 import type { OrganizationId } from '../kit/ids.ts'
-import { MAXIMA } from '../kit/maxima.ts'
+import type { Maxima } from '../kit/maxima.ts'
 import { ANY_MODEL, type Policy } from './policy.ts'
 
 type Value = { readonly limit: number } | { readonly unlimited: true }
@@ -19,14 +19,17 @@ const quotum = (name: string, prettyName: string, unit: string, limit: number | 
   return { name, ...value, pretty_name: prettyName, unit, description: '', locality_type: 'global', limits: [{ global: true, ...value }] }
 }
 
-/** The same in both tiers (serverless-platform.md 4.5, control-plane.md 5.8). */
+/** The same in both tiers (serverless-platform.md 4.5, control-plane.md 5.8); how many there may be is the installation's to say. */
+const COUNTED: readonly (readonly [keyof Maxima, string, string])[] = [
+  ['IamApiKeys', 'API keys', 'api key'],
+  ['IamApplications', 'Applications', 'application'],
+  ['IamGroups', 'Groups', 'group'],
+  ['IamPolicies', 'Policies', 'policy'],
+  ['IamUsers', 'Users', 'user'],
+  ['AccountProjects', 'Projects', 'project'],
+]
+
 const FIXED: readonly (readonly [string, string, string, number])[] = [
-  ['IamApiKeys', 'API keys', 'api key', MAXIMA.api_key],
-  ['IamApplications', 'Applications', 'application', MAXIMA.application],
-  ['IamGroups', 'Groups', 'group', MAXIMA.group],
-  ['IamPolicies', 'Policies', 'policy', MAXIMA.policy],
-  ['IamUsers', 'Users', 'user', MAXIMA.user],
-  ['AccountProjects', 'Projects', 'project', MAXIMA.project],
   ['InferenceH100Nodes', 'H100 nodes', 'node', 3],
   ['InferenceL4Nodes', 'L4 nodes', 'node', 5],
   ['GenerativeApisBatchRequests', 'Requests per batch file', 'request', 50_000],
@@ -40,9 +43,15 @@ const PER_MODEL = [
 ] as const
 
 /** Everything an organization is limited in, as its quotas. Names are ours to choose: a model's end in its own. */
-export const toQuota = (policy: Policy, organizationId: OrganizationId, models: readonly { readonly name: string }[]): Quotum[] => {
+export const toQuota = (
+  policy: Policy,
+  maxima: Maxima,
+  organizationId: OrganizationId,
+  models: readonly { readonly name: string }[],
+): Quotum[] => {
   const all = policy.limits(organizationId, ANY_MODEL)
   return [
+    ...COUNTED.map(([name, prettyName, unit]) => quotum(name, prettyName, unit, maxima[name])),
     ...FIXED.map(([name, prettyName, unit, limit]) => quotum(name, prettyName, unit, limit)),
     quotum('GenerativeApisConcurrentRequests', 'Concurrent requests over all models', 'request', all.concurrent_requests),
     quotum('GenerativeApisConcurrentBatches', 'Concurrent batches', 'batch', all.concurrent_batches),

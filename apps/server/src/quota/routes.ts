@@ -5,6 +5,7 @@ import { type Denial, invalid, notFound } from '../kit/denial.ts'
 import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
 import { pageOf } from '../kit/listing.ts'
 import { listOf, type Manage, pageQuery } from '../kit/management.ts'
+import type { Maxima } from '../kit/maxima.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type BudgetNow, readBudgets } from './budgets.ts'
 import {
@@ -76,7 +77,7 @@ const denied = (refusal: EditRefusal, ids: Record<NonNullable<EditRefusal['missi
 /** Limits and budgets as we show and change them, and the quotas of control-plane.md 5.8. */
 export const quotaRoutes = (
   manage: Manage,
-  room: { db: Db; clock: Clock; policy: () => Policy; models: () => readonly { readonly name: string }[] },
+  room: { db: Db; clock: Clock; policy: () => Policy; maxima: Maxima; models: () => readonly { readonly name: string }[] },
 ): void => {
   const { db, clock } = room
   const read = { resource: 'limit', action: 'read', scope: 'organization' } as const
@@ -272,7 +273,7 @@ export const quotaRoutes = (
       // Another organization's quotas are answered as those of one that has none.
       if (query.organization_id !== actor.organizationId) return yes({ quota: [], total_count: 0 })
       const wanted = new Set(query.quotum_names)
-      const quota = toQuota(room.policy(), actor.organizationId, room.models())
+      const quota = toQuota(room.policy(), room.maxima, actor.organizationId, room.models())
         .filter(({ name }) => wanted.size === 0 || wanted.has(name))
         .sort((one, other) => (one.name < other.name ? -1 : 1) * (query.order_by === 'name_desc' ? -1 : 1))
       return yes({ quota: pageOf(quota, query), total_count: quota.length })
@@ -288,7 +289,8 @@ export const quotaRoutes = (
     query: z.looseObject({ organization_id: z.uuid() }),
     answer: Quotum,
     handle: async ({ params, query, actor }) => {
-      const quota = query.organization_id === actor.organizationId ? toQuota(room.policy(), actor.organizationId, room.models()) : []
+      const quota =
+        query.organization_id === actor.organizationId ? toQuota(room.policy(), room.maxima, actor.organizationId, room.models()) : []
       const quotum = quota.find(({ name }) => name === params.quotum_name)
       return quotum === undefined ? no(notFound('quotum', params.quotum_name)) : yes(quotum)
     },
