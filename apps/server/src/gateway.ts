@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
+import { setFlagsFromString } from 'node:v8'
 import { auditRoutes } from './audit/routes.ts'
 import { budgetRoutes } from './billing/budget-routes.ts'
 import { priceListRoutes } from './billing/price-list.ts'
@@ -61,6 +62,12 @@ const CUT_LIMIT_MS = 5_000
 /** Whoever has a request from another gateway ends it by its own limit, which is the better refusal. */
 const HAND_OVER_SPARE_MS = 10_000
 
+/**
+ * Once the first requests of a process have been slow, V8 takes what they made for long-lived and makes it in the old generation from then on, where only a full
+ * collection finds it. Nothing of a request is: without this, gateways that start under load spend 15 % more.
+ */
+const KEEP_YOUNG = '--no-allocation-site-pretenuring'
+
 export type Gateway = Awaited<ReturnType<typeof openGateway>>
 
 /**
@@ -77,6 +84,7 @@ export const openGateway = async (
   },
 ) => {
   const { clock, log, open, url, db, secrets, changes, catalog, served, policy, metrics, usage, engines, neighbours } = parts
+  setFlagsFromString(KEEP_YOUNG)
   const known = await openIam({ db, changes, secrets, clock, log, elsewhere: neighbours?.failures('keys') })
   const iam = neighbours === undefined ? known : { ...known, knowing: neighbours.knowing }
 
