@@ -2,7 +2,7 @@ import { createServer } from 'node:http'
 import { Pool } from 'undici'
 
 // The least that a proxy in Node can do: bytes in, bytes out, no key, no look inside, nothing counted. What we add is measured against it.
-const pool = new Pool(`http://127.0.0.1:${process.argv[2]}`, { connections: 1_024, headersTimeout: 0, bodyTimeout: 0 })
+const pool = new Pool(`http://127.0.0.1:${process.argv[2]}`, { connections: 8_192, headersTimeout: 0, bodyTimeout: 0 })
 
 const server = createServer((request, response) => {
   const pieces: Buffer[] = []

@@ -30,7 +30,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     requests: quick ? 2_000 : 10_000,
     parts: 1,
     held: 4,
-    cliff: 30,
+    cliff: 24,
   },
   {
     what: 'JSON, 20 KB in',
@@ -40,7 +40,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     requests: quick ? 500 : 4_000,
     parts: 1,
     held: 3,
-    cliff: 45,
+    cliff: 30,
   },
   {
     what: 'an image of 1 MB in',
@@ -50,7 +50,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     requests: quick ? 80 : 400,
     parts: 1,
     held: 3,
-    cliff: 15,
+    cliff: 10,
   },
   {
     what: 'a streamed chunk',
