@@ -1,5 +1,7 @@
 /** Texts of one answer that are held to be counted: longer than any context that we know. */
 const MAX_CHARACTERS = 4 * 1024 * 1024
+/** Pieces that are held as they came, before they become one text: a token by itself takes ten times the memory of its letters. */
+const MAX_PIECES = 64
 /** Answers side by side that are worth counting one by one. */
 const MAX_CHOICES = 8
 
@@ -31,7 +33,7 @@ const itemsOf = (items: readonly Item[]): string =>
  * engine may end without a count of its own, goes nowhere but to an engine, and with the request.
  */
 export const openWords = () => {
-  const texts = new Map<number, string>()
+  const texts = new Map<number, string[]>()
   let characters = 0
   return {
     /** A whole answer, or a frame of one. */
@@ -39,7 +41,7 @@ export const openWords = () => {
       if (characters > MAX_CHARACTERS) return
       if (Array.isArray(frame?.['output'])) {
         const said = itemsOf(frame['output'] as Item[])
-        texts.set(0, said)
+        texts.set(0, [said])
         characters += said.length
       }
       if (!Array.isArray(frame?.['choices'])) return
@@ -47,12 +49,16 @@ export const openWords = () => {
         const part = message ?? delta ?? {}
         const said = textOf(text) + textOf(part.reasoning_content ?? part.reasoning) + textOf(part.content) + callsOf(part.tool_calls)
         const place = Number(index ?? 0)
-        texts.set(place, (texts.get(place) ?? '') + said)
+        const pieces = texts.get(place)
+        if (pieces === undefined) texts.set(place, [said])
+        else if (pieces.push(said) === MAX_PIECES) texts.set(place, [pieces.join('')])
         characters += said.length
       }
     },
     /** Undefined where it was more than is worth holding. */
     all: (): readonly string[] | undefined =>
-      characters > MAX_CHARACTERS || texts.size > MAX_CHOICES ? undefined : [...texts.values()].filter((text) => text !== ''),
+      characters > MAX_CHARACTERS || texts.size > MAX_CHOICES
+        ? undefined
+        : [...texts.values()].map((pieces) => pieces.join('')).filter((text) => text !== ''),
   }
 }
