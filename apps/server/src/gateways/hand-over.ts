@@ -1,4 +1,4 @@
-import { Agent, type IncomingMessage, request as ask } from 'node:http'
+import { Agent, request as ask, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
