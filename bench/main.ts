@@ -19,7 +19,7 @@ const HELP = `npm run bench -- [path] [streams] [start] [limits] [gateways] [lea
   streams  5,000 streams open at once
   start    from the command to ready, and what each process weighs
   limits   the same path with limits and budgets, and without, in pairs
-  gateways what several gateways behind one port serve, each with a small part of a core, beside one
+  gateways what several gateways behind one port serve, each with a small part of a core, beside one; only when it is named
   leave    how long it takes until an engine hears that its client has left
   revoke   how long a key is still taken after it was revoked
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
@@ -33,7 +33,7 @@ const HELP = `npm run bench -- [path] [streams] [start] [limits] [gateways] [lea
   --streams   how many \`streams\` opens; 5,000 unless said otherwise
   --minutes   how long \`soak\` runs; 60 unless said otherwise
 
-Without a name all run. The figures are this machine's: compare rows of one run, not runs.`
+Without a name all others run. The figures are this machine's: compare rows of one run, not runs.`
 
 const given = process.argv.slice(2)
 const millionsAt = given.indexOf('--millions')
@@ -60,6 +60,9 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   soak: () => benchSoak(minutes),
 }
 
+/** One takes an hour, the other says something only of a machine that does nothing else. */
+const ONLY_WHEN_NAMED: ReadonlySet<string> = new Set(['soak', 'gateways'])
+
 if (given.includes('--help')) {
   console.log(HELP)
   process.exit(0)
@@ -76,7 +79,7 @@ console.log(`${machine()}\n`)
 let cliffs = 0
 let fine = 0
 for (const [name, bench] of Object.entries(KINDS)) {
-  if (names.length > 0 ? !names.includes(name) : name === 'soak') continue
+  if (names.length > 0 ? !names.includes(name) : ONLY_WHEN_NAMED.has(name)) continue
   console.log(`── ${name}`)
   for (const row of await bench(quick)) {
     const fell = row.cliff !== undefined && row.value > row.cliff.above

@@ -30,7 +30,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     requests: quick ? 2_000 : 10_000,
     parts: 1,
     held: 4,
-    cliff: 24,
+    cliff: 30,
   },
   {
     what: 'JSON, 20 KB in',
@@ -50,7 +50,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     requests: quick ? 80 : 400,
     parts: 1,
     held: 3,
-    cliff: 10,
+    cliff: 15,
   },
   {
     what: 'a streamed chunk',
