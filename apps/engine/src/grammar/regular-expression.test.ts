@@ -11,6 +11,15 @@ const automatonOf = (pattern: string) => {
   return read.dfa
 }
 
+/** By code points, as a schema means it: only so `\u{63}` is a character. What is too lax for that is taken as pages of the web have it. */
+const expressionOf = (pattern: string): RegExp => {
+  try {
+    return new RegExp(pattern, 'u')
+  } catch {
+    return new RegExp(pattern)
+  }
+}
+
 test.each([
   '^$',
   'a',
@@ -41,13 +50,13 @@ test.each([
   '^(?:)$',
   '(?:^a|b)a',
 ])('%s accepts what the engine of the language accepts', (pattern) => {
-  const expression = new RegExp(pattern)
+  const expression = expressionOf(pattern)
   const dfa = automatonOf(pattern)
   fc.assert(
     fc.property(fc.string({ unit: fc.constantFrom('a', 'b', 'c', 'x', 'y', '1', '-', '.', ' ', '\n'), maxLength: 6 }), (text) => {
       expect([text, accepts(dfa, text)]).toEqual([text, expression.test(text)])
     }),
-    { numRuns: 400 },
+    { numRuns: 400, examples: [['abc']] },
   )
 })
 
