@@ -3,6 +3,8 @@ export const MAX_EVENT_BYTES = 1 << 20
 
 const LF = 0x0a
 const CR = 0x0d
+const SPACE = 0x20
+const COLON = 0x3a
 
 /** Where the event that begins at `from` ends, its blank line included; -1 while it has none. Lines may end in LF or CRLF. */
 export const endOfEvent = (bytes: Buffer, from: number): number => {
@@ -26,6 +28,13 @@ export const dataOf = (event: Buffer): string | undefined => {
         .map((line) => line.slice('data:'.length))
         .join('\n')
         .trim()
+}
+
+/** Where the value behind a key begins, in the text of an event. */
+export const valueAt = (text: string, behindKey: number): number => {
+  let at = behindKey
+  for (let seen = text.charCodeAt(at); seen === SPACE || seen === COLON; seen = text.charCodeAt(at)) at += 1
+  return at
 }
 
 export type Splitter = {

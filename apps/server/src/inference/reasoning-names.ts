@@ -1,3 +1,5 @@
+import { valueAt } from './events.ts'
+
 const NAMES = ['"reasoning_content"', '"reasoning"'] as const
 
 const QUOTE = 0x22
@@ -33,12 +35,6 @@ const keyAt = (text: string, from: number, name: string): number => {
     if (text.charCodeAt(behind) === COLON) return at
   }
   return -1
-}
-
-const valueAt = (text: string, behindKey: number): number => {
-  let at = behindKey
-  for (let seen = text.charCodeAt(at); seen === SPACE || seen === COLON; seen = text.charCodeAt(at)) at += 1
-  return at
 }
 
 /** Behind the closing quote; -1 where there is none. */

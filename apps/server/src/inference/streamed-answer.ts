@@ -5,7 +5,7 @@ import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts } from './
 import { bufferToBody } from './body.ts'
 import { brokenStream } from './broken-stream.ts'
 import type { Request } from './endpoints/endpoint.ts'
-import { MAX_EVENT_BYTES, splitEvents } from './events.ts'
+import { MAX_EVENT_BYTES, splitEvents, valueAt } from './events.ts'
 import { DONE_EVENT, type Exchange } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
@@ -36,7 +36,6 @@ const CR = 0x0d
 const SPACE = 0x20
 const QUOTE = 0x22
 const ZERO = 0x30
-const COLON = 0x3a
 const COMMA = 0x2c
 const BACKSLASH = 0x5c
 const OPEN_BRACKET = 0x5b
@@ -269,12 +268,6 @@ const kindOf = (event: Buffer, at: number): 'answer' | 'error' | 'garbage' => {
 const valueOf = (text: Text, from: number, key: string): number => {
   const found = text.indexOf(key, from)
   return found < 0 ? -1 : valueAt(text, found + key.length)
-}
-
-const valueAt = (text: Text, behindKey: number): number => {
-  let at = behindKey
-  for (let seen = text.charCodeAt(at); seen === SPACE || seen === COLON; seen = text.charCodeAt(at)) at += 1
-  return at
 }
 
 const holdsText = (text: Text, from: number, key: string): boolean => {

@@ -83,6 +83,15 @@ test('what comes out is the same however the engine cuts its stream, and only wh
   )
 })
 
+test.each([
+  ['once, as it was asked for', { model: 'remote', choices: [] }],
+  ['once, by a third name', { choices: [], model: 'remote-q4' }],
+  ['below the top, too', { choices: [{ model: 'remote' }], model: 'remote' }],
+])('the name of a model that stands %s is changed at the top and nowhere else', (_what, event) => {
+  const { text } = read([Buffer.from(`data: ${JSON.stringify(event)}\n\n`)], false, 'remote')
+  expect(text).toBe(`data: ${JSON.stringify({ ...event, model: MODEL.name })}\n\n`)
+})
+
 test('whatever an engine sends, it is an answer or a refusal and never a fault', () => {
   const piece = fc.oneof(
     fc.constantFrom('data: ', '\n\n', '\r\n\r\n', '{}', '{"error":1}', '[DONE]', '{"usage":{}}', 'event: error\n', '{"choices":[]}', ':'),
