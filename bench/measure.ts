@@ -38,9 +38,12 @@ export const familyOf = (pid: number): number[] => {
   return family
 }
 
+/** Asked before anything is pinned: a process that is kept on one core is told that there is one. */
+const CORES = availableParallelism()
+
 /** Keeps processes, with all their threads, on one core. Not possible on a machine with a single one. */
 export const pin = (pids: readonly number[], core: number): void => {
-  if (availableParallelism() < 2) return
+  if (CORES < 2) return
   for (const pid of pids) {
     const { status } = spawnSync('taskset', ['-a', '-c', '-p', String(core), String(pid)], { stdio: 'ignore' })
     if (status !== 0) throw new Error('taskset (package util-linux) is needed to keep each system on a core of its own')
