@@ -31,9 +31,9 @@ const LIMITS: SeatLimits = { waitingPerModel: 256, waitMs: 10_000 }
 
 /** An engine answers for minutes, but it accepts a connection at once or not at all. */
 const CONNECT_LIMIT_MS = 5_000
-/** Connections kept per engine while nobody uses them; a burst's others are closed. */
-const IDLE_CLIENTS = 64
-/** Shorter than the five seconds after which uvicorn and Node close an idle connection: we must be first. An engine's own hint may lengthen it. */
+/**
+ * Connections that nobody uses for so long are closed; all that an engine has seats for are kept until then, since to connect again costs more than a
+ * request. Shorter than the five seconds after which uvicorn and Node close an idle connection: we must be first. An engine's own hint may lengthen it. */
 const KEEP_ALIVE_MS = 4_000
 const KEEP_ALIVE_MAX_MS = 60_000
 
@@ -102,6 +102,15 @@ export const openSeats = (options: {
   let taken = 0
   let closed = false
 
+  /** A connection that is over while nobody uses it; of one in use the seat's end decides. */
+  const forget = (shelf: Client[], client: Client): void => {
+    const at = shelf.indexOf(client)
+    if (at >= 0) shelf.splice(at, 1)
+    else if (!client.destroyed) return
+    clients.delete(client)
+    discard(client)
+  }
+
   const occupy = (engine: Engine, replica: Replica): Seat => {
     taken += 1
     engine.busy += 1
@@ -111,6 +120,7 @@ export const openSeats = (options: {
     if (client === undefined) {
       client = connect(replica.origin)
       clients.add(client)
+      client.on('disconnect', () => forget(shelf, connection))
     }
     const connection = client
     let left = false
@@ -119,7 +129,7 @@ export const openSeats = (options: {
       engine.busy -= 1
       // Whoever leaves in the middle of an exchange has left it broken, whatever they say; but it says nothing about the engine.
       const reusable = how !== 'broken' && connection.stats.size === 0 && !connection.destroyed
-      if (reusable && !closed && !engine.gone && engine.state === 'ready' && engine.idle === shelf && shelf.length < IDLE_CLIENTS) {
+      if (reusable && !closed && !engine.gone && engine.state === 'ready' && engine.idle === shelf) {
         shelf.push(connection)
       } else {
         clients.delete(connection)

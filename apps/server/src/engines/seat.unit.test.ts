@@ -1,3 +1,5 @@
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { until } from '@parvis/testkit/until'
 import fc from 'fast-check'
@@ -352,14 +354,22 @@ test('connections to an earlier process of an engine do not come back', async ()
   expect(next.replica.origin).toBe('http://127.0.0.1:10')
 })
 
-test('after a burst only a bounded number of idle connections is kept', async () => {
-  const { takeSeat, addEngine } = open()
-  const engine = addEngine({ seatLimit: 200 })
-  const seats = await Promise.all(Array.from({ length: 200 }, async () => seatOf(await takeSeat(model, never))))
+test('all connections of a burst are kept, until they are closed', async () => {
+  const server = createServer((_request, response) => response.end('well'))
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { takeSeat, addEngine, directory } = open()
+  const engine = addEngine({ seatLimit: 100 })
+  directory.arrive(engine, readAddress(`http://127.0.0.1:${(server.address() as AddressInfo).port}`), undefined)
+  directory.become(engine, 'ready')
+  const seats = await Promise.all(Array.from({ length: 100 }, async () => seatOf(await takeSeat(model, never))))
+  await Promise.all(seats.map(async ({ client }) => (await client.request({ path: '/', method: 'GET' })).body.text()))
   for (const seat of seats) seat.leave('clean')
   await turn()
-  expect(engine.idle).toHaveLength(64)
-  expect(seats.filter((seat) => seat.client.destroyed)).toHaveLength(136)
+  expect(engine.idle).toHaveLength(100)
+  server.close()
+  server.closeIdleConnections()
+  await expect.poll(() => engine.idle).toEqual([])
+  expect(seats.every(({ client }) => client.destroyed)).toBe(true)
 })
 
 test('a project that fills the queue neither starves another nor keeps it out', async () => {

@@ -25,26 +25,30 @@ export type Called = Outcome<Relayed> & { readonly failed?: Failed }
 export const openCall =
   (takeSeat: TakeSeat, relay: Relay): Call =>
   async (exchange, caller, request, model, spending) => {
-    const tried = new Set<EngineId>()
     const { inputTokens, outputTokens } = request.estimate
     const party = { projectId: caller.projectId, tokens: inputTokens + outputTokens }
+    let tried: Set<EngineId> | undefined
     let refused: Called | undefined
     for (let agains = 0; ; ) {
-      const seat = await takeSeat(model, exchange, tried.size === 0 ? undefined : tried, party).catch((error: unknown): Outcome<Seat> => {
+      let seat: Outcome<Seat>
+      try {
+        seat = await takeSeat(model, exchange, tried, party)
+      } catch (error) {
         // No engine has the request, so it is over here, for the books too; where the client has left it is no fault at all.
         exchange.fault(error)
-        return no({ code: 'fault' })
-      })
+        seat = no({ code: 'fault' })
+      }
       // What the engine said is worth more than that there is no other.
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)
+      if (relayed.ok) return relayed
       if (relayed.again === true && agains < MAX_SEATS && !exchange.isOver()) {
         agains += 1
         continue
       }
-      tried.add(seat.value.replica.engineId)
+      tried = (tried ?? new Set()).add(seat.value.replica.engineId)
       const failed = relayed.failed ?? refused?.failed
-      refused = relayed.ok || failed === undefined ? relayed : { ...relayed, failed }
+      refused = failed === undefined ? relayed : { ...relayed, failed }
       if (relayed.elsewhere !== true || tried.size === MAX_SEATS || exchange.isOver()) return refused
     }
   }

@@ -113,9 +113,9 @@ test.each([true, false])(
       rooms: {
         begin: ({ id }) => void begun.push(id),
         withdraw: (id) => void withdrawn.push(id),
-        takeSeat: (_model, { signal }) =>
+        takeSeat: (_model, caller) =>
           new Promise((_resolve, reject) => {
-            signal().addEventListener('abort', () => reject(signal().reason as Error))
+            caller.signal().addEventListener('abort', () => reject(caller.signal().reason as Error))
             waits()
           }),
       },

@@ -76,11 +76,13 @@ describe('a client that leaves in mid-stream pays for its input', () => {
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
-        takeSeat: (model, { signal }) =>
+        takeSeat: (model, caller) =>
           new Promise((resolve) => {
-            signal().addEventListener('abort', () =>
-              resolve(no({ code: 'engine_unavailable', model: model.name, reason: 'nobody waits', retryAfterMs: 1 })),
-            )
+            caller
+              .signal()
+              .addEventListener('abort', () =>
+                resolve(no({ code: 'engine_unavailable', model: model.name, reason: 'nobody waits', retryAfterMs: 1 })),
+              )
             asked()
           }),
       },

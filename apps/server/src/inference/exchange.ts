@@ -6,8 +6,8 @@ import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type Refusal, speak } from '../kit/refusal.ts'
 import { type Body, JOIN_BYTES, piecesToBody } from './body.ts'
-import type { Deadlines } from './deadlines.ts'
-import type { Memory } from './memory.ts'
+import type { Deadline, Deadlines } from './deadlines.ts'
+import type { Held, Memory } from './memory.ts'
 
 export type InferenceLimits = {
   /** The largest body, and how long it may take to arrive. */
@@ -37,6 +37,8 @@ export const DEFAULT_LIMITS: InferenceLimits = {
   fetchAllow: [],
 }
 
+export type FetchBounds = { readonly maxBytes: number; readonly timeMs: number; readonly accept: string }
+
 /** Why nobody waits for the answer any more. */
 export type Over = 'client_left' | 'timed_out'
 
@@ -63,7 +65,7 @@ export type Exchange = {
   /** Counts bytes that are held for this request (memory.ts); false when there is no room. Given back at the end, and when it is refused. */
   hold(bytes: number): boolean
   /** Fetches what the request points at, by the one guarded way; what comes is held for this request. */
-  fetch(url: string, bounds: { readonly maxBytes: number; readonly timeMs: number; readonly accept: string }): Promise<Fetched>
+  fetch(url: string, bounds: FetchBounds): Promise<Fetched>
   /**
    * Told at most once, when the client leaves or the time is up. Who listens here also answers for the time;
    * while nobody does, the exchange itself says that it is late.
@@ -88,6 +90,22 @@ export type Exchange = {
   /** Something broke on our side. All of it goes to the log, and to the client nothing but the request's id. */
   fault(error: unknown): void
 }
+
+/** Where an answer goes: the exchange itself, or whatever writes it there in another way (dialects/translator.ts). */
+export type Outlet = Pick<Exchange, 'id' | 'acceptedAt' | 'hold' | 'begin' | 'write' | 'end' | 'answer' | 'refuse'>
+
+/** The same outlet, but for these parts. */
+export const changedOutlet = (outlet: Outlet, parts: Partial<Outlet>): Outlet => ({
+  id: outlet.id,
+  acceptedAt: outlet.acceptedAt,
+  hold: (bytes) => outlet.hold(bytes),
+  begin: (failing) => outlet.begin(failing),
+  write: (bytes) => outlet.write(bytes),
+  end: (last) => outlet.end(last),
+  answer: (...answer) => outlet.answer(...answer),
+  refuse: (refusal) => outlet.refuse(refusal),
+  ...parts,
+})
 
 export type ExchangeRooms = {
   readonly clock: Clock
@@ -130,97 +148,227 @@ export type Dialect = {
   readonly idHeader: string
 }
 
+/** Opens the exchange of a request whose head has come. */
 export const openExchange = (
   rooms: ExchangeRooms,
   request: IncomingMessage,
   response: ServerResponse,
   projectId: ProjectId | undefined,
-  { dialect, accepts = JSON_BODY }: { dialect?: Dialect | undefined; accepts?: Accepts | undefined } = {},
+  manner: Manner = PLAIN,
   ip: string = request.socket.remoteAddress ?? '',
-): Exchange => {
-  const { clock, log, limits, deadlines, memory } = rooms
-  const maxBodyBytes = Math.min(limits.bodyBytes, accepts.maxBytes ?? limits.bodyBytes)
-  const acceptedAt = clock.now()
-  const id = newId<'request'>(acceptedAt)
-  let abort: AbortController | undefined
-  const held = memory.open()
-  let answered = false // the last byte has been handed to the socket, or there is no socket any more
-  let over: Over | undefined
-  let listener: ((over: Over) => void) | undefined
-  let failing: ((refusal: Refusal) => Buffer) | undefined
+): Exchange => new HttpExchange(rooms, request, response, projectId, manner, ip)
 
-  let continued = request.headers.expect === undefined
+type Manner = { readonly dialect?: Dialect | undefined; readonly accepts?: Accepts | undefined }
 
-  const total = deadlines.add(limits.totalMs, () => {
-    if (answered) response.destroy()
-    else becomeOver('timed_out')
-  })
+const PLAIN: Manner = {}
+const NONE: readonly string[] = []
+const ignore = (): void => undefined
 
-  /** From here on only the network is between us and the client; one that does not read must not hold the connection for ever. */
-  const answeredNow = (): void => {
-    answered = true
-    deadlines.again(total, FLUSH_MS)
-  }
+/**
+ * A class, since there is one for each request: as closures its two dozen functions were a twentieth of all that a request left behind,
+ * and lived for as long as a stream is open.
+ */
+class HttpExchange implements Exchange {
+  readonly id: RequestId
+  readonly acceptedAt: Instant
+  readonly projectId: ProjectId | undefined
+  readonly ip: string
 
-  const becomeOver = (how: Over): void => {
-    if (answered || over !== undefined) return
-    over = how
-    abort?.abort(reasonOf(how))
-    if (how === 'client_left') answered = true
-    if (listener !== undefined) listener(how)
-    else if (how === 'timed_out') giveUp({ code: 'engine_late', limitMs: limits.totalMs })
-  }
+  readonly rooms: ExchangeRooms
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly manner: Manner
+  readonly held: Held
+  readonly total: Deadline
+  /** The last byte has been handed to the socket, or there is no socket any more. */
+  answered = false
+  over: Over | undefined
+  continued: boolean
+  extra = NONE
+  added = NONE
+  listener: ((over: Over) => void) | undefined
+  failing: ((refusal: Refusal) => Buffer) | undefined
+  abort: AbortController | undefined
 
-  const closed = (): void => {
-    deadlines.remove(total)
-    held.release()
-    socket.off('close', closed)
-    becomeOver('client_left')
-    answered = true
-  }
-  response.once('close', closed)
-  response.on('error', () => {}) // a client that goes away in the middle of a write; `close` follows and says so
-  const { socket } = request
-  // A pipelined request has no socket of its own yet and hears nothing of the client leaving, so it listens to the connection.
-  if (response.socket === null) {
-    socket.setMaxListeners(0)
-    socket.once('close', closed)
-  }
-
-  let extra: readonly string[] = []
-  let added: readonly string[] = []
-  const named = dialect === undefined ? [] : [dialect.idHeader, id]
-  const headers = (contentType: string, ...more: string[]): string[] => [
-    'content-type',
-    contentType,
-    'x-request-id',
-    id,
-    ...named,
-    ...added,
-    ...extra,
-    ...more,
-  ]
-
-  /** When the request has not arrived whole, the answer goes out and the rest is dropped before the connection is used again. */
-  const endAfterRequest = (): void => {
-    if (request.complete) {
-      response.end()
-      return
+  constructor(
+    rooms: ExchangeRooms,
+    request: IncomingMessage,
+    response: ServerResponse,
+    projectId: ProjectId | undefined,
+    manner: Manner,
+    ip: string,
+  ) {
+    const { clock, deadlines, limits, memory } = rooms
+    this.acceptedAt = clock.now()
+    this.id = newId<'request'>(this.acceptedAt)
+    this.projectId = projectId
+    this.ip = ip
+    this.rooms = rooms
+    this.request = request
+    this.response = response
+    this.manner = manner
+    this.held = memory.open()
+    this.continued = request.headers.expect === undefined
+    this.total = deadlines.add(limits.totalMs, () => {
+      if (this.answered) response.destroy()
+      else this.becomeOver('timed_out')
+    })
+    const { socket } = request
+    // A pipelined request has no socket of its own yet and hears nothing of the client leaving, so it listens to the connection.
+    const waits = response.socket === null
+    const closed = (): void => {
+      if (waits) socket.off('close', closed)
+      this.closed()
     }
-    const linger = deadlines.add(LINGER_MS, () => response.destroy())
-    response.once('close', () => deadlines.remove(linger))
-    request.once('end', () => response.end())
-    request.on('error', () => {})
-    request.resume()
+    response.on('close', closed)
+    response.on('error', ignore) // a client that goes away in the middle of a write; `close` follows and says so
+    if (waits) {
+      socket.setMaxListeners(0)
+      socket.on('close', closed)
+    }
   }
 
-  const refuse = (refusal: Refusal): void => {
-    if (answered) return
-    if (response.headersSent) return end(failing?.(refusal) ?? Buffer.concat([errorEvent(refusal), DONE_EVENT]))
-    answeredNow()
-    held.release() // now, since a client that goes on sending keeps the connection for a while
-    const spoken = dialect === undefined ? speak(refusal) : dialect.speak(refusal, id)
-    if ('headers' in refusal && refusal.headers !== undefined) extra = refusal.headers
+  get userAgent(): string {
+    return this.request.headers['user-agent'] ?? ''
+  }
+
+  get authorization(): string | undefined {
+    const { headers } = this.request
+    return this.manner.dialect === undefined ? headers.authorization : this.manner.dialect.authorization(headers)
+  }
+
+  get contentType(): string | undefined {
+    return this.request.headers['content-type']
+  }
+
+  get idempotencyKey(): string | undefined {
+    return this.request.headers['idempotency-key']?.toString()
+  }
+
+  isOver(): boolean {
+    return this.over !== undefined
+  }
+
+  signal(): AbortSignal {
+    if (this.abort === undefined) {
+      this.abort = new AbortController()
+      if (this.over !== undefined) this.abort.abort(reasonOf(this.over))
+    }
+    return this.abort.signal
+  }
+
+  readBody(organizationId: OrganizationId): Promise<Outcome<Body>> {
+    const { rooms, request } = this
+    const accepts = this.manner.accepts ?? JSON_BODY
+    const maxBytes = Math.min(rooms.limits.bodyBytes, accepts.maxBytes ?? rooms.limits.bodyBytes)
+    this.held.own(organizationId)
+    const wrong = wrongHeader(request, accepts, maxBytes)
+    if (wrong !== undefined) return Promise.resolve(no(wrong))
+    if (!this.continued) this.response.writeContinue()
+    this.continued = true
+    return new Promise((resolve) => {
+      let pieces: Buffer[] = []
+      let small: Buffer[] = []
+      let smallBytes = 0
+      let bytes = 0
+      const settle = (outcome: Outcome<Body>): void => {
+        rooms.deadlines.remove(slow)
+        request.off('data', take).off('end', whole).off('close', halved)
+        if (!outcome.ok) {
+          request.pause()
+          pieces = []
+          small = []
+        }
+        resolve(outcome)
+      }
+      const take = (piece: Buffer): void => {
+        bytes += piece.length
+        if (bytes > maxBytes) return settle(no({ code: 'body_too_large', maxBytes }))
+        if (!this.hold(piece.length)) return settle(no(BUSY))
+        // A sender of single bytes must not make us walk a list of a million pieces.
+        small.push(piece)
+        smallBytes += piece.length
+        if (smallBytes < JOIN_BYTES) return
+        pieces.push(small.length === 1 ? piece : Buffer.concat(small, smallBytes))
+        small = []
+        smallBytes = 0
+      }
+      const whole = (): void => {
+        if (small.length > 0) pieces.push(small.length === 1 && small[0] !== undefined ? small[0] : Buffer.concat(small, smallBytes))
+        settle(yes(piecesToBody(pieces, bytes)))
+        pieces = []
+      }
+      const halved = (): void => settle(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
+      const slow = rooms.deadlines.add(rooms.limits.bodyMs, () => settle(no({ code: 'body_late', limitMs: rooms.limits.bodyMs })))
+      request.on('error', ignore) // `close` follows
+      if (request.destroyed) return halved()
+      request.on('data', take).on('end', whole).on('close', halved)
+    })
+  }
+
+  hold(bytes: number): boolean {
+    return !this.answered && this.held.hold(bytes)
+  }
+
+  async fetch(url: string, { maxBytes, timeMs, accept }: FetchBounds): Promise<Fetched> {
+    const { fetchAllow: allow } = this.rooms.limits
+    const fetched = await guardedFetch(url, { maxBytes, timeMs, headers: { accept }, signal: this.signal(), allow })
+    if (fetched.ok && !this.hold(fetched.body.length)) return { ok: false, reason: 'too many large requests are in flight' }
+    return fetched
+  }
+
+  whenOver(listener: ((over: Over) => void) | undefined): void {
+    this.listener = listener
+    if (this.over !== undefined) listener?.(this.over)
+  }
+
+  setHeaders(headers: readonly string[]): void {
+    this.extra = headers
+  }
+
+  addHeaders(headers: readonly string[]): void {
+    this.added = [...this.added, ...headers]
+  }
+
+  answer(status: number, body: Body, contentType = 'application/json'): void {
+    if (this.answered) return
+    const { response } = this
+    this.answeredNow()
+    response.writeHead(status, this.headers(contentType, 'content-length', String(body.bytes)))
+    const last = body.pieces.length - 1
+    for (let place = 0; place < last; place += 1) response.write(body.pieces[place])
+    response.end(body.pieces[last])
+  }
+
+  begin(failing?: (refusal: Refusal) => Buffer): void {
+    if (this.answered || this.response.headersSent) return
+    this.failing = failing
+    this.response.writeHead(200, this.headers('text/event-stream', 'cache-control', 'no-cache'))
+  }
+
+  write(bytes: Buffer): boolean {
+    return this.answered || this.response.write(bytes)
+  }
+
+  whenDrained(listener: () => void): void {
+    this.response.on('drain', listener)
+  }
+
+  end(last: Buffer): void {
+    if (this.answered) return
+    this.answeredNow()
+    this.response.end(last)
+  }
+
+  refuse(refusal: Refusal): void {
+    if (this.answered) return
+    const { request, response } = this
+    const { dialect } = this.manner
+    if (response.headersSent) return this.end(this.failing?.(refusal) ?? Buffer.concat([errorEvent(refusal), DONE_EVENT]))
+    this.answeredNow()
+    this.held.release() // now, since a client that goes on sending keeps the connection for a while
+    const spoken = dialect === undefined ? speak(refusal) : dialect.speak(refusal, this.id)
+    if ('headers' in refusal && refusal.headers !== undefined) this.extra = refusal.headers
     const body = JSON.stringify(spoken.body)
     const more = ['content-length', String(Buffer.byteLength(body))]
     if (spoken.retryAfterMs !== undefined) {
@@ -231,137 +379,68 @@ export const openExchange = (
     const spent = spoken.status === 429 && (spoken.retryAfterMs ?? 0) > WORTH_RETRYING_MS
     if (spoken.status === 409 || spent) more.push('x-should-retry', 'false')
     // RFC 9110 §15.5.9: who was too slow once is not read any further. And who waits to be told to send the body will not send it.
-    const unread = refusal.code === 'body_late' || !continued
+    const unread = refusal.code === 'body_late' || !this.continued
     if (unread) more.push('connection', 'close')
-    response.writeHead(spoken.status, headers('application/json', ...more))
+    response.writeHead(spoken.status, this.headers('application/json', ...more))
     if (unread || request.complete) {
       response.end(body)
       return
     }
     response.write(body)
-    endAfterRequest()
+    this.endAfterRequest()
   }
 
-  const giveUp = (refusal: Refusal): void => {
-    if (response.headersSent) end(failing?.(refusal) ?? errorEvent(refusal))
-    else refuse(refusal)
+  giveUp(refusal: Refusal): void {
+    if (this.response.headersSent) this.end(this.failing?.(refusal) ?? errorEvent(refusal))
+    else this.refuse(refusal)
   }
 
-  const end = (last: Buffer): void => {
-    if (answered) return
-    answeredNow()
-    response.end(last)
+  fault(error: unknown): void {
+    // Whoever was waiting for something when it became pointless is told so by a rejection; that is no fault.
+    if (this.over !== undefined && this.answered) return
+    this.rooms.log.error({ requestId: this.id, err: error }, 'A request failed')
+    this.giveUp({ code: 'fault' })
   }
 
-  return {
-    id,
-    acceptedAt,
-    projectId,
-    ip,
-    userAgent: request.headers['user-agent'] ?? '',
-    authorization: dialect === undefined ? request.headers.authorization : dialect.authorization(request.headers),
-    contentType: request.headers['content-type'],
-    idempotencyKey: request.headers['idempotency-key']?.toString(),
-    isOver: () => over !== undefined,
-    signal,
-    readBody: (organizationId) =>
-      new Promise((resolve) => {
-        held.own(organizationId)
-        const wrong = wrongHeader(request, accepts, maxBodyBytes)
-        if (wrong !== undefined) return resolve(no(wrong))
-        if (!continued) response.writeContinue()
-        continued = true
-
-        let pieces: Buffer[] = []
-        let small: Buffer[] = []
-        let smallBytes = 0
-        let bytes = 0
-        const settle = (outcome: Outcome<Body>): void => {
-          deadlines.remove(slow)
-          request.off('data', take).off('end', whole).off('close', halved)
-          if (!outcome.ok) {
-            request.pause()
-            pieces = []
-            small = []
-          }
-          resolve(outcome)
-        }
-        const take = (piece: Buffer): void => {
-          bytes += piece.length
-          if (bytes > maxBodyBytes) return settle(no({ code: 'body_too_large', maxBytes: maxBodyBytes }))
-          if (!hold(piece.length)) return settle(no(BUSY))
-          // A sender of single bytes must not make us walk a list of a million pieces.
-          small.push(piece)
-          smallBytes += piece.length
-          if (smallBytes < JOIN_BYTES) return
-          pieces.push(small.length === 1 ? piece : Buffer.concat(small, smallBytes))
-          small = []
-          smallBytes = 0
-        }
-        const whole = (): void => {
-          if (small.length > 0) pieces.push(small.length === 1 && small[0] !== undefined ? small[0] : Buffer.concat(small, smallBytes))
-          settle(yes(piecesToBody(pieces, bytes)))
-          pieces = []
-        }
-        const halved = (): void => settle(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
-        const slow = deadlines.add(limits.bodyMs, () => settle(no({ code: 'body_late', limitMs: limits.bodyMs })))
-        request.on('error', () => {}) // `close` follows
-        if (request.destroyed) return halved()
-        request.on('data', take).on('end', whole).on('close', halved)
-      }),
-    hold: (bytes) => hold(bytes),
-    async fetch(url, { maxBytes, timeMs, accept }) {
-      const fetched = await guardedFetch(url, { maxBytes, timeMs, headers: { accept }, signal: signal(), allow: limits.fetchAllow })
-      if (fetched.ok && !hold(fetched.body.length)) return { ok: false, reason: 'too many large requests are in flight' }
-      return fetched
-    },
-    whenOver(told) {
-      listener = told
-      if (over !== undefined) told?.(over)
-    },
-    setHeaders(given) {
-      extra = given
-    },
-    addHeaders(given) {
-      added = [...added, ...given]
-    },
-    answer(status, body, contentType = 'application/json') {
-      if (answered) return
-      answeredNow()
-      response.writeHead(status, headers(contentType, 'content-length', String(body.bytes)))
-      for (const piece of body.pieces.slice(0, -1)) response.write(piece)
-      response.end(body.pieces.at(-1))
-    },
-    begin(inDialect) {
-      if (answered || response.headersSent) return
-      failing = inDialect
-      response.writeHead(200, headers('text/event-stream', 'cache-control', 'no-cache'))
-    },
-    write: (bytes) => answered || response.write(bytes),
-    whenDrained(drained) {
-      response.on('drain', drained)
-    },
-    end,
-    refuse,
-    giveUp,
-    fault(error) {
-      // Whoever was waiting for something when it became pointless is told so by a rejection; that is no fault.
-      if (over !== undefined && answered) return
-      log.error({ requestId: id, err: error }, 'A request failed')
-      giveUp({ code: 'fault' })
-    },
+  /** From here on only the network is between us and the client; one that does not read must not hold the connection for ever. */
+  answeredNow(): void {
+    this.answered = true
+    this.rooms.deadlines.again(this.total, FLUSH_MS)
   }
 
-  function signal(): AbortSignal {
-    if (abort === undefined) {
-      abort = new AbortController()
-      if (over !== undefined) abort.abort(reasonOf(over))
-    }
-    return abort.signal
+  becomeOver(how: Over): void {
+    if (this.answered || this.over !== undefined) return
+    this.over = how
+    this.abort?.abort(reasonOf(how))
+    if (how === 'client_left') this.answered = true
+    if (this.listener !== undefined) this.listener(how)
+    else if (how === 'timed_out') this.giveUp({ code: 'engine_late', limitMs: this.rooms.limits.totalMs })
   }
 
-  function hold(bytes: number): boolean {
-    return !answered && held.hold(bytes)
+  /** There is no connection any more. */
+  closed(): void {
+    this.rooms.deadlines.remove(this.total)
+    this.held.release()
+    this.becomeOver('client_left')
+    this.answered = true
+  }
+
+  headers(contentType: string, ...more: string[]): string[] {
+    const headers = ['content-type', contentType, 'x-request-id', this.id]
+    if (this.manner.dialect !== undefined) headers.push(this.manner.dialect.idHeader, this.id)
+    headers.push(...this.added, ...this.extra, ...more)
+    return headers
+  }
+
+  /** When the request has not arrived whole, the answer goes out and the rest is dropped before the connection is used again. */
+  endAfterRequest(): void {
+    const { request, response } = this
+    const { deadlines } = this.rooms
+    const linger = deadlines.add(LINGER_MS, () => response.destroy())
+    response.once('close', () => deadlines.remove(linger))
+    request.once('end', () => response.end())
+    request.on('error', ignore)
+    request.resume()
   }
 }
 

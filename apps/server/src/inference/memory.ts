@@ -27,46 +27,57 @@ export const openMemory = (mostBytes: number): Memory => {
   const reserve: Pool = { mostBytes: Math.floor(mostBytes * RESERVE), bytes: 0, ofOwner: new Map() }
   const most: Pool = { mostBytes: mostBytes - reserve.mostBytes, bytes: 0, ofOwner: new Map() }
 
-  return {
-    open() {
-      let owner = ''
-      const large = openPart(most)
-      const small = openPart(reserve)
-      return {
-        own: (organizationId) => {
-          owner = organizationId
-        },
-        hold: (bytes) => large.take(owner, bytes) || (large.held() + small.held() + bytes <= SMALL_BYTES && small.take(owner, bytes)),
-        release() {
-          large.release(owner)
-          small.release(owner)
-        },
-      }
-    },
+  return { open: () => new Parts(most, reserve) }
+}
+
+/** A class, since there is one for each request (exchange.ts). */
+class Parts implements Held {
+  readonly most: Pool
+  readonly reserve: Pool
+  owner = ''
+  large = 0
+  small = 0
+
+  constructor(most: Pool, reserve: Pool) {
+    this.most = most
+    this.reserve = reserve
+  }
+
+  own(organizationId: string): void {
+    this.owner = organizationId
+  }
+
+  hold(bytes: number): boolean {
+    const { most, reserve, owner, large, small } = this
+    if (take(most, owner, large, bytes)) this.large += bytes
+    else if (large + small + bytes <= SMALL_BYTES && take(reserve, owner, small, bytes)) this.small += bytes
+    else return false
+    return true
+  }
+
+  release(): void {
+    giveBack(this.most, this.owner, this.large)
+    giveBack(this.reserve, this.owner, this.small)
+    this.large = 0
+    this.small = 0
   }
 }
 
-const openPart = (pool: Pool) => {
-  let held = 0
-  return {
-    held: () => held,
-    take(owner: string, bytes: number): boolean {
-      const free = pool.mostBytes - pool.bytes - bytes
-      if (free < 0) return false
-      const others = (pool.ofOwner.get(owner) ?? 0) - held
-      if (others > 0 && others + held + bytes > free) return false
-      held += bytes
-      pool.bytes += bytes
-      pool.ofOwner.set(owner, others + held)
-      return true
-    },
-    release(owner: string): void {
-      if (held === 0) return
-      const left = (pool.ofOwner.get(owner) ?? 0) - held
-      if (left > 0) pool.ofOwner.set(owner, left)
-      else pool.ofOwner.delete(owner)
-      pool.bytes -= held
-      held = 0
-    },
-  }
+/** `held` is what this request has of the pool already. */
+const take = (pool: Pool, owner: string, held: number, bytes: number): boolean => {
+  const free = pool.mostBytes - pool.bytes - bytes
+  if (free < 0) return false
+  const ofOwner = pool.ofOwner.get(owner) ?? 0
+  if (ofOwner > held && ofOwner + bytes > free) return false
+  pool.bytes += bytes
+  pool.ofOwner.set(owner, ofOwner + bytes)
+  return true
+}
+
+const giveBack = (pool: Pool, owner: string, held: number): void => {
+  if (held === 0) return
+  const left = (pool.ofOwner.get(owner) ?? 0) - held
+  if (left > 0) pool.ofOwner.set(owner, left)
+  else pool.ofOwner.delete(owner)
+  pool.bytes -= held
 }

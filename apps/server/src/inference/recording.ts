@@ -183,7 +183,14 @@ export const record = (
 
   const shared: Exchange = {
     // Who asked and when, as it was for the one that came first.
-    ...first,
+    id: first.id,
+    acceptedAt: first.acceptedAt,
+    projectId: first.projectId,
+    authorization: first.authorization,
+    ip: first.ip,
+    userAgent: first.userAgent,
+    contentType: first.contentType,
+    idempotencyKey: first.idempotencyKey,
     isOver: () => abort.signal.aborted,
     signal: () => abort.signal,
     readBody: async () => yes(body),

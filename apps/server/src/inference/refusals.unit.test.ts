@@ -352,8 +352,8 @@ describe('waiting for a seat', () => {
       engine: engine.url,
       limits: { totalMs: 150 },
       rooms: {
-        takeSeat: (_model, { signal }) =>
-          new Promise((_resolve, reject) => signal().addEventListener('abort', () => reject(signal().reason))),
+        takeSeat: (_model, caller) =>
+          new Promise((_resolve, reject) => caller.signal().addEventListener('abort', () => reject(caller.signal().reason))),
       },
     })
     expect(await refusalOf(await plane.ask(CHAT, ASK))).toMatchObject({ status: 504 })

@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import { EngineError } from '@parvis/wire/openai/error'
 import type { Dispatcher } from 'undici'
 import type { Model } from '../catalog/model.ts'
@@ -11,10 +12,10 @@ import type { Refusal } from '../kit/refusal.ts'
 import type { Ticket } from '../quota/admit.ts'
 import { type Answer, countedByUs, type Ending, NO_COUNTS, type Verdict } from './answer.ts'
 import type { Body } from './body.ts'
-import type { Deadlines } from './deadlines.ts'
+import type { Deadline, Deadlines } from './deadlines.ts'
 import { translated } from './dialects/translator.ts'
 import type { Request } from './endpoints/endpoint.ts'
-import type { Exchange, InferenceLimits } from './exchange.ts'
+import type { Exchange, InferenceLimits, Over } from './exchange.ts'
 import { streamedAnswer } from './streamed-answer.ts'
 import { wholeAnswer } from './whole-answer.ts'
 
@@ -64,217 +65,284 @@ const SLOW_CLIENT_PART = 10
 const RETRY_MS = 1_000
 const MAX_RETRY_MS = 60_000
 
-export const openRelay =
-  (
-    options: { clock: Clock; log: Logger; limits: InferenceLimits; deadlines: Deadlines },
-    /** Engines that refuse to be asked for running usage; kept as long as this process lives, and there are few. */
-    plainEngines: Set<EngineId> = new Set(),
-  ): Relay =>
-  (exchange, caller, checked, model, seat, spending) =>
+type RelayParts = {
+  readonly clock: Clock
+  readonly log: Logger
+  readonly limits: InferenceLimits
+  readonly deadlines: Deadlines
+  /** Engines that refuse to be asked for running usage; kept as long as this process lives, and there are few. */
+  readonly plainEngines: Set<EngineId>
+}
+
+export const openRelay = (options: Omit<RelayParts, 'plainEngines'>, plainEngines: Set<EngineId> = new Set()): Relay => {
+  const parts: RelayParts = { ...options, plainEngines }
+  return (exchange, caller, checked, model, seat, spending) =>
     new Promise((resolve, reject) => {
-      const { clock, log, limits, deadlines } = options
-      const { replica } = seat
       const { native } = checked
-      const request = native !== undefined && replica.speaks?.includes(native.dialect) === true ? native.request : checked
-      const plain = plainEngines.has(replica.engineId)
-      const { translate } = request
-      const told = request.stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
-      const answer: Answer =
-        request.openAnswer?.(exchange, { remoteModel: replica.remoteModel, spend: spending.spend }) ??
-        (request.stream ? streamedAnswer : wholeAnswer)(told, request, model, replica.remoteModel, spending.spend)
-      let controller: Dispatcher.DispatchController | undefined
-      let failing: EngineFailure | undefined // the engine's own error answer, while it is being read
-      let firstByteAt: Instant | null = null
-      let settled = false
-      let paused = false
-      let pausedAtMs = 0
-      let pausedMs = 0 // how long the client has held the engine back before
-      let done = false
-      let pinged = false
-      let again = false
-
-      // A whole answer comes when all of it is made: until it begins, the total is the only measure.
-      const quiet = deadlines.add(request.stream ? limits.firstByteMs : Number.POSITIVE_INFINITY, () => {
-        if (done) return conclude(answer.end(), 'stopped')
-        const limitMs = firstByteAt === null ? limits.firstByteMs : limits.idleMs
-        conclude({ ...answer.broken('timed_out', { code: 'engine_late', limitMs }), log: `silent for ${limitMs} ms` }, 'failed')
-      })
-
-      const alive = deadlines.add(request.stream && limits.pingMs > 0 ? limits.pingMs : Number.POSITIVE_INFINITY, () => {
-        if (!paused && !done && failing === undefined) {
-          pinged ||= answer.ping !== undefined
-          guarded(() => answer.ping?.())
-        }
-        if (!settled) deadlines.again(alive, limits.pingMs)
-      })
-
-      /** `ended`: the engine had no more to say. `stopped`: we did not want more, and it is not the engine's fault. */
-      const conclude = (verdict: Verdict, how: 'ended' | 'stopped' | 'failed'): void => {
-        if (settled) return
-        settled = true
-        deadlines.remove(quiet)
-        deadlines.remove(alive)
-        exchange.whenOver(undefined)
-        if (how !== 'ended') controller?.abort(STOPPED)
-        seat.leave(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
-        if (verdict.log !== undefined)
-          log.warn({ requestId: exchange.id, replica: replica.name, model: model.name }, `Engine: ${verdict.log}`)
-        const begun = controller !== undefined
-        const endedAt = clock.now()
-        if ('ending' in verdict) {
-          const { counts, counted, ended, status, words, finish } = verdict.ending
-          const count = begun ? { counts, counted } : { counts: NO_COUNTS, counted: 'none' as const }
-          // Field by field: usage/event.ts says why.
-          return resolve(
-            yes({ counts: count.counts, counted: count.counted, ended, status, words, finish, firstByteAt, endedAt, replica, begun }),
-          )
-        }
-        const { code } = verdict.refusal
-        const worked =
-          begun && verdict.idle !== true && (code === 'engine_failed' || code === 'engine_unavailable' || code === 'engine_late')
-        const ended = code === 'engine_late' ? 'timed_out' : 'engine_failed'
-        resolve({
-          ...no(verdict.refusal),
-          elsewhere: verdict.elsewhere === true,
-          again,
-          ...(worked ? { failed: { ...countedByUs(request, 0), ended, sent: pinged, firstByteAt, endedAt, replica, begun } } : {}),
-        })
-      }
-
-      /** A bug of ours in a callback of the client's must not take the connection's other users with it. */
-      const guarded = (work: () => void): void => {
-        try {
-          work()
-        } catch (error) {
-          settled = true
-          deadlines.remove(quiet)
-          deadlines.remove(alive)
-          seat.leave('broken')
-          controller?.abort(STOPPED)
-          reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
-        }
-      }
-
-      /** Whose time it was: an answer that was held back by its reader is not too slow, or whoever reads all but the end would pay nothing. */
-      const isClientSlow = (): boolean => paused || pausedMs * SLOW_CLIENT_PART >= limits.totalMs
-
-      exchange.whenOver((over) => {
-        const verdict = answer.broken(over, { code: 'engine_late', limitMs: limits.totalMs })
-        if (over === 'timed_out' && 'ending' in verdict && isClientSlow())
-          return conclude({ ...verdict, ending: { ...verdict.ending, ended: 'client_left' } }, 'stopped')
-        const log = over === 'timed_out' ? { log: `no end within ${limits.totalMs} ms` } : {}
-        conclude({ ...verdict, ...log }, 'stopped')
-      })
-      if (settled) return
-      spending.watch(() => {
-        const verdict = settled ? undefined : answer.exhausted?.()
-        if (verdict !== undefined) conclude(verdict, 'stopped')
-      })
-
-      if (request.stream) {
-        exchange.whenDrained(() => {
-          if (settled || !paused) return
-          paused = false
-          pausedMs += performance.now() - pausedAtMs
-          deadlines.move(quiet, limits.idleMs)
-          controller?.resume()
-        })
-      }
-
-      const body = request.bytesFor(replica.remoteModel, plain)
-      const headers = [
-        'content-type',
-        request.contentType ?? 'application/json',
-        'accept',
-        request.stream ? 'text/event-stream' : 'application/json',
-        'content-length',
-        String(body.bytes),
-        'x-request-id',
-        exchange.id,
-        'x-parvis-tenant',
-        caller.projectId,
-      ]
-      if (replica.bearer !== undefined) headers.push('authorization', `Bearer ${replica.bearer}`)
-
-      seat.client.dispatch(
-        // Our own deadlines stand around the call: an engine may think for minutes.
-        {
-          method: 'POST',
-          path: `${replica.basePath}${request.enginePath}`,
-          headers,
-          body: bodyToDispatch(body),
-          headersTimeout: 0,
-          bodyTimeout: 0,
-        },
-        {
-          onRequestStart(started) {
-            controller = started
-            if (settled) started.abort(STOPPED)
-          },
-          onResponseStart(_controller, status, answered) {
-            if (settled || status < 200) return
-            guarded(() => {
-              const wanted = request.stream ? 'text/event-stream' : 'application/json'
-              const type = String(answered['content-type'] ?? '').toLowerCase()
-              if (status !== 200 || !type.startsWith(wanted) || answered['content-encoding'] !== undefined) {
-                failing = {
-                  status,
-                  type,
-                  retryAfter: answered['retry-after'],
-                  retryAfterMs: answered['retry-after-ms'],
-                  pieces: [],
-                  bytes: 0,
-                }
-              }
-            })
-          },
-          onResponseData(_controller, chunk) {
-            if (settled) return
-            guarded(() => {
-              deadlines.move(quiet, limits.idleMs)
-              if (alive.atMs !== Number.POSITIVE_INFINITY) deadlines.move(alive, limits.pingMs)
-              firstByteAt ??= clock.now()
-              if (failing !== undefined) {
-                failing.bytes += chunk.length
-                if (failing.bytes <= MAX_ERROR_BYTES) failing.pieces.push(chunk)
-                else conclude(failureToVerdict(failing, request, model, replica.remoteModel), 'failed')
-                return
-              }
-              const verdict = answer.data(chunk)
-              // A budget may have run out with what came.
-              if (verdict === undefined || settled) return
-              if (verdict === 'done') {
-                done = true
-                deadlines.move(quiet, AFTER_DONE_MS)
-              } else if (verdict === 'wait') {
-                paused = true
-                pausedAtMs = performance.now()
-                // It is the client that is slow now; only the total still counts.
-                deadlines.move(quiet, Number.POSITIVE_INFINITY)
-                controller?.pause()
-              } else conclude(verdict, 'failed')
-            })
-          },
-          onResponseEnd() {
-            if (settled) return
-            guarded(() => {
-              if (failing === undefined) return conclude(answer.end(), 'ended')
-              again = request.stream && !plain && refusesRunningUsage(failing)
-              if (again) plainEngines.add(replica.engineId)
-              conclude(failureToVerdict(failing, request, model, replica.remoteModel), 'ended')
-            })
-          },
-          onResponseError(_controller, error) {
-            if (settled) return
-            guarded(() => {
-              if (done) return conclude(answer.end(), 'failed')
-              const fault = errorToRefusal(error, model, request.stream && firstByteAt !== null)
-              conclude({ ...answer.broken('engine_failed', fault.refusal), log: fault.log, elsewhere: fault.elsewhere }, 'failed')
-            })
-          },
-        },
-      )
+      const speaks = native !== undefined && seat.replica.speaks?.includes(native.dialect) === true
+      new EngineCall(parts, exchange, speaks ? native.request : checked, model, seat, spending, resolve, reject).start(caller, spending)
     })
+}
+
+/** A class, since there is one for each request and its functions would be made anew for each, as `exchange.ts` says. */
+class EngineCall implements Dispatcher.DispatchHandler {
+  readonly parts: RelayParts
+  readonly exchange: Exchange
+  readonly request: Request
+  readonly model: Model
+  readonly seat: Seat
+  readonly resolve: (relayed: Awaited<ReturnType<Relay>>) => void
+  readonly reject: (error: Error) => void
+  readonly plain: boolean
+  readonly answer: Answer
+  readonly quiet: Deadline
+  readonly alive: Deadline | undefined
+  controller: Dispatcher.DispatchController | undefined
+  /** The engine's own error answer, while it is being read. */
+  failing: EngineFailure | undefined
+  firstByteAt: Instant | null = null
+  settled = false
+  paused = false
+  pausedAtMs = 0
+  /** How long the client has held the engine back before. */
+  pausedMs = 0
+  done = false
+  pinged = false
+  again = false
+
+  constructor(
+    parts: RelayParts,
+    exchange: Exchange,
+    request: Request,
+    model: Model,
+    seat: Seat,
+    spending: Spending,
+    resolve: EngineCall['resolve'],
+    reject: EngineCall['reject'],
+  ) {
+    const { limits, deadlines } = parts
+    const { remoteModel, engineId } = seat.replica
+    const { translate, stream } = request
+    this.parts = parts
+    this.exchange = exchange
+    this.request = request
+    this.model = model
+    this.seat = seat
+    this.resolve = resolve
+    this.reject = reject
+    this.plain = parts.plainEngines.has(engineId)
+    const outlet = stream && translate !== undefined ? translated(exchange, translate(exchange)) : exchange
+    this.answer =
+      request.openAnswer?.(exchange, { remoteModel, spend: spending.spend }) ??
+      (stream ? streamedAnswer : wholeAnswer)(outlet, request, model, remoteModel, spending.spend)
+    // A whole answer comes when all of it is made: until it begins, the total is the only measure.
+    this.quiet = deadlines.add(stream ? limits.firstByteMs : Number.POSITIVE_INFINITY, () => this.silent())
+    this.alive = stream && limits.pingMs > 0 ? deadlines.add(limits.pingMs, () => this.ping()) : undefined
+  }
+
+  start(caller: Caller, spending: Spending): void {
+    const { exchange, request, seat } = this
+    const { replica } = seat
+    exchange.whenOver((over) => this.over(over))
+    if (this.settled) return
+    spending.watch(() => this.exhausted())
+    if (request.stream) exchange.whenDrained(() => this.drained())
+
+    const body = request.bytesFor(replica.remoteModel, this.plain)
+    const headers = [
+      'content-type',
+      request.contentType ?? 'application/json',
+      'accept',
+      request.stream ? 'text/event-stream' : 'application/json',
+      'content-length',
+      String(body.bytes),
+      'x-request-id',
+      exchange.id,
+      'x-parvis-tenant',
+      caller.projectId,
+    ]
+    if (replica.bearer !== undefined) headers.push('authorization', `Bearer ${replica.bearer}`)
+    const path = `${replica.basePath}${request.enginePath}`
+    // Our own deadlines stand around the call: an engine may think for minutes.
+    seat.client.dispatch({ method: 'POST', path, headers, body: bodyToDispatch(body), headersTimeout: 0, bodyTimeout: 0 }, this)
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.controller = controller
+    if (this.settled) controller.abort(STOPPED)
+  }
+
+  onResponseStart(_controller: Dispatcher.DispatchController, status: number, headers: IncomingHttpHeaders): void {
+    if (this.settled || status < 200) return
+    try {
+      const wanted = this.request.stream ? 'text/event-stream' : 'application/json'
+      const type = String(headers['content-type'] ?? '').toLowerCase()
+      if (status === 200 && type.startsWith(wanted) && headers['content-encoding'] === undefined) return
+      this.failing = { status, type, retryAfter: headers['retry-after'], retryAfterMs: headers['retry-after-ms'], pieces: [], bytes: 0 }
+    } catch (error) {
+      this.fault(error)
+    }
+  }
+
+  onResponseData(_controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    if (this.settled) return
+    try {
+      const { parts, answer } = this
+      const { limits, deadlines } = parts
+      deadlines.move(this.quiet, limits.idleMs)
+      if (this.alive !== undefined) deadlines.move(this.alive, limits.pingMs)
+      this.firstByteAt ??= parts.clock.now()
+      if (this.failing !== undefined) return this.readFailure(this.failing, chunk)
+      const verdict = answer.data(chunk)
+      // A budget may have run out with what came.
+      if (verdict === undefined || this.settled) return
+      if (verdict === 'done') {
+        this.done = true
+        deadlines.move(this.quiet, AFTER_DONE_MS)
+      } else if (verdict === 'wait') this.pause()
+      else this.conclude(verdict, 'failed')
+    } catch (error) {
+      this.fault(error)
+    }
+  }
+
+  onResponseEnd(): void {
+    if (this.settled) return
+    try {
+      const { failing, request, seat } = this
+      if (failing === undefined) return this.conclude(this.answer.end(), 'ended')
+      this.again = request.stream && !this.plain && refusesRunningUsage(failing)
+      if (this.again) this.parts.plainEngines.add(seat.replica.engineId)
+      this.conclude(failureToVerdict(failing, request, this.model, seat.replica.remoteModel), 'ended')
+    } catch (error) {
+      this.fault(error)
+    }
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    if (this.settled) return
+    try {
+      if (this.done) return this.conclude(this.answer.end(), 'failed')
+      const failed = errorToRefusal(error, this.model, this.request.stream && this.firstByteAt !== null)
+      const verdict = this.answer.broken('engine_failed', failed.refusal)
+      this.conclude({ ...verdict, log: failed.log, elsewhere: failed.elsewhere }, 'failed')
+    } catch (fault) {
+      this.fault(fault)
+    }
+  }
+
+  /** Nobody waits any more, or the time is up. */
+  over(over: Over): void {
+    const { totalMs } = this.parts.limits
+    const verdict = this.answer.broken(over, { code: 'engine_late', limitMs: totalMs })
+    if (over === 'timed_out' && 'ending' in verdict && this.isClientSlow())
+      return this.conclude({ ...verdict, ending: { ...verdict.ending, ended: 'client_left' } }, 'stopped')
+    const log = over === 'timed_out' ? { log: `no end within ${totalMs} ms` } : {}
+    this.conclude({ ...verdict, ...log }, 'stopped')
+  }
+
+  /** A budget has run out. */
+  exhausted(): void {
+    const verdict = this.settled ? undefined : this.answer.exhausted?.()
+    if (verdict !== undefined) this.conclude(verdict, 'stopped')
+  }
+
+  /** The engine has said nothing for too long. */
+  silent(): void {
+    if (this.done) return this.conclude(this.answer.end(), 'stopped')
+    const { firstByteMs, idleMs } = this.parts.limits
+    const limitMs = this.firstByteAt === null ? firstByteMs : idleMs
+    this.conclude({ ...this.answer.broken('timed_out', { code: 'engine_late', limitMs }), log: `silent for ${limitMs} ms` }, 'failed')
+  }
+
+  ping(): void {
+    const { answer, alive, parts } = this
+    if (alive === undefined || this.settled) return
+    try {
+      if (!this.paused && !this.done && this.failing === undefined) {
+        this.pinged ||= answer.ping !== undefined
+        answer.ping?.()
+      }
+      parts.deadlines.again(alive, parts.limits.pingMs)
+    } catch (error) {
+      this.fault(error)
+    }
+  }
+
+  /** It is the client that is slow now; only the total still counts. */
+  pause(): void {
+    this.paused = true
+    this.pausedAtMs = performance.now()
+    this.parts.deadlines.move(this.quiet, Number.POSITIVE_INFINITY)
+    this.controller?.pause()
+  }
+
+  drained(): void {
+    if (this.settled || !this.paused) return
+    this.paused = false
+    this.pausedMs += performance.now() - this.pausedAtMs
+    this.parts.deadlines.move(this.quiet, this.parts.limits.idleMs)
+    this.controller?.resume()
+  }
+
+  /** Whose time it was: an answer that was held back by its reader is not too slow, or whoever reads all but the end would pay nothing. */
+  isClientSlow(): boolean {
+    return this.paused || this.pausedMs * SLOW_CLIENT_PART >= this.parts.limits.totalMs
+  }
+
+  readFailure(failing: EngineFailure, chunk: Buffer): void {
+    failing.bytes += chunk.length
+    if (failing.bytes <= MAX_ERROR_BYTES) failing.pieces.push(chunk)
+    else this.conclude(failureToVerdict(failing, this.request, this.model, this.seat.replica.remoteModel), 'failed')
+  }
+
+  /** `ended`: the engine had no more to say. `stopped`: we did not want more, and it is not the engine's fault. */
+  conclude(verdict: Verdict, how: 'ended' | 'stopped' | 'failed'): void {
+    if (this.settled) return
+    this.settle(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
+    const { exchange, firstByteAt, parts, seat } = this
+    const { replica } = seat
+    exchange.whenOver(undefined)
+    if (how !== 'ended') this.controller?.abort(STOPPED)
+    if (verdict.log !== undefined)
+      parts.log.warn({ requestId: exchange.id, replica: replica.name, model: this.model.name }, `Engine: ${verdict.log}`)
+    const begun = this.controller !== undefined
+    const endedAt = parts.clock.now()
+    if ('ending' in verdict) {
+      const { counts, counted, ended, status, words, finish } = verdict.ending
+      const count = begun ? { counts, counted } : { counts: NO_COUNTS, counted: 'none' as const }
+      // Field by field: usage/event.ts says why.
+      return this.resolve(
+        yes({ counts: count.counts, counted: count.counted, ended, status, words, finish, firstByteAt, endedAt, replica, begun }),
+      )
+    }
+    const { code } = verdict.refusal
+    const worked = begun && verdict.idle !== true && (code === 'engine_failed' || code === 'engine_unavailable' || code === 'engine_late')
+    const ended = code === 'engine_late' ? 'timed_out' : 'engine_failed'
+    const failed = { ...countedByUs(this.request, 0), ended, sent: this.pinged, firstByteAt, endedAt, replica, begun } as const
+    this.resolve({
+      ...no(verdict.refusal),
+      elsewhere: verdict.elsewhere === true,
+      again: this.again,
+      ...(worked ? { failed } : {}),
+    })
+  }
+
+  /** A bug of ours in a callback of the client's must not take the connection's other users with it. */
+  fault(error: unknown): void {
+    this.settle('broken')
+    this.controller?.abort(STOPPED)
+    this.reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
+  }
+
+  settle(how: 'clean' | 'failed' | 'broken'): void {
+    const { deadlines } = this.parts
+    this.settled = true
+    deadlines.remove(this.quiet)
+    if (this.alive !== undefined) deadlines.remove(this.alive)
+    this.seat.leave(how)
+  }
+}
 
 /** The engine did not do what it is there for. Being busy is no failure, and neither is refusing a body. */
 const isFailure = (verdict: Verdict): boolean =>

@@ -369,12 +369,12 @@ describe('a client that leaves', () => {
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
-        takeSeat: (_model, { signal }) =>
+        takeSeat: (_model, caller) =>
           new Promise((_resolve, reject) => {
             asked()
-            signal().addEventListener('abort', () => {
+            caller.signal().addEventListener('abort', () => {
               ended = true
-              reject(signal().reason)
+              reject(caller.signal().reason)
             })
           }),
       },

@@ -6,7 +6,7 @@ import { bufferToBody } from './body.ts'
 import { brokenStream } from './broken-stream.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import { MAX_EVENT_BYTES, splitEvents, valueAt } from './events.ts'
-import { DONE_EVENT, type Exchange } from './exchange.ts'
+import { DONE_EVENT, type Outlet } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 import { openWords } from './words.ts'
@@ -55,7 +55,7 @@ type Text = string
  * colon behind it is never something that a model said.
  */
 export const streamedAnswer = (
-  exchange: Exchange,
+  exchange: Outlet,
   request: Request,
   model: Model,
   remoteModel: string,

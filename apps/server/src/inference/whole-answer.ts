@@ -2,7 +2,7 @@ import type { Model } from '../catalog/model.ts'
 import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
 import { type Body, bufferToBody, contains, piecesToBody, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
-import type { Exchange } from './exchange.ts'
+import type { Outlet } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
 import { openWords } from './words.ts'
@@ -17,7 +17,7 @@ const AT_LIMIT = /"finish_reason"\s*:\s*"length"/
 const LENGTH = Buffer.from('"length"')
 
 /** An answer that is no stream: collected, looked at, and sent as a whole once its usage is on disk. */
-export const wholeAnswer = (exchange: Exchange, request: Request, model: Model, remoteModel: string): Answer => {
+export const wholeAnswer = (exchange: Outlet, request: Request, model: Model, remoteModel: string): Answer => {
   const pieces: Buffer[] = []
   let bytes = 0
 

@@ -2,7 +2,7 @@ import type { Instant } from '../../kit/clock.ts'
 import type { RequestId } from '../../kit/ids.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { splitEvents } from '../events.ts'
-import type { Exchange } from '../exchange.ts'
+import { changedOutlet, type Outlet } from '../exchange.ts'
 
 /** Of an exchange, what stands in an answer. */
 export type Asked = { readonly id: RequestId; readonly acceptedAt: Instant }
@@ -23,29 +23,28 @@ const DATA = Buffer.from('data:')
 const LF = 0x0a
 
 /**
- * An exchange whose stream is written in another dialect: what goes in are the events of a chat, as the engine sent them and
+ * An outlet whose stream is written in another dialect: what goes in are the events of a chat, as the engine sent them and
  * `streamedAnswer` has looked at them; what comes out are the translator's. So the rules of a stream (nothing before the first good
  * event, the end held back, an error in the middle) are kept by the same code for every dialect.
  *
  * Each event is parsed and written anew. That costs 3 to 4.5 µs where passing it on costs 1, beside the 30 to 40 of the system calls of
  * a chunk: these dialects are for the tools that speak nothing else, and chat stays the quick path.
  */
-export const translated = (exchange: Exchange, translator: Translator): Exchange => {
+export const translated = (outlet: Outlet, translator: Translator): Outlet => {
   const events = splitEvents()
-  return {
-    ...exchange,
-    begin: () => exchange.begin((refusal) => Buffer.from(translator.failed(refusal))),
+  return changedOutlet(outlet, {
+    begin: () => outlet.begin((refusal) => Buffer.from(translator.failed(refusal))),
     write(bytes) {
       let out = ''
       events.push(bytes, (event) => {
         const chunk = payloadOf(event)
         out += chunk === undefined ? translator.ping() : translator.event(chunk)
       })
-      return out === '' || exchange.write(Buffer.from(out))
+      return out === '' || outlet.write(Buffer.from(out))
     },
     // What was held back is the chat's own last event; each dialect has another.
-    end: () => exchange.end(Buffer.from(translator.end())),
-  }
+    end: () => outlet.end(Buffer.from(translator.end())),
+  })
 }
 
 /** The payload of an event; undefined for a comment. That it is JSON has been seen for the first one only. */

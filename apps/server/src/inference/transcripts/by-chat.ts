@@ -8,6 +8,7 @@ import { readTold } from '../dialects/told.ts'
 import type { Translator } from '../dialects/translator.ts'
 import { parse, type Request } from '../endpoints/endpoint.ts'
 import { chatOf, inWordsOf } from '../endpoints/translated.ts'
+import { changedOutlet } from '../exchange.ts'
 import type { GuessTokens } from '../guess.ts'
 import { bufferToPacked } from '../media/data-url.ts'
 import { readSound } from '../media/sound.ts'
@@ -78,7 +79,7 @@ export const transcribeByChat = (
   return yes({
     ...request,
     openAnswer: (exchange, { remoteModel }) =>
-      wholeAnswer({ ...exchange, answer: (status, text) => exchange.answer(status, text, PLAIN) }, request, model, remoteModel),
+      wholeAnswer(changedOutlet(exchange, { answer: (status, text) => exchange.answer(status, text, PLAIN) }), request, model, remoteModel),
   })
 }
 
