@@ -31,17 +31,14 @@ const OF_NULL = 0x6e
  */
 export const readConversation = (body: Body, messages: Span): Outcome<Conversation> => {
   const notes: Notes = { turns: [], images: [], sounds: [], parts: 0, wrong: undefined }
-  const walked = read(body, messages.start, (cursor) => {
-    if (cursor.peek() !== OPEN_BRACKET) invalid(notes, 'messages', 'expected an array')
-    else cursor.array((place) => readTurn(cursor, notes, place))
-  })
+  const walked = read(body, messages.start, readTurns, notes)
   if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
   if (notes.wrong === undefined && notes.turns.length === 0) invalid(notes, 'messages', 'expected at least one message')
   return notes.wrong === undefined ? yes(notes) : no(notes.wrong)
 }
 
 type Notes = {
-  readonly turns: Turn[]
+  turns: Turn[]
   readonly images: Pointer[]
   readonly sounds: (Pointer & { format: 'wav' | 'mp3' })[]
   parts: number
@@ -52,134 +49,159 @@ const invalid = (notes: Notes, field: string, reason: string): void => {
   notes.wrong ??= { code: 'field_invalid', field, reason }
 }
 
-/** Takes what should be an object. */
-const objectAt = (cursor: Cursor, notes: Notes, field: () => string, member: (key: string) => void): void => {
-  if (cursor.peek() === OPEN_BRACE) {
-    cursor.object(member)
-    return
-  }
-  invalid(notes, field(), 'expected an object')
-  cursor.skip()
-}
-
-/** A field that counts may come once: of two, parsers differ in which they believe. */
-const onlyOnce = (notes: Notes, before: unknown, field: () => string, key: string): void => {
-  if (before !== undefined) invalid(notes, `${field()}.${key}`, 'it comes twice')
-}
-
 const OF_TURN: ReadonlySet<string> = new Set(['role', 'content', 'tool_calls'])
 const OF_PART: ReadonlySet<string> = new Set(['type', 'image_url', 'input_audio'])
 const OF_IMAGE: ReadonlySet<string> = new Set(['url'])
 const OF_SOUND: ReadonlySet<string> = new Set(['data', 'format'])
 
 /** What we look at under its own name must not count under another: engines written in Go match keys without regard to case. */
-const noTwin = (notes: Notes, known: ReadonlySet<string>, field: () => string, key: string): void => {
-  if (known.has(key) || !known.has(foldCase(key))) return
-  invalid(notes, `${field()}.${foldCase(key)}`, `the key ${JSON.stringify(key)} must be written "${foldCase(key)}"`)
+const isTwin = (known: ReadonlySet<string>, key: string): boolean => !known.has(key) && known.has(foldCase(key))
+
+const twin = (notes: Notes, field: string, key: string): void =>
+  invalid(notes, `${field}.${foldCase(key)}`, `the key ${JSON.stringify(key)} must be written "${foldCase(key)}"`)
+
+/** A field that counts may come once: of two, parsers differ in which they believe. */
+const twice = (notes: Notes, field: string): void => invalid(notes, field, 'it comes twice')
+
+const turnField = (turn: number): string => `messages[${turn}]`
+const partField = (turn: number, place: number): string => `messages[${turn}].content[${place}]`
+
+const readTurns = (cursor: Cursor, notes: Notes): void => {
+  if (cursor.peek() !== OPEN_BRACKET) return invalid(notes, 'messages', 'expected an array')
+  for (let turn = 0; cursor.element(turn); turn += 1) readTurn(cursor, notes, turn)
 }
 
 const readTurn = (cursor: Cursor, notes: Notes, turn: number): void => {
-  const field = (): string => `messages[${turn}]`
-  let role: { readonly span: Span; readonly text: string | undefined } | undefined
+  if (cursor.peek() !== OPEN_BRACE) {
+    cursor.skip()
+    return invalid(notes, turnField(turn), 'expected an object')
+  }
+  let role: string | undefined
+  let roleSpan: Span | undefined
   let content: number | undefined // its first byte
   let callsTools = false
   let foreign: number | undefined // the first part that only a user may send; whose it is may stand behind it
-  objectAt(cursor, notes, field, (key) => {
+  for (let member = 0; cursor.member(member); member += 1) {
+    const { key } = cursor
     if (key === 'role') {
-      onlyOnce(notes, role, field, key)
+      if (roleSpan !== undefined) twice(notes, `${turnField(turn)}.role`)
       role = cursor.word()
+      roleSpan = cursor.wordSpan()
     } else if (key === 'content') {
-      onlyOnce(notes, content, field, key)
+      if (content !== undefined) twice(notes, `${turnField(turn)}.content`)
       content = cursor.peek()
       if (content === OPEN_BRACKET) {
-        cursor.array((place) => {
+        for (let place = 0; cursor.element(place); place += 1) {
           if (readPart(cursor, notes, turn, place) !== 'text') foreign ??= place
-        })
-        return
+        }
+        continue
       }
-      if (content !== QUOTE && content !== OF_NULL) invalid(notes, `${field()}.content`, 'expected a string or an array of parts')
+      if (content !== QUOTE && content !== OF_NULL) {
+        invalid(notes, `${turnField(turn)}.content`, 'expected a string or an array of parts')
+      }
       cursor.skip()
     } else if (key === 'tool_calls' && cursor.peek() === OPEN_BRACKET) {
-      cursor.array(() => {
+      for (let call = 0; cursor.element(call); call += 1) {
         callsTools = true
         cursor.skip()
-      })
+      }
     } else {
-      noTwin(notes, OF_TURN, field, key)
+      if (isTwin(OF_TURN, key)) twin(notes, turnField(turn), key)
       cursor.skip()
     }
-  })
-  if (role?.text === undefined || !ROLES.has(role.text)) {
-    return invalid(notes, `${field()}.role`, 'expected a message with the role system, developer, user, assistant or tool')
   }
-  if (foreign !== undefined && role.text !== 'user') invalid(notes, `${field()}.content[${foreign}].type`, 'expected a part of type text')
-  if (notes.turns.length === MAX_TURNS) invalid(notes, 'messages', `expected at most ${MAX_TURNS} messages`)
-  else notes.turns.push({ role: role.text, roleSpan: role.span, callsTools })
+  if (role === undefined || roleSpan === undefined || !ROLES.has(role)) {
+    return invalid(notes, `${turnField(turn)}.role`, 'expected a message with the role system, developer, user, assistant or tool')
+  }
+  if (foreign !== undefined && role !== 'user') invalid(notes, `${partField(turn, foreign)}.type`, 'expected a part of type text')
+  if (notes.turns.length === MAX_TURNS) return invalid(notes, 'messages', `expected at most ${MAX_TURNS} messages`)
+  const told = { role, roleSpan, callsTools }
+  // Most requests have one, and what is pushed to an empty array makes room for 17.
+  if (notes.turns.length === 0) notes.turns = [told]
+  else notes.turns.push(told)
 }
 
 /** Takes a part and says of which type it is. */
 const readPart = (cursor: Cursor, notes: Notes, turn: number, place: number): string | undefined => {
-  const field = (): string => `messages[${turn}].content[${place}]`
-  const imageField = (): string => `${field()}.image_url`
-  const soundField = (): string => `${field()}.input_audio`
-  let type: { readonly text: string | undefined } | undefined
-  let format: { readonly text: string | undefined } | undefined
+  if (!isObject(cursor, notes, partField, turn, place)) return undefined
+  let type: string | undefined
+  let format: string | undefined
   let image: Span | undefined
   let sound: Span | undefined
+  let types = 0
+  let formats = 0
   let images = 0
   let sounds = 0
-  const text = (): Span => {
-    const isText = cursor.peek() === QUOTE
-    const span = cursor.skip()
-    return isText ? span : NOWHERE
-  }
-  objectAt(cursor, notes, field, (key) => {
+  for (let member = 0; cursor.member(member); member += 1) {
+    const { key } = cursor
     if (key === 'type') {
-      onlyOnce(notes, type, field, key)
+      types += 1
+      if (types > 1) twice(notes, `${partField(turn, place)}.type`)
       type = cursor.word()
     } else if (key === 'image_url') {
       images += 1
-      objectAt(cursor, notes, imageField, (inner) => {
-        if (inner !== 'url') {
-          noTwin(notes, OF_IMAGE, imageField, inner)
-          return void cursor.skip()
-        }
-        onlyOnce(notes, image, imageField, inner)
-        image = text()
-      })
-    } else if (key === 'input_audio') {
-      sounds += 1
-      objectAt(cursor, notes, soundField, (inner) => {
-        if (inner === 'data') {
-          onlyOnce(notes, sound, soundField, inner)
-          sound = text()
-        } else if (inner === 'format') {
-          onlyOnce(notes, format, soundField, inner)
-          format = cursor.word()
+      if (!isObject(cursor, notes, imageField, turn, place)) continue
+      for (let inner = 0; cursor.member(inner); inner += 1) {
+        if (cursor.key === 'url') {
+          if (image !== undefined) twice(notes, `${imageField(turn, place)}.url`)
+          image = takeText(cursor)
         } else {
-          noTwin(notes, OF_SOUND, soundField, inner)
+          if (isTwin(OF_IMAGE, cursor.key)) twin(notes, imageField(turn, place), cursor.key)
           cursor.skip()
         }
-      })
+      }
+    } else if (key === 'input_audio') {
+      sounds += 1
+      if (!isObject(cursor, notes, soundField, turn, place)) continue
+      for (let inner = 0; cursor.member(inner); inner += 1) {
+        if (cursor.key === 'data') {
+          if (sound !== undefined) twice(notes, `${soundField(turn, place)}.data`)
+          sound = takeText(cursor)
+        } else if (cursor.key === 'format') {
+          formats += 1
+          if (formats > 1) twice(notes, `${soundField(turn, place)}.format`)
+          format = cursor.word()
+        } else {
+          if (isTwin(OF_SOUND, cursor.key)) twin(notes, soundField(turn, place), cursor.key)
+          cursor.skip()
+        }
+      }
     } else {
-      noTwin(notes, OF_PART, field, key)
+      if (isTwin(OF_PART, key)) twin(notes, partField(turn, place), key)
       cursor.skip()
     }
-  })
-  if (images > 1) invalid(notes, imageField(), 'it comes twice')
-  if (sounds > 1) invalid(notes, soundField(), 'it comes twice')
+  }
+  if (images > 1) twice(notes, imageField(turn, place))
+  if (sounds > 1) twice(notes, soundField(turn, place))
   notes.parts += 1
-  const named = type?.text
   if (notes.parts > MAX_PARTS) invalid(notes, 'messages', `expected at most ${MAX_PARTS} parts`)
-  else if (named === 'image_url') {
-    if (image === undefined || isEmpty(image)) invalid(notes, `${imageField()}.url`, 'expected a string')
-    else notes.images.push({ field: imageField(), span: image })
-  } else if (named === 'input_audio') {
-    if (sound === undefined || isEmpty(sound)) invalid(notes, `${soundField()}.data`, 'expected a string')
-    else if (format?.text !== 'wav' && format?.text !== 'mp3') invalid(notes, `${soundField()}.format`, 'expected "mp3" or "wav"')
-    else notes.sounds.push({ field: soundField(), span: sound, format: format.text })
-  } else if (named !== 'text') invalid(notes, `${field()}.type`, 'expected a part of type text, image_url or input_audio')
-  return named
+  else if (type === 'image_url') {
+    if (image === undefined || isEmpty(image)) invalid(notes, `${imageField(turn, place)}.url`, 'expected a string')
+    else notes.images.push({ field: imageField(turn, place), span: image })
+  } else if (type === 'input_audio') {
+    if (sound === undefined || isEmpty(sound)) invalid(notes, `${soundField(turn, place)}.data`, 'expected a string')
+    else if (format !== 'wav' && format !== 'mp3') invalid(notes, `${soundField(turn, place)}.format`, 'expected "mp3" or "wav"')
+    else notes.sounds.push({ field: soundField(turn, place), span: sound, format })
+  } else if (type !== 'text') invalid(notes, `${partField(turn, place)}.type`, 'expected a part of type text, image_url or input_audio')
+  return type
+}
+
+const imageField = (turn: number, place: number): string => `${partField(turn, place)}.image_url`
+const soundField = (turn: number, place: number): string => `${partField(turn, place)}.input_audio`
+
+/** Takes what is none. */
+const isObject = (cursor: Cursor, notes: Notes, field: typeof partField, turn: number, place: number): boolean => {
+  if (cursor.peek() === OPEN_BRACE) return true
+  cursor.skip()
+  invalid(notes, field(turn, place), 'expected an object')
+  return false
+}
+
+/** Nowhere: it was no string. */
+const takeText = (cursor: Cursor): Span => {
+  const isText = cursor.peek() === QUOTE
+  const span = cursor.take()
+  return isText ? span : NOWHERE
 }
 
 const NOWHERE: Span = { start: 0, end: 0 }

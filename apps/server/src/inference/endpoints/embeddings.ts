@@ -79,35 +79,32 @@ const walkInputs = (reading: Reading): Outcome<readonly number[]> => {
   const counts: number[] = []
   const countTokens = (cursor: Cursor): number => {
     let count = 0
-    cursor.array(() => {
-      count += 1
-      cursor.skip()
-    })
+    for (; cursor.element(count); count += 1) cursor.skip()
     return count
   }
   const walked = read(reading.body, list?.start ?? 0, (cursor) => {
     if (cursor.peek() === QUOTE) {
-      const span = cursor.skip()
+      const span = cursor.take()
       if (span.end - span.start <= EMPTY_BYTES) invalid('input', 'expected a string that is not empty')
       return
     }
     if (cursor.peek() !== OPEN_BRACKET) return invalid('input', 'expected a string or an array')
     let places = 0
     let kind: Kind | undefined
-    cursor.array((place) => {
-      places += 1
+    for (; cursor.element(places); places += 1) {
       const first = cursor.peek()
       const found = first === QUOTE ? 'text' : first === OPEN_BRACKET ? 'tokens' : 'number'
       kind ??= found
-      if (found !== kind) invalid(`input[${place}]`, 'expected all inputs to be of one kind')
+      if (found !== kind) invalid(`input[${places}]`, 'expected all inputs to be of one kind')
       if (found === 'tokens') {
         const count = countTokens(cursor)
-        if (count === 0) invalid(`input[${place}]`, 'expected at least one token')
-        return void counts.push(count)
+        if (count === 0) invalid(`input[${places}]`, 'expected at least one token')
+        counts.push(count)
+        continue
       }
-      const span = cursor.skip()
-      if (found === 'text' && span.end - span.start <= EMPTY_BYTES) invalid(`input[${place}]`, 'expected a string that is not empty')
-    })
+      const span = cursor.take()
+      if (found === 'text' && span.end - span.start <= EMPTY_BYTES) invalid(`input[${places}]`, 'expected a string that is not empty')
+    }
     if (kind === undefined) invalid('input', 'expected at least one input')
     else if (kind === 'number') counts.push(places)
     else if (places > MAX_INPUTS) invalid('input', `expected at most ${MAX_INPUTS} inputs`)

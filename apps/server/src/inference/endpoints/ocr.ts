@@ -75,7 +75,7 @@ const documentOf = (reading: Reading): Outcome<Pointer> => {
   const walked = read(reading.body, document.start, (cursor) => {
     const take = (field: string): void => {
       const isText = cursor.peek() === QUOTE
-      const span: Span = cursor.skip()
+      const span: Span = cursor.take()
       if (isText) found.push({ field, span })
       else wrong ??= invalid(field, 'expected a string')
     }
@@ -83,15 +83,20 @@ const documentOf = (reading: Reading): Outcome<Pointer> => {
       wrong = invalid('document', 'expected an object')
       return
     }
-    cursor.object((key) => {
+    for (let place = 0; cursor.member(place); place += 1) {
+      const { key } = cursor
       if (key === 'document_url') take('document.document_url')
       else if (key === 'image_url' && cursor.peek() !== OPEN_BRACE) take('document.image_url')
-      else if (key === 'image_url') cursor.object((inner) => void (inner === 'url' ? take('document.image_url.url') : cursor.skip()))
-      else if (key === 'type') {
-        const type = cursor.word().text
+      else if (key === 'image_url') {
+        for (let inner = 0; cursor.member(inner); inner += 1) {
+          if (cursor.key === 'url') take('document.image_url.url')
+          else cursor.skip()
+        }
+      } else if (key === 'type') {
+        const type = cursor.word()
         if (type !== 'document_url' && type !== 'image_url') wrong ??= invalid('document.type', 'expected "document_url" or "image_url"')
       } else cursor.skip()
-    })
+    }
   })
   if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
   if (wrong !== undefined) return no(wrong)
@@ -122,12 +127,10 @@ const pagesOf = (answer: Body): Counts | undefined => {
   if (counted.success) return { ...NO_COUNTS, pages: counted.data.pages_processed }
   const pages = scanned.value.spans.get('pages')
   if (pages === undefined) return undefined
-  let count = 0
-  const walked = read(answer, pages.start, (cursor) =>
-    cursor.array(() => {
-      count += 1
-      cursor.skip()
-    }),
-  )
-  return walked.ok ? { ...NO_COUNTS, pages: count } : undefined
+  const walked = read(answer, pages.start, (cursor) => {
+    let count = 0
+    for (; cursor.element(count); count += 1) cursor.skip()
+    return count
+  })
+  return walked.ok ? { ...NO_COUNTS, pages: walked.value } : undefined
 }

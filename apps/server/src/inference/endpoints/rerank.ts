@@ -76,23 +76,23 @@ const readTexts = (reading: Reading): Outcome<Texts> => {
   const walked = read(reading.body, list.start, (cursor) => {
     const text = (field: string): Span => {
       const isText = cursor.peek() === QUOTE
-      const span = cursor.skip()
+      const span = cursor.take()
       return isText && span.end - span.start > QUOTES_BYTES ? span : invalid(field, 'expected a string that is not empty')
     }
-    cursor.array((place) => {
+    for (let place = 0; cursor.element(place); place += 1) {
       if (place === MAX_DOCUMENTS) invalid('documents', `expected at most ${MAX_DOCUMENTS} documents`)
       if (cursor.peek() !== OPEN_BRACE) {
         documents.push(text(`documents[${place}]`))
-        return
+        continue
       }
       // As other vendors write it.
       let inside: Span | undefined
-      cursor.object((key) => {
-        if (key === 'text') inside = text(`documents[${place}].text`)
+      for (let member = 0; cursor.member(member); member += 1) {
+        if (cursor.key === 'text') inside = text(`documents[${place}].text`)
         else cursor.skip()
-      })
+      }
       documents.push(inside ?? invalid(`documents[${place}]`, 'expected a string or an object with a text'))
-    })
+    }
   })
   if (!walked.ok) return no({ code: 'body_not_json', reason: walked.refusal })
   if (documents.length === 0) invalid('documents', 'expected at least one document')
@@ -146,12 +146,12 @@ const fieldOfInput = (param: string): string => {
 const totalTokens = (answer: Body): Counts | undefined => {
   const usage = read(answer, 0, (cursor) => {
     let found: unknown
-    cursor.object((key) => {
-      const span = cursor.skip()
-      if (key !== 'usage') return
-      const parsed = parse(slice(answer, span))
-      if (parsed.ok) found = parsed.value
-    })
+    for (let place = 0; cursor.member(place); place += 1) {
+      if (cursor.key === 'usage') {
+        const parsed = parse(slice(answer, cursor.take()))
+        if (parsed.ok) found = parsed.value
+      } else cursor.skip()
+    }
     return found
   })
   const told = EngineRerank.shape.usage.safeParse(usage.ok ? usage.value : undefined)
