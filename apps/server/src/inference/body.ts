@@ -17,31 +17,67 @@ export const bufferToBody = (buffer: Buffer): Body => ({ pieces: [buffer], bytes
 
 /** The bytes of a span: a view where it lies within one piece, which is almost always. */
 export const slice = (body: Body, span: Span): Buffer => {
+  const [only] = body.pieces
+  // Nearly every body is one piece; the list of its parts would cost more than the rest.
+  if (only !== undefined && body.pieces.length === 1) {
+    return span.start === 0 && span.end === only.length ? only : only.subarray(span.start, span.end)
+  }
   const parts = partsOf(body, span)
-  const [only] = parts
-  return parts.length === 1 && only !== undefined ? only : Buffer.concat(parts)
+  const [part] = parts
+  return parts.length === 1 && part !== undefined ? part : Buffer.concat(parts)
 }
 
-export type Change = Span & { readonly bytes: Buffer }
+/** Text is written as UTF-8. */
+export type Change = Span & { readonly bytes: Buffer | string }
 
-/** The body with these changes. They must not overlap; an empty span is an insertion. Nothing is copied. */
+/** The body with these changes. They must not overlap; an empty span is an insertion. What is above `JOIN_BYTES` is not copied. */
 export const splice = (body: Body, changes: readonly Change[]): Body => {
   if (changes.length === 0) return body
+  const inOrder = changes.length === 1 ? changes : changes.toSorted((a, b) => a.start - b.start)
+  let bytes = body.bytes
+  for (const change of inOrder) bytes += lengthOf(change.bytes) - (change.end - change.start)
+  return bytes <= JOIN_BYTES ? writeTogether(body, inOrder, bytes) : putTogether(body, inOrder, bytes)
+}
+
+const lengthOf = (bytes: Buffer | string): number => (typeof bytes === 'string' ? Buffer.byteLength(bytes) : bytes.length)
+
+const putTogether = (body: Body, changes: readonly Change[], bytes: number): Body => {
   const pieces: Buffer[] = []
-  let bytes = 0
-  const add = (piece: Buffer): void => {
-    if (piece.length === 0) return
-    pieces.push(piece)
-    bytes += piece.length
-  }
   let from = 0
-  for (const change of changes.toSorted((a, b) => a.start - b.start)) {
-    for (const part of partsOf(body, { start: from, end: change.start })) add(part)
-    add(change.bytes)
+  for (const change of changes) {
+    pieces.push(...partsOf(body, { start: from, end: change.start }))
+    if (change.bytes.length > 0) pieces.push(typeof change.bytes === 'string' ? Buffer.from(change.bytes) : change.bytes)
     from = change.end
   }
-  for (const part of partsOf(body, { start: from, end: body.bytes })) add(part)
-  return piecesToBody(pieces, bytes)
+  pieces.push(...partsOf(body, { start: from, end: body.bytes }))
+  return { pieces, bytes }
+}
+
+/** Into one buffer at once: 0.4 KB of garbage instead of 2 for parts that are joined afterwards. */
+const writeTogether = (body: Body, changes: readonly Change[], bytes: number): Body => {
+  const whole = Buffer.allocUnsafe(bytes)
+  let from = 0
+  let at = 0
+  for (const change of changes) {
+    at += copy(body, from, change.start, whole, at)
+    at += typeof change.bytes === 'string' ? whole.write(change.bytes, at) : change.bytes.copy(whole, at)
+    from = change.end
+  }
+  copy(body, from, body.bytes, whole, at)
+  return { pieces: [whole], bytes }
+}
+
+/** Copies what stands between two offsets and says how much that is. */
+const copy = (body: Body, start: number, end: number, target: Buffer, at: number): number => {
+  let offset = 0
+  for (const piece of body.pieces) {
+    if (offset >= end) break
+    const from = Math.max(start - offset, 0)
+    const to = Math.min(end - offset, piece.length)
+    if (from < to) piece.copy(target, at + Math.max(offset - start, 0), from, to)
+    offset += piece.length
+  }
+  return end - start
 }
 
 /** Whether these bytes occur in the span. An occurrence that is cut by the border of two pieces is found too. */

@@ -3,7 +3,7 @@ import { type Model, REASONING_EFFORTS, type ReasoningEffort } from '../../catal
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import { type Body, type Change, type Span, slice, splice } from '../body.ts'
-import { readConversation, type Turn } from '../conversation.ts'
+import { type Conversation, readConversation, type Turn } from '../conversation.ts'
 import { guessUnseen, mixOf } from '../guess.ts'
 import { bringImages, checkMedia, type Media } from '../media/media.ts'
 import { watch } from '../scan.ts'
@@ -75,53 +75,101 @@ export const chat: Endpoint = {
       if (asked >= model.contextTokens) return no({ code: 'context_exceeded', asked: asked + 1, maximum: model.contextTokens })
     }
 
-    const stream = settings.stream === true
-    const { images, urls } = media.value
-    const limit = asked ?? defaultLimit(reading.body, model, media.value)
-    const wanted = { stream, limit: asked === undefined ? limit : undefined }
-    const edits = [...developersToSystem(turns), ...toolPrompt(reading, turns, model), ...nearestEffort(reading, settings, model)]
-    const places = [...told.value.images, ...told.value.sounds].map(({ span }) => span)
-    const mix = mixOf(reading.body, promptOf(reading), places)
+    const { tokens, images, urls } = media.value
+    const { body, spans } = reading
+    const limit = asked ?? defaultLimit(body, model, media.value)
+    const places = mediaPlaces(told.value)
+    const mix = mixOf(body, promptOf(reading), places)
+    const { contextTokens } = model
     const input = guess(model.name, mix)
-    const most = (tokens: number): number => Math.min(tokens + media.value.tokens, model.contextTokens)
-    const request = (brought: readonly Change[]): Request => ({
+    const least = Math.min(input.least + tokens, contextTokens)
+    const most = Math.min(input.most + tokens, contextTokens)
+    const stream = settings.stream === true
+    const answers = settings.n ?? 1
+    const written: Written = {
+      body,
+      inside: reading.inside,
+      model: reading.model,
+      modelSpan: spans.get('model') ?? NOWHERE,
+      asksUsage: stream,
+      options: settings.stream_options,
+      optionsSpan: spans.get('stream_options'),
+      changes: changesOf(reading, settings, turns, model, asked === undefined ? limit : undefined),
+    }
+    const request: Request = {
       enginePath: chat.enginePath,
       stream,
       wantsUsage: settings.stream_options?.include_usage === true,
       wantsRunningUsage: settings.stream_options?.['continuous_usage_stats'] === true,
-      answers: settings.n ?? 1,
+      answers,
       estimate: {
-        inputTokens: most(input.tokens),
+        inputTokens: Math.min(input.tokens + tokens, contextTokens),
         // Without a limit an engine goes on until the context is full.
-        outputTokens: Math.min(limit ?? model.maxOutputTokens ?? 0, model.contextTokens - most(input.least)) * (settings.n ?? 1),
+        outputTokens: Math.min(limit ?? model.maxOutputTokens ?? 0, contextTokens - least) * answers,
         // What an image weighs is a rule and no guess, and says nothing about words.
-        ...(places.length === 0 ? { guessed: { least: most(input.least), most: most(input.most), mix } } : {}),
+        guessed: places.length === 0 ? { least, most, mix } : undefined,
       },
-      bytesFor: (remoteModel, plain = false) =>
-        splice(reading.body, [...changes(reading, settings, { remoteModel, plain, ...wanted }), ...edits, ...brought]),
+      bytesFor: bytesOf(written),
       answerKey: 'choices',
-      ...(images === 0 ? {} : { measured: { images } }),
-    })
-    if (urls.length === 0) return yes(request([]))
-    return yes({
-      ...request([]),
-      async complete(exchange) {
-        const brought = await bringImages(urls, exchange)
-        return brought.ok ? yes(request(brought.value)) : brought
-      },
-    })
+      measured: images === 0 ? undefined : { images },
+    }
+    return yes(urls.length === 0 ? request : { ...request, complete: completing(request, written, urls) })
   },
 }
+
+/** What the bytes for an engine are made of. It lives as long as the stream does, so nothing of the parsed body is in it. */
+type Written = {
+  readonly body: Body
+  readonly inside: number
+  readonly model: string
+  readonly modelSpan: Span
+  /** A stream is asked for its usage, whatever its client has asked for. */
+  readonly asksUsage: boolean
+  readonly options: ChatSettings['stream_options']
+  readonly optionsSpan: Span | undefined
+  /** What is the same for every engine. */
+  readonly changes: readonly Change[]
+}
+
+// Each in a function of its own: closures that are made in one place keep alive whatever any of them needs.
+const bytesOf =
+  (written: Written): Request['bytesFor'] =>
+  (remoteModel, plain = false) => {
+    const { body, model, modelSpan } = written
+    // Always asked for, since a bill rests on it; shown only to those who asked.
+    const options = written.asksUsage ? streamOptions(written.options, plain) : undefined
+    if (options === undefined && remoteModel === model) return splice(body, written.changes)
+    const changes = [...written.changes]
+    if (options !== undefined) changes.push(toChange('stream_options', options, written.optionsSpan, written.inside))
+    if (remoteModel !== model) changes.push(toChange('model', remoteModel, modelSpan, written.inside))
+    return splice(body, changes)
+  }
+
+const completing =
+  (request: Request, written: Written, urls: Media['urls']): NonNullable<Request['complete']> =>
+  async (exchange) => {
+    const brought = await bringImages(urls, exchange)
+    if (!brought.ok) return brought
+    return yes({ ...request, bytesFor: bytesOf({ ...written, changes: [...written.changes, ...brought.value] }) })
+  }
+
+const NO_PLACES: readonly Span[] = []
+const mediaPlaces = ({ images, sounds }: Conversation): readonly Span[] =>
+  images.length + sounds.length === 0 ? NO_PLACES : [...images, ...sounds].map(({ span }) => span)
 
 /** Fields beside the prompt are shorter than this: settings and a schema. */
 const OTHER_BYTES = 4096
 
 /** Where the prompt stands. What we do not know goes to the engine as it came, and may be prompt too (`documents` of vLLM). */
 const promptOf = ({ body, spans }: Reading): readonly (Span | undefined)[] => {
-  const parts = [spans.get('messages'), spans.get('tools')]
-  const others = parts.reduce((bytes, part) => bytes - (part === undefined ? 0 : part.end - part.start), body.bytes)
-  return others > OTHER_BYTES ? [{ start: 0, end: body.bytes }] : parts
+  const messages = spans.get('messages')
+  const tools = spans.get('tools')
+  const others = body.bytes - bytesOfSpan(messages) - bytesOfSpan(tools)
+  if (others > OTHER_BYTES) return [{ start: 0, end: body.bytes }]
+  return tools === undefined ? [messages] : [messages, tools]
 }
+
+const bytesOfSpan = (span: Span | undefined): number => (span === undefined ? 0 : span.end - span.start)
 
 const NOWHERE: Span = { start: 0, end: 0 }
 
@@ -135,20 +183,21 @@ const checkedFields = (reading: Reading): Outcome<ChatSettings> => {
 
 /** What the model cannot do is refused before an engine is asked (data-plane.md 6.2 and 6.6). */
 const beyondModel = (reading: Reading, settings: ChatSettings, model: Model): Refusal | undefined => {
-  const cannot = (field: string, what: string): Refusal => ({
-    code: 'field_invalid',
-    field,
-    reason: `the model ${model.name} ${what}`,
-  })
-  if (hasTools(reading) && !model.features.tools) return cannot('tools', 'takes no tools')
+  if (hasTools(reading) && !model.features.tools) return cannot(model, 'tools', 'takes no tools')
   const format = settings.response_format?.type ?? 'text'
-  if (format !== 'text' && !model.features.structuredOutput) return cannot('response_format', 'has no structured output')
+  if (format !== 'text' && !model.features.structuredOutput) return cannot(model, 'response_format', 'has no structured output')
   const effort = settings.reasoning_effort ?? undefined
   if (effort !== undefined && !isEffort(effort)) {
     return { code: 'field_invalid', field: 'reasoning_effort', reason: `expected one of ${REASONING_EFFORTS.join(', ')}` }
   }
   return undefined
 }
+
+const cannot = (model: Model, field: string, what: string): Refusal => ({
+  code: 'field_invalid',
+  field,
+  reason: `the model ${model.name} ${what}`,
+})
 
 const EMPTY_ARRAY = /^\s*(?:\[\s*\]|null)\s*$/
 const SHORT_BYTES = 64
@@ -166,36 +215,63 @@ const alternate = (turns: readonly Turn[]): boolean => {
   return speakers.every(({ role }, place) => (role === 'user') === (place % 2 === 0))
 }
 
-const SYSTEM = Buffer.from('"system"')
+/** What we change in a body for every engine, whatever it calls the model. */
+const changesOf = (
+  reading: Reading,
+  settings: ChatSettings,
+  turns: readonly Turn[],
+  model: Model,
+  defaultTokens: number | undefined,
+): readonly Change[] => {
+  const changed: Change[] = []
+  const { spans, inside } = reading
+  const { max_tokens: older, max_completion_tokens: newer } = settings
+  if (defaultTokens !== undefined) changed.push(toChange('max_tokens', defaultTokens, spans.get('max_tokens'), inside))
+  // Both given: ours to prefer one (data-plane.md 6.1), and an engine that prefers the other must not exceed it.
+  else if (typeof older === 'number' && typeof newer === 'number' && older !== newer) {
+    changed.push(toChange('max_tokens', newer, spans.get('max_tokens'), inside))
+  }
+  if (spans.has('n_predict')) changed.push(toChange('n_predict', newer ?? older ?? defaultTokens ?? null, spans.get('n_predict'), inside))
+  if (spans.has('n_cmpl')) changed.push(toChange('n_cmpl', settings.n ?? 1, spans.get('n_cmpl'), inside))
+  // `developer` is what some clients call `system` (data-plane.md 6.2), and most chat templates do not know it.
+  for (const { role, roleSpan } of turns) if (role === 'developer') changed.push({ ...roleSpan, bytes: '"system"' })
+  const prompt = toolPrompt(reading, turns, model)
+  if (prompt !== undefined) changed.push(prompt)
+  const effort = nearestEffort(reading, settings, model)
+  if (effort !== undefined) changed.push(effort)
+  return changed
+}
 
-/** `developer` is what some clients call `system` (data-plane.md 6.2), and most chat templates do not know it. */
-const developersToSystem = (turns: readonly Turn[]): Change[] =>
-  turns.flatMap(({ role, roleSpan }) => (role === 'developer' ? [{ ...roleSpan, bytes: SYSTEM }] : []))
+/** A field that is set: where it stands, or in front of all others. */
+const toChange = (key: string, value: unknown, span: Span | undefined, inside: number): Change =>
+  span === undefined
+    ? { start: inside, end: inside, bytes: `${JSON.stringify(key)}:${JSON.stringify(value)},` }
+    : { start: span.start, end: span.end, bytes: JSON.stringify(value) }
 
 /** Tools without a system message: some models then do not know that they have them (data-plane.md 6.5). */
-const toolPrompt = (reading: Reading, turns: readonly Turn[], model: Model): Change[] => {
+const toolPrompt = (reading: Reading, turns: readonly Turn[], model: Model): Change | undefined => {
   const { toolSystemPrompt } = model.rules
   const messages = reading.spans.get('messages')
-  if (toolSystemPrompt === null || messages === undefined || !hasTools(reading)) return []
-  if (turns.some(({ role }) => role === 'system' || role === 'developer')) return []
+  if (toolSystemPrompt === null || messages === undefined || !hasTools(reading)) return undefined
+  if (turns.some(({ role }) => role === 'system' || role === 'developer')) return undefined
   const start = messages.start + 1
-  return [{ start, end: start, bytes: Buffer.from(`${JSON.stringify({ role: 'system', content: toolSystemPrompt })},`) }]
+  return { start, end: start, bytes: `${JSON.stringify({ role: 'system', content: toolSystemPrompt })},` }
 }
 
 const isEffort = (text: string): text is ReasoningEffort => (REASONING_EFFORTS as readonly string[]).includes(text)
 
 /** The nearest that the model knows (data-plane.md 6.7), the lesser of two as near; who wants some thinking does not get none. */
-const nearestEffort = (reading: Reading, settings: ChatSettings, model: Model): Change[] => {
+const nearestEffort = (reading: Reading, settings: ChatSettings, model: Model): Change | undefined => {
   const span = reading.spans.get('reasoning_effort')
   const asked = settings.reasoning_effort ?? undefined
   const known = model.rules.reasoningEfforts
-  if (span === undefined || asked === undefined || !isEffort(asked) || known.length === 0 || known.includes(asked)) return []
+  if (span === undefined || asked === undefined || !isEffort(asked) || known.length === 0 || known.includes(asked)) return undefined
   const place = REASONING_EFFORTS.indexOf(asked)
   const choice = known.filter((effort) => effort !== 'none')
   const [nearest] = (choice.length === 0 ? known : choice).toSorted(
     (a, b) => Math.abs(REASONING_EFFORTS.indexOf(a) - place) - Math.abs(REASONING_EFFORTS.indexOf(b) - place),
   )
-  return [{ ...span, bytes: Buffer.from(JSON.stringify(nearest)) }]
+  return { ...span, bytes: JSON.stringify(nearest) }
 }
 
 /**
@@ -206,38 +282,4 @@ const nearestEffort = (reading: Reading, settings: ChatSettings, model: Model): 
 const defaultLimit = (body: Body, model: Model, media: Media): number | undefined => {
   if (model.maxOutputTokens === null || media.bytes > 0 || media.urls.length > 0) return undefined
   return body.bytes + TEMPLATE_TOKENS + model.maxOutputTokens <= model.contextTokens ? model.maxOutputTokens : undefined
-}
-
-const changes = (
-  reading: Reading,
-  settings: ChatSettings,
-  wanted: { remoteModel: string; plain: boolean; stream: boolean; limit: number | undefined },
-): Change[] => {
-  const changed: Change[] = []
-  const set = (key: string, value: unknown): void => {
-    const text = JSON.stringify(value)
-    const span = reading.spans.get(key)
-    changed.push(
-      span === undefined
-        ? { start: reading.inside, end: reading.inside, bytes: Buffer.from(`${JSON.stringify(key)}:${text},`) }
-        : { ...span, bytes: Buffer.from(text) },
-    )
-  }
-  if (wanted.remoteModel !== reading.model) set('model', wanted.remoteModel)
-  if (wanted.limit !== undefined) set('max_tokens', wanted.limit)
-  // Both given: ours to prefer one (data-plane.md 6.1), and an engine that prefers the other must not exceed it.
-  else if (
-    typeof settings.max_tokens === 'number' &&
-    typeof settings.max_completion_tokens === 'number' &&
-    settings.max_tokens !== settings.max_completion_tokens
-  ) {
-    set('max_tokens', settings.max_completion_tokens)
-  }
-  const limit = settings.max_completion_tokens ?? settings.max_tokens ?? wanted.limit ?? null
-  if (reading.spans.has('n_predict')) set('n_predict', limit)
-  if (reading.spans.has('n_cmpl')) set('n_cmpl', settings.n ?? 1)
-  // Always asked for, since a bill rests on it; shown only to those who asked.
-  const options = wanted.stream ? streamOptions(settings.stream_options, wanted.plain) : undefined
-  if (options !== undefined) set('stream_options', options)
-  return changed
 }

@@ -60,7 +60,7 @@ export type Request = {
     readonly outputTokens: number
     readonly audioSeconds?: number
     /** Where the input is guessed: by what, and between which bounds it is. */
-    readonly guessed?: Pick<Guess, 'least' | 'most'> & { readonly mix: Mix }
+    readonly guessed?: (Pick<Guess, 'least' | 'most'> & { readonly mix: Mix }) | undefined
   }
   /** The bytes for an engine that knows the model by this name. `plain`: without our asking for running usage, which this one refuses. */
   bytesFor(remoteModel: string, plain?: boolean): Body
@@ -81,7 +81,7 @@ export type Request = {
   /** What a whole answer of this kind counts, where its usage is not written as tokens. */
   countsOf?(answer: Body): Counts | undefined
   /** What we have counted ourselves, beside the engine's tokens. */
-  readonly measured?: Pick<Counts, 'images'>
+  readonly measured?: Pick<Counts, 'images'> | undefined
   /** Brings what the request points at: an engine never fetches, since it would not look where to. Admitted, and not yet seated. */
   complete?(exchange: Pick<Exchange, 'fetch'>): Promise<Outcome<Request>>
 }
@@ -103,13 +103,15 @@ export const readBody = (body: Body, watched: Watch): Outcome<Reading> => {
   const { spans, inside } = scanned.value
   const span = spans.get('model')
   if (span === undefined) return no({ code: 'model_missing' })
-  const model = parse(slice(body, span))
-  if (!model.ok) return model
-  if (model.value === null) return no({ code: 'model_missing' })
-  if (typeof model.value !== 'string') return no({ code: 'field_invalid', field: 'model', reason: 'expected a string' })
-  if (model.value.length > MAX_NAME_CHARACTERS) return no({ code: 'model_unknown', model: `${model.value.slice(0, MAX_NAME_CHARACTERS)}…` })
-  // The scanner has seen that the body is an object.
-  return yes({ model: model.value, body, spans, inside, value: value.value as Record<string, unknown> | undefined })
+  // The scanner has seen that the body is an object, with one model.
+  const fields = value.value as Record<string, unknown> | undefined
+  const parsed = fields === undefined ? parse(slice(body, span)) : undefined
+  if (parsed?.ok === false) return parsed
+  const model = parsed === undefined ? fields?.['model'] : parsed.value
+  if (model === null) return no({ code: 'model_missing' })
+  if (typeof model !== 'string') return no({ code: 'field_invalid', field: 'model', reason: 'expected a string' })
+  if (model.length > MAX_NAME_CHARACTERS) return no({ code: 'model_unknown', model: `${model.slice(0, MAX_NAME_CHARACTERS)}…` })
+  return yes({ model, body, spans, inside, value: fields })
 }
 
 export const parse = (bytes: Buffer): Outcome<unknown> => {
