@@ -5,12 +5,14 @@ const LF = 0x0a
 const CR = 0x0d
 const SPACE = 0x20
 const COLON = 0x3a
+const BACKSLASH = 0x5c
 
 /** Where the event that begins at `from` ends, its blank line included; -1 while it has none. Lines may end in LF or CRLF. */
-export const endOfEvent = (bytes: Buffer, from: number): number => {
-  for (let at = bytes.indexOf(LF, from); at >= 0; at = bytes.indexOf(LF, at + 1)) {
-    if (bytes[at + 1] === LF) return at + 2
-    if (bytes[at + 1] === CR && bytes[at + 2] === LF) return at + 3
+export const endOfEvent = (text: string, from: number): number => {
+  for (let at = text.indexOf('\n', from); at >= 0; at = text.indexOf('\n', at + 1)) {
+    const next = text.charCodeAt(at + 1)
+    if (next === LF) return at + 2
+    if (next === CR && text.charCodeAt(at + 2) === LF) return at + 3
   }
   return -1
 }
@@ -37,12 +39,28 @@ export const valueAt = (text: string, behindKey: number): number => {
   return at
 }
 
+/** Behind the closing quote of the string that begins here; -1 where there is none. */
+export const endOfString = (text: string, quote: number): number => {
+  for (let at = text.indexOf('"', quote + 1); at >= 0; at = text.indexOf('"', at + 1)) {
+    let slashes = 0
+    while (text.charCodeAt(at - 1 - slashes) === BACKSLASH) slashes += 1
+    if (slashes % 2 === 0) return at + 1
+  }
+  return -1
+}
+
 export type Splitter = {
   /**
    * Takes what was read and gives each event that is now whole, as the bytes that came. Half an event is no use to a client, so
    * it waits here for its blank line. False when the event in waiting has grown beyond what it may have.
    */
   push(chunk: Buffer, each: (event: Buffer) => void): boolean
+  /** For who looks for events by itself: what has waited and what was read, as one; undefined while no event can end in it. */
+  join(chunk: Buffer): Buffer | undefined
+  /** And then keeps what came behind the last event. */
+  keep(bytes: Buffer, from: number): void
+  /** The event in waiting has grown beyond what it may have. */
+  isTooLong(): boolean
   /** What came after the last blank line. */
   rest(): Buffer
 }
@@ -50,36 +68,64 @@ export type Splitter = {
 const NOTHING: Buffer = Buffer.alloc(0)
 
 /** Finds events by bytes: one may be cut anywhere, inside a character too, and several may come in one read. */
-export const splitEvents = (maxBytes = MAX_EVENT_BYTES): Splitter => {
-  let pieces: Buffer[] = []
-  let pendingBytes = 0
-  let open = false // the pending bytes end inside what could become a blank line
+export const splitEvents = (maxBytes = MAX_EVENT_BYTES): Splitter => new EventSplitter(maxBytes)
 
-  const keep = (piece: Buffer): void => {
-    pieces.push(piece)
-    pendingBytes += piece.length
-    const last = piece[piece.length - 1]
-    open = last === LF || last === CR
+class EventSplitter implements Splitter {
+  readonly maxBytes: number
+  pieces: Buffer[] | undefined
+  pendingBytes = 0
+  open = false // the pending bytes end inside what could become a blank line
+
+  constructor(maxBytes: number) {
+    this.maxBytes = maxBytes
   }
 
-  return {
-    push(chunk, each) {
-      // Joining only when an event can end: a long one in many pieces would otherwise be copied again for each of them.
-      if (pendingBytes > 0 && !open && !chunk.includes(LF)) {
-        keep(chunk)
-        return pendingBytes <= maxBytes
-      }
-      const bytes = pendingBytes === 0 ? chunk : Buffer.concat([...pieces, chunk])
-      pieces = []
-      pendingBytes = 0
+  push(chunk: Buffer, each: (event: Buffer) => void): boolean {
+    const bytes = this.join(chunk)
+    if (bytes !== undefined) {
+      const text = bytes.toString('latin1')
       let start = 0
-      for (let end = endOfEvent(bytes, 0); end >= 0; end = endOfEvent(bytes, start)) {
+      for (let end = endOfEvent(text, 0); end >= 0; end = endOfEvent(text, start)) {
         each(bytes.subarray(start, end))
         start = end
       }
-      if (start < bytes.length) keep(start === 0 ? bytes : bytes.subarray(start))
-      return pendingBytes <= maxBytes
-    },
-    rest: () => (pendingBytes === 0 ? NOTHING : Buffer.concat(pieces)),
+      this.keep(bytes, start)
+    }
+    return !this.isTooLong()
+  }
+
+  join(chunk: Buffer): Buffer | undefined {
+    if (this.pieces === undefined) return chunk
+    // Joining only when an event can end: a long one in many pieces would otherwise be copied again for each of them.
+    if (!this.open && !chunk.includes(LF)) {
+      this.pieces.push(chunk)
+      this.note(chunk)
+      return undefined
+    }
+    const bytes = Buffer.concat([...this.pieces, chunk])
+    this.pieces = undefined
+    this.pendingBytes = 0
+    return bytes
+  }
+
+  keep(bytes: Buffer, from: number): void {
+    if (from === bytes.length) return
+    const piece = from === 0 ? bytes : bytes.subarray(from)
+    this.pieces = [piece]
+    this.note(piece)
+  }
+
+  note(piece: Buffer): void {
+    this.pendingBytes += piece.length
+    const last = piece[piece.length - 1]
+    this.open = last === LF || last === CR
+  }
+
+  isTooLong(): boolean {
+    return this.pendingBytes > this.maxBytes
+  }
+
+  rest(): Buffer {
+    return this.pieces === undefined ? NOTHING : Buffer.concat(this.pieces)
   }
 }

@@ -1,9 +1,9 @@
-import { valueAt } from './events.ts'
+import { endOfString, valueAt } from './events.ts'
 
-const NAMES = ['"reasoning_content"', '"reasoning"'] as const
+const LONG = '"reasoning_content"'
+const SHORT = '"reasoning"'
 
 const QUOTE = 0x22
-const BACKSLASH = 0x5c
 const COLON = 0x3a
 const SPACE = 0x20
 
@@ -13,9 +13,11 @@ const SPACE = 0x20
  * quote inside a string is escaped, so a name with both its quotes and a colon behind it is a key.
  */
 export const withBothNames = (text: string, from = 0): string => {
-  const [long, short] = NAMES.map((name) => keyAt(text, from, name)) as [number, number]
+  const long = keyAt(text, from, LONG)
+  const short = keyAt(text, from, SHORT)
   if (long < 0 === short < 0) return text
-  const [name, twin] = long >= 0 ? NAMES : ([NAMES[1], NAMES[0]] as const)
+  const name = long >= 0 ? LONG : SHORT
+  const twin = long >= 0 ? SHORT : LONG
   let both = ''
   let written = 0
   for (let at = Math.max(long, short); at >= 0; at = keyAt(text, at + name.length, name)) {
@@ -33,16 +35,6 @@ const keyAt = (text: string, from: number, name: string): number => {
     let behind = at + name.length
     while (text.charCodeAt(behind) === SPACE) behind += 1
     if (text.charCodeAt(behind) === COLON) return at
-  }
-  return -1
-}
-
-/** Behind the closing quote; -1 where there is none. */
-const endOfString = (text: string, quote: number): number => {
-  for (let at = text.indexOf('"', quote + 1); at >= 0; at = text.indexOf('"', at + 1)) {
-    let slashes = 0
-    while (text.charCodeAt(at - 1 - slashes) === BACKSLASH) slashes += 1
-    if (slashes % 2 === 0) return at + 1
   }
   return -1
 }

@@ -1,15 +1,16 @@
 import type { Usage } from '@parvis/wire/openai/usage'
 import type { Model } from '../catalog/model.ts'
-import type { Counts } from '../usage/event.ts'
-import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts } from './answer.ts'
+import type { Refusal } from '../kit/refusal.ts'
+import type { Counts, Ended } from '../usage/event.ts'
+import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts, type Verdict } from './answer.ts'
 import { bufferToBody } from './body.ts'
-import { brokenStream } from './broken-stream.ts'
+import { breakOff } from './broken-stream.ts'
 import type { Request } from './endpoints/endpoint.ts'
-import { MAX_EVENT_BYTES, splitEvents, valueAt } from './events.ts'
+import { endOfEvent, endOfString, MAX_EVENT_BYTES, splitEvents, valueAt } from './events.ts'
 import { DONE_EVENT, type Outlet } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
-import { openWords } from './words.ts'
+import { openWords, type Words } from './words.ts'
 
 const DATA = 'data:'
 const DONE = '[DONE]'
@@ -28,7 +29,10 @@ const FINISH_REASON = '"finish_reason"'
 const LENGTH = '"length"'
 /** Where an engine's words stand in a delta; `text` is that of the older completions. */
 const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', ARGUMENTS, '"text"']
+/** What stands before words that are the first thing in their delta. */
+const FIRST = ['{"content":', '{"reasoning_content":', '{"reasoning":']
 const BLANK_LINE = Buffer.from('\n\n')
+const NOTHING: Buffer = Buffer.alloc(0)
 const PING = Buffer.from(': ping\n\n')
 
 const LF = 0x0a
@@ -60,154 +64,268 @@ export const streamedAnswer = (
   model: Model,
   remoteModel: string,
   spend: (outputTokens: number) => void = () => undefined,
-): Answer => {
-  const events = splitEvents()
-  const rename = remoteModel === model.name ? undefined : renamer(remoteModel, model.name)
-  let out: Buffer[] = [] // what one read has brought that may go on
-  let begun = false // the first event was one
-  let sent = false // and is on its way to the client
-  let finished = false // a finish reason has been seen
-  let atLimit = false // and it was the limit of output
-  let done: Buffer | undefined // the last event, as it came
-  let failure: { reason: string; log: string } | undefined
-  let lastUsage: Text | undefined // the latest that came, as it came
-  let alone = false // and it came once without words, as OpenAI sends it
-  let delivered = 0
-  let exhausted = false // the budget has ended it
-  // An engine that counts as it goes needs nobody else to count; of another its words are held until it has.
-  let words: ReturnType<typeof openWords> | undefined
-  const open = openChoices(request.answers ?? 1)
+): Answer => new StreamedAnswer(exchange, request, model, remoteModel, spend)
+
+type Failure = { readonly reason: string; readonly log: string }
+
+const REPORTED: Failure = { reason: 'it reported an error', log: 'an error inside a stream' }
+const UNREADABLE: Failure = { reason: 'its stream cannot be read', log: 'an event that is no JSON object' }
+const TOO_LONG: Failure = { reason: 'its stream cannot be read', log: `an event of more than ${MAX_EVENT_BYTES} bytes` }
+const EMPTY: Failure = { reason: 'its stream was empty', log: 'a stream without an event' }
+const TOO_SHORT: Failure = { reason: 'its stream ended too early', log: 'a stream without a finish reason' }
+
+/** A class, since thousands of streams are open at once: closures and what they shared were 2 KB of each, these fields are 250 bytes. */
+class StreamedAnswer implements Answer {
+  readonly exchange: Outlet
+  readonly request: Request
+  readonly model: Model
+  readonly spend: (outputTokens: number) => void
+  readonly answers: number // that come side by side
+  readonly remoteName: Text | undefined // as the engine writes it, where it is another than ours
+  readonly name: Text
+  readonly events = splitEvents()
+  begun = false // the first event was one
+  sent = false // and is on its way to the client
+  finished = false // a finish reason has been seen
+  atLimit = false // and it was the limit of output
+  over = false // what follows is of no use to a client
+  done: Buffer | undefined // the last event, as it came
+  failure: Failure | undefined
   // The last event that went on, for what all of a stream have in common. As text: a small piece of what was read keeps 64 KB of the process' memory from being used
   // again, since it was read into so much, and 5,000 open streams were 400 MB.
-  let latest: Text | undefined
+  latest: Text | undefined
+  usage: Text | undefined // the event with the latest usage that came, and where in it that stands
+  usageStart = 0
+  usageEnd = 0
+  alone = false // and it came once without words, as OpenAI sends it
+  delivered = 0
+  // An engine that counts as it goes needs nobody else to count; of another its words are held until it has.
+  words: Words | undefined
+  closed: Set<number> | undefined // of answers side by side, those that have finished
+  // What was read, and what of it may go on: `changed`, and behind it all from `from` to `until` as it came.
+  read: Buffer = NOTHING
+  text: Text = ''
+  changed: Text = ''
+  from = 0
+  until = 0
 
-  const look = (event: Buffer): void => {
-    if (done !== undefined || failure !== undefined || exhausted) return // behind the end there is nothing that a client could use
-    const text = event.toString('latin1')
+  constructor(exchange: Outlet, request: Request, model: Model, remoteModel: string, spend: (outputTokens: number) => void) {
+    this.exchange = exchange
+    this.request = request
+    this.model = model
+    this.spend = spend
+    this.answers = request.answers ?? 1
+    const isSame = remoteModel === model.name
+    this.remoteName = isSame ? undefined : toText(JSON.stringify(remoteModel))
+    this.name = isSame ? '' : toText(JSON.stringify(model.name))
+  }
+
+  data(chunk: Buffer): 'wait' | 'done' | Verdict | undefined {
+    const bytes = this.events.join(chunk)
+    if (bytes !== undefined) this.events.keep(bytes, this.lookThrough(bytes))
+    const keepsUp = this.flush()
+    this.forget()
+    if (this.failure !== undefined) return this.failed(this.failure)
+    if (this.events.isTooLong()) return this.failed(TOO_LONG)
+    if (this.done !== undefined) return 'done'
+    return keepsUp ? undefined : 'wait'
+  }
+
+  ping(): void {
+    this.exchange.begin()
+    this.exchange.write(PING)
+  }
+
+  exhausted(): Verdict | undefined {
+    const { exchange, latest, model } = this
+    const unfinished = this.places()
+    if (unfinished.length === 0 || this.over || latest === undefined) return undefined
+    this.over = true
+    this.flush()
+    const frame: Record<string, unknown> = { ...textToObject(latest), model: model.name }
+    const ended = this.ending('budget', () => exchange.end(DONE_EVENT))
+    const last = toEvent(withoutUsage({ ...frame, choices: unfinished.map((place) => exhaustedChoice(frame, place)) }))
+    this.send(this.request.wantsUsage ? Buffer.concat([last, this.usageEvent(toUsage(ended.ending.counts))]) : last)
+    return ended
+  }
+
+  end(): Verdict {
+    const { exchange, request } = this
+    const rest = this.events.rest()
+    if (rest.length > 0 && this.done === undefined) {
+      // Some servers forget the blank line behind their last event; others were cut in the middle of it.
+      const last = Buffer.concat([rest, BLANK_LINE])
+      const text = last.toString('latin1')
+      const at = payloadOf(text)
+      if (at >= 0 && (text.startsWith(DONE, at) || kindOf(text, at) !== 'garbage')) this.lookThrough(last)
+    }
+    this.flush()
+    this.forget()
+    if (this.failure !== undefined) return this.failed(this.failure)
+    if (!this.sent) return this.failed(EMPTY)
+    if (this.done === undefined && !this.finished) return this.failed(TOO_SHORT)
+    const last = this.done ?? DONE_EVENT
+    const told = this.usageText()
+    if (request.wantsUsage && !this.alone && told !== undefined && !request.wantsRunningUsage) this.send(this.usageEvent(textToValue(told)))
+    const { ending } = this.ending(this.atLimit ? 'length' : 'complete', () => exchange.end(last))
+    return ending.counted === 'engine' ? { ending } : { ending, log: 'a stream without usage' }
+  }
+
+  broken(how: Exclude<Ended, 'complete'>, refusal: Refusal): Verdict {
+    return breakOff(this.exchange, this, this.sent, how, refusal)
+  }
+
+  failed({ reason, log }: Failure): Verdict {
+    return { ...this.broken('engine_failed', { code: 'engine_failed', model: this.model.name, reason }), log }
+  }
+
+  /** Looks at each event of what was read, and says where the last one ended. */
+  lookThrough(bytes: Buffer): number {
+    const text = bytes.toString('latin1')
+    this.read = bytes
+    this.text = text
+    let start = 0
+    for (let end = endOfEvent(text, 0); end >= 0; end = endOfEvent(text, start)) {
+      if (!this.over) this.look(text.slice(start, end), start, end)
+      start = end
+    }
+    // A piece of a text keeps all of it. Mostly one read is one event, and that is the text itself.
+    const { latest, usage } = this
+    if (start > 0 && latest !== undefined && latest.length !== text.length) {
+      this.latest = copied(latest)
+      if (usage !== undefined) this.usage = usage === latest ? this.latest : copied(usage)
+    }
+    return start
+  }
+
+  look(text: Text, start: number, end: number): void {
+    const { request } = this
     const at = payloadOf(text)
-    if (at < 0) {
-      if (begun) out.push(event)
-      return
-    }
+    if (at < 0) return this.begun ? this.pass(end) : this.change(start, end, '')
     if (text.startsWith(DONE, at)) {
-      done = event
+      this.done = this.read.subarray(start, end)
+      this.over = true
       return
     }
-    if (!begun || isOdd(text, at)) {
-      const kind = kindOf(event, at)
-      if (kind === 'error') failure = { reason: 'it reported an error', log: 'an error inside a stream' }
-      if (kind === 'garbage') failure = { reason: 'its stream cannot be read', log: 'an event that is no JSON object' }
-      if (failure !== undefined) return
+    if (!this.begun || isOdd(text, at)) {
+      const kind = kindOf(text, at)
+      if (kind !== 'answer') {
+        this.failure = kind === 'error' ? REPORTED : UNREADABLE
+        this.over = true
+        return
+      }
     }
-    begun = true
-    latest = text
-    const told = usageIn(event, text, at)
-    const isAlone = told !== undefined && hasNoChoices(event, text, at)
+    this.begun = true
+    this.latest = text
+    const told = usageIn(text, at)
+    const isAlone = told !== undefined && hasNoChoices(text, at)
     if (told !== undefined) {
-      lastUsage = text.slice(told.start, told.end)
-      alone ||= isAlone
-      if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return
+      this.usage = text
+      this.usageStart = told.start
+      this.usageEnd = told.end
+      this.alone ||= isAlone
+      if (isAlone && !request.wantsUsage && request.wantsRunningUsage !== true) return this.change(start, end, '')
     }
-    const worded = WORDS.some((key) => holdsText(text, at, key))
-    if (worded) {
-      if (delivered === 0 && told === undefined) words = openWords()
-      delivered += 1
-      words?.add(payloadToObject(event, at))
+    const wordsAt = wordsIn(text, at)
+    if (wordsAt >= 0) {
+      if (this.delivered === 0 && told === undefined) this.words = openWords()
+      this.delivered += 1
+      if (this.words !== undefined) this.hear(this.words, text, wordsAt, start + at, end)
     }
     const reasonAt = valueOf(text, at, FINISH_REASON)
     if (reasonAt >= 0 && text.charCodeAt(reasonAt) === QUOTE) {
-      finished = true
-      atLimit ||= text.startsWith(LENGTH, reasonAt)
+      this.finished = true
+      this.atLimit ||= text.startsWith(LENGTH, reasonAt)
     }
-    if ((request.answers ?? 1) > 1 || finished) open.close(event, at)
+    if (this.answers > 1) this.close(start + at, end)
     let whole = text
     // From behind, so that the places of what stands before stay as they are: usage is mostly last. Its place was found first.
     if (told !== undefined && !isAlone && request.wantsRunningUsage !== true) whole = withoutRunning(whole, told, request.wantsUsage)
-    if (rename !== undefined) whole = rename(whole, at)
-    if (model.features.reasoning) whole = withBothNames(whole, at)
-    const bytes = whole === text ? event : Buffer.from(whole, 'latin1')
-    if (holdsCalls(whole, at)) out.push(...oneCallEach(bytes))
-    else out.push(bytes)
+    if (this.remoteName !== undefined) whole = renamed(whole, at, this.remoteName, this.name)
+    if (this.model.features.reasoning) whole = withBothNames(whole, at)
+    if (holdsCalls(whole, at)) whole = oneCallEach(whole)
+    if (whole === text) this.pass(end)
+    else this.change(start, end, whole)
     // Event by event: a read on a busy machine brings many, and what a hard budget does not cover must not go on.
-    if (worded || told !== undefined) spend(Math.max(delivered, told === undefined ? 0 : outputIn(lastUsage)))
+    if (wordsAt >= 0 || told !== undefined) this.spend(Math.max(this.delivered, told === undefined ? 0 : outputIn(text, told)))
+  }
+
+  pass(end: number): void {
+    this.until = end
+  }
+
+  change(start: number, end: number, whole: Text): void {
+    this.changed += this.text.slice(this.from, start) + whole
+    this.from = end
+    this.until = end
+  }
+
+  /** A token alone in its delta needs no parser, which takes 400 bytes of garbage and half a microsecond for it. */
+  hear(words: Words, text: Text, wordsAt: number, start: number, end: number): void {
+    if (this.answers === 1 && beginsDelta(text, wordsAt)) {
+      const behind = endOfString(text, wordsAt)
+      if (behind >= 0 && text.charCodeAt(behind) === CLOSE_BRACE) return words.addText(text, wordsAt + 1, behind - 1)
+    }
+    words.add(jsonToObject(this.read.toString('utf8', start, end)))
   }
 
   /** One write per read; says whether the client keeps up. */
-  const flush = (): boolean => {
-    if (out.length === 0) return true
-    const bytes = joined(out)
-    out = []
-    if (!sent) exchange.begin()
-    sent = true // a comment before it does not count: it was none of the engine's
-    return exchange.write(bytes)
+  flush(): boolean {
+    const { changed, from, read, until } = this
+    if (changed === '' && from === until) return true
+    this.changed = ''
+    this.from = until
+    if (changed !== '') return this.send(Buffer.from(changed + this.text.slice(from, until), 'latin1'))
+    return this.send(from === 0 && until === read.length ? read : read.subarray(from, until))
   }
 
-  const ending = (ended: Ending['ended'], finish: () => void): { ending: Ending } => {
-    const told = lastUsage === undefined ? undefined : toCounts(textToValue(lastUsage))
+  /** Between two reads nothing is kept of the first. */
+  forget(): void {
+    this.read = NOTHING
+    this.text = ''
+    this.from = 0
+    this.until = 0
+  }
+
+  send(bytes: Buffer): boolean {
+    if (!this.sent) this.exchange.begin()
+    this.sent = true // a comment before it does not count: it was none of the engine's
+    return this.exchange.write(bytes)
+  }
+
+  usageText(): Text | undefined {
+    return this.usage?.slice(this.usageStart, this.usageEnd)
+  }
+
+  ending(ended: Ending['ended'], finish: () => void): { ending: Ending } {
+    const { delivered, words } = this
+    const text = this.usageText()
+    const told = text === undefined ? undefined : toCounts(textToValue(text))
     // Of a stream that was broken off this may be a count from before: a word is at least a token.
     const usage = told && ended !== 'complete' && ended !== 'length' ? { ...told, output: Math.max(told.output, delivered) } : told
-    const counted = usage === undefined ? countedByUs(request, delivered) : ({ counts: usage, counted: 'engine' } as const)
-    const heard = usage === undefined ? words?.all : undefined
-    return { ending: { counts: counted.counts, counted: counted.counted, ended, status: sent ? 200 : LEFT_STATUS, words: heard, finish } }
+    const counted = usage === undefined ? countedByUs(this.request, delivered) : ({ counts: usage, counted: 'engine' } as const)
+    const heard = usage === undefined && words !== undefined ? () => words.all() : undefined
+    const status = this.sent ? 200 : LEFT_STATUS
+    return { ending: { counts: counted.counts, counted: counted.counted, ended, status, words: heard, finish } }
   }
 
   /** The last usage, alone, for a client that asked for it and whose engine gave it in another place, or none. */
-  const usageEvent = (told: unknown): Buffer =>
-    toEvent({ ...(latest && textToObject(latest)), model: model.name, choices: [], usage: told })
+  usageEvent(told: unknown): Buffer {
+    return toEvent({ ...(this.latest && textToObject(this.latest)), model: this.model.name, choices: [], usage: told })
+  }
 
-  const { broken, failed } = brokenStream(exchange, model, { sent: () => sent, ending })
+  /** The answers that have not finished. Only where there are several an event is parsed for it. */
+  places(): readonly number[] {
+    if (this.answers === 1) return this.finished ? [] : [0]
+    return Array.from({ length: Math.min(this.answers, MAX_CHOICES) }, (_, place) => place).filter((place) => !this.closed?.has(place))
+  }
 
-  return {
-    data(chunk) {
-      const fits = events.push(chunk, look)
-      const keepsUp = flush()
-      if (failure !== undefined) return failed(failure.reason, failure.log)
-      if (!fits) return failed('its stream cannot be read', `an event of more than ${MAX_EVENT_BYTES} bytes`)
-      if (done !== undefined) return 'done'
-      return keepsUp ? undefined : 'wait'
-    },
-
-    ping() {
-      exchange.begin()
-      exchange.write(PING)
-    },
-
-    exhausted() {
-      const unfinished = open.places()
-      if (unfinished.length === 0 || done !== undefined || failure !== undefined || latest === undefined) return undefined
-      exhausted = true
-      flush()
-      const frame: Record<string, unknown> = { ...textToObject(latest), model: model.name }
-      const ended = ending('budget', () => exchange.end(DONE_EVENT))
-      out.push(toEvent(withoutUsage({ ...frame, choices: unfinished.map((place) => exhaustedChoice(frame, place)) })))
-      if (request.wantsUsage) out.push(usageEvent(toUsage(ended.ending.counts)))
-      flush()
-      return ended
-    },
-
-    end() {
-      const rest = events.rest()
-      if (rest.length > 0 && done === undefined) {
-        // Some servers forget the blank line behind their last event; others were cut in the middle of it.
-        const last = Buffer.concat([rest, BLANK_LINE])
-        const text = last.toString('latin1')
-        const at = payloadOf(text)
-        if (at >= 0 && (text.startsWith(DONE, at) || kindOf(last, at) !== 'garbage')) look(last)
-      }
-      flush()
-      if (failure !== undefined) return failed(failure.reason, failure.log)
-      if (!sent) return failed('its stream was empty', 'a stream without an event')
-      if (done === undefined && !finished) return failed('its stream ended too early', 'a stream without a finish reason')
-      const last = done ?? DONE_EVENT
-      if (request.wantsUsage && !alone && lastUsage !== undefined && !request.wantsRunningUsage) {
-        out.push(usageEvent(textToValue(lastUsage)))
-        flush()
-      }
-      const ended = ending(atLimit ? 'length' : 'complete', () => exchange.end(last))
-      return { ...ended, ...(ended.ending.counted === 'engine' ? {} : { log: 'a stream without usage' }) }
-    },
-
-    broken,
+  close(start: number, end: number): void {
+    const choices = jsonToObject(this.read.toString('utf8', start, end))?.['choices']
+    if (!Array.isArray(choices)) return
+    for (const choice of choices as { index?: unknown; finish_reason?: unknown }[]) {
+      if (typeof choice.finish_reason === 'string') (this.closed ??= new Set()).add(Number(choice.index ?? 0))
+    }
   }
 }
 
@@ -247,19 +365,10 @@ const payloadOf = (text: Text): number => {
 const isOdd = (text: Text, at: number): boolean =>
   !text.startsWith(DATA) || text.charCodeAt(at) !== OPEN_BRACE || text.startsWith(ERROR, at) || text.startsWith(FLAT_ERROR, at)
 
-const payloadToObject = (event: Buffer, at = payloadOf(event.toString('latin1'))): Record<string, unknown> | undefined => {
-  try {
-    const value: unknown = JSON.parse(event.toString('utf8', at))
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined
-  } catch {
-    return undefined
-  }
-}
-
 /** What the official SDKs take for an error: a truthy top-level `error`, or an event of that name (data-plane.md 3.5). */
-const kindOf = (event: Buffer, at: number): 'answer' | 'error' | 'garbage' => {
-  if (/^event: ?error\r?$/m.test(event.toString('latin1', 0, at))) return 'error'
-  const object = payloadToObject(event, at)
+const kindOf = (text: Text, at: number): 'answer' | 'error' | 'garbage' => {
+  if (/^event: ?error\r?$/m.test(text.slice(0, at))) return 'error'
+  const object = textToObject(text, at)
   if (object === undefined) return 'garbage'
   return Boolean(object['error']) || object['object'] === 'error' ? 'error' : 'answer'
 }
@@ -270,9 +379,18 @@ const valueOf = (text: Text, from: number, key: string): number => {
   return found < 0 ? -1 : valueAt(text, found + key.length)
 }
 
-const holdsText = (text: Text, from: number, key: string): boolean => {
-  const at = valueOf(text, from, key)
-  return at >= 0 && text.charCodeAt(at) === QUOTE && text.charCodeAt(at + 1) !== QUOTE
+/** Where an engine's words begin, with their opening quote; -1 where the event has none. */
+const wordsIn = (text: Text, from: number): number => {
+  for (const key of WORDS) {
+    const at = valueOf(text, from, key)
+    if (at >= 0 && text.charCodeAt(at) === QUOTE && text.charCodeAt(at + 1) !== QUOTE) return at
+  }
+  return -1
+}
+
+const beginsDelta = (text: Text, wordsAt: number): boolean => {
+  for (const before of FIRST) if (text.startsWith(before, wordsAt - before.length)) return true
+  return false
 }
 
 /** Where the usage of an event stands: from its opening brace to behind its closing one. */
@@ -282,7 +400,7 @@ type UsageSpan = { readonly start: number; readonly end: number }
  * The usage in an event. Engines write it last, and then the two braces behind it say that it stands at the top; where they write
  * something else behind it, or below it, the event is scanned.
  */
-const usageIn = (event: Buffer, text: Text, at: number): UsageSpan | undefined => {
+const usageIn = (text: Text, at: number): UsageSpan | undefined => {
   const key = text.lastIndexOf(USAGE)
   if (key < at) return undefined
   const start = valueAt(text, key + USAGE.length)
@@ -292,18 +410,19 @@ const usageIn = (event: Buffer, text: Text, at: number): UsageSpan | undefined =
     const behind = text.charCodeAt(end + 1)
     if (text.charCodeAt(end) === CLOSE_BRACE && (behind === LF || behind === CR)) return { start, end }
   }
-  const scanned = scan(bufferToBody(event.subarray(at)), TOP_USAGE)
+  const scanned = scan(bufferToBody(Buffer.from(text.slice(at), 'latin1')), TOP_USAGE)
   const span = scanned.ok ? scanned.value.spans.get('usage') : undefined
-  return span === undefined || event[at + span.start] !== OPEN_BRACE ? undefined : { start: at + span.start, end: at + span.end }
+  return span === undefined || text.charCodeAt(at + span.start) !== OPEN_BRACE ? undefined : { start: at + span.start, end: at + span.end }
 }
 
 /** The output in a usage, without parsing the rest of it: it is looked at with every read. */
-const outputIn = (usage: Text | undefined): number => {
-  if (usage === undefined) return 0
+const outputIn = (text: Text, { start, end }: UsageSpan): number => {
+  const value = valueOf(text, start, COMPLETION_TOKENS)
+  if (value < 0) return 0
   let tokens = 0
-  for (let at = Math.max(0, valueOf(usage, 0, COMPLETION_TOKENS)); ; at += 1) {
-    const digit = usage.charCodeAt(at) - ZERO
-    if (!(digit >= 0 && digit <= 9)) return tokens
+  for (let at = value; ; at += 1) {
+    const digit = text.charCodeAt(at) - ZERO
+    if (at >= end || !(digit >= 0 && digit <= 9)) return tokens
     tokens = tokens * 10 + digit
   }
 }
@@ -349,79 +468,64 @@ const holdsCalls = (text: Text, at: number): boolean => {
 type Choice = { readonly delta?: Record<string, unknown>; readonly [field: string]: unknown }
 
 /** Fragments of calls in events of their own, since documented client code reads one of each (data-plane.md 6.5). The reason to finish comes last. */
-const oneCallEach = (event: Buffer): readonly Buffer[] => {
-  const frame = payloadToObject(event)
+const oneCallEach = (text: Text): Text => {
+  const frame = textToObject(text)
   const choices = frame?.['choices']
   const choice = Array.isArray(choices) && choices.length === 1 ? (choices[0] as Choice | null) : undefined
   const calls: unknown = choice?.delta?.['tool_calls']
-  if (!Array.isArray(calls) || calls.length < 2) return [event]
-  return calls.map((call, place) => {
+  if (!Array.isArray(calls) || calls.length < 2) return text
+  const events = calls.map((call, place) => {
     const delta = { ...(place === 0 ? choice?.delta : {}), tool_calls: [call as unknown] }
     return toEvent({ ...frame, choices: [{ ...choice, delta, ...(place < calls.length - 1 ? { finish_reason: null } : {}) }] })
   })
+  return Buffer.concat(events).toString('latin1')
 }
 
 /** `"choices":[]`: the event has no words. */
-const hasNoChoices = (event: Buffer, text: Text, at: number): boolean => {
+const hasNoChoices = (text: Text, at: number): boolean => {
   const value = valueOf(text, at, CHOICES)
   if (value < 0 || text.charCodeAt(value) !== OPEN_BRACKET || text.charCodeAt(valueAt(text, value + 1)) !== CLOSE_BRACKET) return false
-  const choices = payloadToObject(event, at)?.['choices']
+  const choices = textToObject(text, at)?.['choices']
   return Array.isArray(choices) && choices.length === 0
 }
 
 /** As many answers as OpenAI makes at once; an engine that makes more has a limit of its own. */
 const MAX_CHOICES = 128
 
-/** Which of the answers that come side by side have not finished. Only where there are several an event is parsed for it. */
-const openChoices = (answers: number) => {
-  const closed = new Set<number>()
-  return {
-    places: (): readonly number[] =>
-      Array.from({ length: Math.min(answers, MAX_CHOICES) }, (_, place) => place).filter((place) => !closed.has(place)),
-    close(event: Buffer, at: number): void {
-      if (answers === 1) return void closed.add(0)
-      const choices = payloadToObject(event, at)?.['choices']
-      if (!Array.isArray(choices)) return
-      for (const choice of choices as { index?: unknown; finish_reason?: unknown }[]) {
-        if (typeof choice.finish_reason === 'string') closed.add(Number(choice.index ?? 0))
-      }
-    },
-  }
+const textToObject = (text: Text, at = payloadOf(text)): Record<string, unknown> | undefined => jsonToObject(decoded(text.slice(at)))
+
+const textToValue = (text: Text): unknown => jsonToValue(decoded(text))
+
+const decoded = (text: Text): string => Buffer.from(text, 'latin1').toString()
+
+const jsonToObject = (json: string): Record<string, unknown> | undefined => {
+  const value = jsonToValue(json)
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined
 }
 
-const textToObject = (text: Text): Record<string, unknown> | undefined => payloadToObject(Buffer.from(text, 'latin1'), payloadOf(text))
-
-const textToValue = (text: Text): unknown => {
+const jsonToValue = (json: string): unknown => {
   try {
-    return JSON.parse(Buffer.from(text, 'latin1').toString())
+    return JSON.parse(json)
   } catch {
     return undefined
   }
 }
 
-/** Gives the events of a stream the name that the client knows. Where the key stands once and before the name that we asked for, that is its place; else the event is scanned. */
-const renamer = (remoteModel: string, model: string) => {
-  const [from, to] = [remoteModel, model].map((name) => Buffer.from(JSON.stringify(name)).toString('latin1')) as [Text, Text]
-  return (text: Text, at: number): Text => {
-    const key = text.indexOf(MODEL_KEY, at)
-    if (key < 0) return text
-    const value = valueAt(text, key + MODEL_KEY.length)
-    if (text.startsWith(from, value) && text.indexOf(MODEL_KEY, value) < 0)
-      return text.slice(0, value) + to + text.slice(value + from.length)
-    const scanned = scan(bufferToBody(Buffer.from(text.slice(at), 'latin1')), MODEL)
-    const span = scanned.ok ? scanned.value.spans.get('model') : undefined
-    return span === undefined ? text : text.slice(0, at + span.start) + to + text.slice(at + span.end)
-  }
-}
+const toText = (json: string): Text => Buffer.from(json).toString('latin1')
 
-/** Neighbours in one read are one view of it; only where something was taken out or changed are bytes copied. */
-const joined = (events: readonly Buffer[]): Buffer => {
-  const [first, ...others] = events
-  if (first === undefined) return BLANK_LINE.subarray(0, 0)
-  let end = first.byteOffset + first.length
-  for (const event of others) {
-    if (event.buffer !== first.buffer || event.byteOffset !== end) return Buffer.concat(events)
-    end += event.length
-  }
-  return others.length === 0 ? first : Buffer.from(first.buffer, first.byteOffset, end - first.byteOffset)
+/** The same text, by itself. */
+const copied = (text: Text): Text => Buffer.from(text, 'latin1').toString('latin1')
+
+/**
+ * An event with the name of the model that the client knows. Where the key stands once and before the name that we asked for, that is its
+ * place; else the event is scanned.
+ */
+const renamed = (text: Text, at: number, from: Text, to: Text): Text => {
+  const key = text.indexOf(MODEL_KEY, at)
+  if (key < 0) return text
+  const value = valueAt(text, key + MODEL_KEY.length)
+  if (text.startsWith(from, value) && text.indexOf(MODEL_KEY, value) < 0) return text.slice(0, value) + to + text.slice(value + from.length)
+  const scanned = scan(bufferToBody(Buffer.from(text.slice(at), 'latin1')), MODEL)
+  const span = scanned.ok ? scanned.value.spans.get('model') : undefined
+  return span === undefined ? text : text.slice(0, at + span.start) + to + text.slice(at + span.end)
 }
