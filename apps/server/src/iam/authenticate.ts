@@ -1,5 +1,5 @@
 import type { Clock } from '../kit/clock.ts'
-import { type AccessKey, isUuid, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
+import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
 import type { Origin } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
@@ -24,7 +24,7 @@ export type KnownKey = {
   readonly expiresAt: number
 }
 
-/** How a hash is written as a key of the map: one character per byte. */
+/** How a hash is written as a key of the map: one character per byte, as `hashKeyToText` has it. */
 export const hashToText = (hash: Buffer): string => hash.toString('latin1')
 
 /**
@@ -34,13 +34,12 @@ export const hashToText = (hash: Buffer): string => hash.toString('latin1')
 export type Authenticate = (authorization: string | undefined, projectId: ProjectId | undefined, origin?: Origin) => Outcome<Caller>
 
 // RFC 9110 §11.1: the name of the scheme is the same in any case.
-const BEARER = /^bearer +([0-9a-f-]{36}) *$/i
+const BEARER = /^bearer +[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12} *$/i
+const UUID_LENGTH = 36
 
 /** The secret key in the header, in lower case, if it has the form of one. */
-export const secretOf = (authorization: string): string | undefined => {
-  const secretKey = BEARER.exec(authorization)?.[1]?.toLowerCase()
-  return secretKey !== undefined && isUuid(secretKey) ? secretKey : undefined
-}
+export const secretOf = (authorization: string): string | undefined =>
+  BEARER.test(authorization) ? authorization.trimEnd().slice(-UUID_LENGTH).toLowerCase() : undefined
 
 /**
  * Statuses are those of data-plane.md 2.2: no header is 401, anything else that does not fit is 403, and says no more than that.
@@ -59,7 +58,7 @@ export const authenticator = (known: () => Known, secrets: Secrets, clock: Clock
     const secretKey = secretOf(authorization)
     if (secretKey === undefined) return refuse(origin)
     const { keys, projects } = known()
-    const key = keys.get(hashToText(secrets.hashKey(secretKey)))
+    const key = keys.get(secrets.hashKeyToText(secretKey))
     const now = clock.now()
     if (key === undefined) return refuse(origin)
     if (key.expiresAt <= now) return no({ code: 'key_refused' })

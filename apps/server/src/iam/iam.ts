@@ -158,7 +158,7 @@ export const openIam = async (options: {
   const failures = openFailures(clock, options.elsewhere)
   return {
     authenticate: authenticator(() => known, secrets, clock, failures),
-    keyOf: (secretKey) => known.keys.get(hashToText(secrets.hashKey(secretKey))),
+    keyOf: (secretKey) => known.keys.get(secrets.hashKeyToText(secretKey)),
     knownProjects: () => known.projects,
     rightsOf: (principalId) => known.rights.get(principalId) ?? [],
     operatorId: installation.organizationId,

@@ -7,6 +7,8 @@ import { codeOf, makeDataDir, makeFileOnce } from './data-dir.ts'
 export type Secrets = {
   /** HMAC-SHA256. Secret keys have 122 random bits, so a quick hash is enough; the master key makes a stolen table useless. */
   hashKey(secretKey: string): Buffer
+  /** The same hash, one character per byte: what each request is looked up by. Without a Buffer between it takes three quarters of the time. */
+  hashKeyToText(secretKey: string): string
   /** AES-256-GCM with a random nonce: what comes out can be stored, and only this installation reads it. */
   seal(plain: string): Buffer
   /** Throws when the bytes were changed or sealed under another master key. */
@@ -43,6 +45,7 @@ const fromKey = (key: Buffer): Secrets => {
   const sealing = derive('seal')
   return {
     hashKey: (secretKey) => createHmac('sha256', hashing).update(secretKey).digest(),
+    hashKeyToText: (secretKey) => createHmac('sha256', hashing).update(secretKey).digest('binary'),
     seal: (plain) => {
       const nonce = randomBytes(NONCE_BYTES)
       const cipher = createCipheriv('aes-256-gcm', sealing, nonce, { authTagLength: TAG_BYTES })

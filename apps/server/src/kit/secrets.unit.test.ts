@@ -18,6 +18,7 @@ test('the first start makes a key that only its owner may read, and the second r
   const second = await openSecrets({ dataDir, masterKey: undefined })
   expect(second.fingerprint).toBe(first.fingerprint)
   expect(second.hashKey('a')).toEqual(first.hashKey('a'))
+  expect(second.hashKeyToText('a')).toBe(first.hashKey('a').toString('latin1'))
   expect(second.unseal(first.seal('token'))).toBe('token')
   expect((await stat(join(dataDir, 'master.key'))).mode & 0o777).toBe(0o600)
 })
