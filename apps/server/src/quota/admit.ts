@@ -1,14 +1,14 @@
 import type { Clock } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
-import { type Metrics, openMetrics } from '../kit/metrics.ts'
+import { type Counter, type Metrics, openMetrics } from '../kit/metrics.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import { type Gate, type Holder, openGates, type PricedModel, priceOf } from './gates.ts'
 import { toHeaders } from './headers.ts'
 import type { Ledger } from './ledger.ts'
 import { ANY_MODEL, type Policy } from './policy.ts'
-import { openShares } from './shares.ts'
+import { openShares, type Shares } from './shares.ts'
 
 /** What a request may cost at most: the input as guessed before it is counted, the output up to its limit. */
 export type Estimate = {
@@ -86,9 +86,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
   )
   const shares = openShares(parts)
   const gatesFor = openGates({ policy: parts.policy, shares, clock })
-  let open = 0
-
-  type Asked = { readonly caller: Holder; readonly model: PricedModel; readonly estimate: Estimate; readonly counted?: boolean }
+  const desk: Desk = { open: 0, shares, exhausted }
 
   const refuse = (gate: Gate, { model }: Asked, retryAfterMs: number): Outcome<never> => {
     refusals.add([gate.limit, model.name])
@@ -119,6 +117,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     if (gate.unit === 'audio') return Math.ceil(estimate.audioSeconds ?? 0)
     const ahead =
       gate.budget !== undefined && estimate.endable === true ? Math.min(AHEAD_TOKENS, estimate.outputTokens) : estimate.outputTokens
+    if (gate.unit === 'tokens') return inputTokens + ahead
     return priceOf(gate.unit, model, {
       input: inputTokens,
       cachedInput: 0,
@@ -128,19 +127,21 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
   }
 
   /** The gates in the order of data-plane.md 4.3; the first that is closed answers, and nothing was taken at the others. */
-  const decide = (gates: readonly Gate[], asked: Asked): Outcome<Ticket> | { gate: Gate; share: Gate['share']; units: number }[] => {
-    const lacking: { gate: Gate; share: Gate['share']; units: number }[] = []
+  const decide = (gates: readonly Gate[], asked: Asked): Outcome<Ticket> | Lacking[] => {
+    const needed = gates.map(() => 0)
+    let lacking: Lacking[] | undefined
+    let index = 0
     for (const gate of gates) {
-      if (gate.soft) continue
       const units = unitsOf(gate, asked)
-      if (gate.share.has(units)) continue
+      needed[index] = units
+      index += 1
+      if (gate.soft || gate.share.has(units)) continue
       const waitMs = gate.share.waitMs(units)
-      if (waitMs === 0) lacking.push({ gate, share: gate.share, units })
-      else if (lacking.length === 0) return refuse(gate, asked, retryAfter(gate, waitMs))
+      if (waitMs === 0) (lacking ??= []).push({ gate, share: gate.share, units })
+      else if (lacking === undefined) return refuse(gate, asked, retryAfter(gate, waitMs))
       else break
     }
-    if (lacking.length > 0) return lacking
-    return yes(openTicket(gates, asked))
+    return lacking ?? yes(openTicket(desk, gates, needed, asked))
   }
 
   const retryAfter = (gate: Gate, waitMs: number): number => {
@@ -149,7 +150,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
   }
 
   const admit: Admit = (caller, model, estimate) => {
-    const asked = { caller, model, estimate }
+    const asked = { model, estimate }
     const gates = gatesFor(caller, model.name, estimate.batch === true)
     if (isInDoubt(gates, asked)) return countAndDecide(gates, asked)
     const first = decide(gates, asked)
@@ -163,15 +164,16 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
   const isInDoubt = (gates: readonly Gate[], asked: Asked): boolean => {
     const { spread } = asked.estimate
     if (spread === undefined || asked.counted === true) return false
-    const doubtful = gates.find((gate) => {
-      if (gate.soft || gate.unit === 'call' || gate.unit === 'audio') return false
+    for (const gate of gates) {
+      if (gate.soft || gate.unit === 'call' || gate.unit === 'audio') continue
       const { kind, capacity } = gate.share.limited
       const left = gate.share.left()
-      if (left < unitsOf(gate, asked, spread.least)) return false
+      if (left < unitsOf(gate, asked, spread.least)) continue
       // Who needs more than a bucket can ever hold waits for a full one.
-      return left < (kind === 'minute' ? Math.min(unitsOf(gate, asked), capacity) : unitsOf(gate, asked, spread.most))
-    })
-    return doubtful !== undefined && mayCount(doubtful.share)
+      if (left < (kind === 'minute' ? Math.min(unitsOf(gate, asked), capacity) : unitsOf(gate, asked, spread.most)))
+        return mayCount(gate.share)
+    }
+    return false
   }
 
   const countedIn = new WeakMap<Gate['share'], { second: number; times: number }>()
@@ -199,11 +201,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     return Array.isArray(first) ? askAndDecide(gates, counted, first) : first
   }
 
-  const askAndDecide = async (
-    gates: readonly Gate[],
-    guessed: Asked,
-    first: { gate: Gate; share: Gate['share']; units: number }[],
-  ): Promise<Outcome<Ticket>> => {
+  const askAndDecide = async (gates: readonly Gate[], guessed: Asked, first: Lacking[]): Promise<Outcome<Ticket>> => {
     let asked = guessed
     let lacking = first
     for (let asks = 0; asks < MAX_ASKS; asks += 1) {
@@ -242,87 +240,137 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
     })
   }
 
-  const openTicket = (gates: readonly Gate[], asked: Asked): Ticket => {
-    const { model, estimate } = asked
-    const taken: { gate: Gate; units: number; asking: boolean; dry: boolean }[] = gates.map((gate) => ({
-      gate,
-      units: unitsOf(gate, asked),
-      asking: false,
-      dry: false,
-    }))
-    for (const { gate, units } of taken) gate.share.take(units)
-    const watched = estimate.endable === true ? taken.filter(({ gate }) => gate.budget !== undefined && !gate.soft) : []
-    let tell: (() => void) | undefined
-    let settled = false
-    let told = false
-    let made = 0
-    open += 1
+  return { admit, takeBatchPlace, open: () => desk.open, beat: shares.beat, close: shares.close }
+}
 
-    const costOf = (gate: Gate, output: number): number =>
-      priceOf(gate.unit === 'money' ? 'money' : 'tokens', model, {
-        input: inputOf(gate, estimate),
-        cachedInput: 0,
-        output: Math.min(output, Math.max(estimate.outputTokens, made)),
-      })
+type Asked = { readonly model: PricedModel; readonly estimate: Estimate; readonly counted?: boolean }
 
-    const look = (hold: (typeof taken)[number]): void => {
-      const { gate } = hold
-      if (hold.units >= costOf(gate, made + AHEAD_TOKENS / 2)) return
-      hold.units += gate.share.takeUpTo(costOf(gate, made + AHEAD_TOKENS) - hold.units)
-      // What is in hand is the measure, not whether the ledger has said no: a slow one must not let anybody outrun a budget.
-      if (hold.units < costOf(gate, made + 1)) return end()
-      if (hold.units >= costOf(gate, made + AHEAD_TOKENS / 2) || hold.asking || hold.dry) return
-      sip(hold, SIP_TOKENS)
-    }
+/** A gate that may open once the ledger was asked for more. */
+type Lacking = { readonly gate: Gate; readonly share: Gate['share']; readonly units: number }
 
-    /** Near the end there may be one token left where there are not four. */
-    const sip = (hold: (typeof taken)[number], tokens: number): void => {
-      const { gate } = hold
-      hold.asking = true
-      const units = Math.max(1, costOf(gate, made + tokens) - costOf(gate, made))
-      void shares.bring([{ share: gate.share, units }]).then((answered) => {
-        hold.asking = false
-        if (settled) return
-        const got = gate.share.takeUpTo(costOf(gate, made + AHEAD_TOKENS) - hold.units)
-        hold.units += got
-        // A ledger that is away has not said no: it is asked again with the next token, for as long as there is something in hand.
-        if (got > 0 || !answered) return
-        if (tokens > 1) return sip(hold, 1)
-        hold.dry = true
-        if (hold.units < costOf(gate, made + 1)) end()
-      })
-    }
+/** What all tickets of an admission have in common. */
+type Desk = { open: number; readonly shares: Shares; readonly exhausted: Counter }
 
-    const end = (): void => {
-      if (told || settled) return
-      told = true
-      exhausted.add([model.name])
-      tell?.()
-    }
+/** What a stream has in hand of a hard budget: at which gate, whether the ledger is being asked for more, and whether it has said no. */
+type Hold = { readonly gate: Gate; readonly index: number; asking: boolean; dry: boolean }
 
-    return {
-      headers: () => {
-        const shown = gates[0]?.shown
-        return shown === undefined ? [] : toHeaders(shown.requests, shown.tokens)
-      },
-      watch: (exhausted) => {
-        tell = exhausted
-      },
-      spend: (outputTokens) => {
-        if (watched.length === 0 || settled || told) return
-        made = outputTokens
-        for (const hold of watched) look(hold)
-      },
-      settle: (used) => {
-        if (settled) return
-        settled = true
-        open -= 1
-        for (const { gate, units } of taken) gate.share.settle(units, usedAt(gate, model, used))
-      },
+const NO_HOLDS: readonly Hold[] = []
+
+const spendFreely = (): void => undefined
+
+const holdsOf = (gates: readonly Gate[], { endable }: Estimate): readonly Hold[] => {
+  if (endable !== true || !gates.some((gate) => gate.budget !== undefined && !gate.soft)) return NO_HOLDS
+  return gates
+    .map((gate, index) => ({ gate, index, asking: false, dry: false }))
+    .filter(({ gate }) => gate.budget !== undefined && !gate.soft)
+}
+
+/** Takes at each gate what it needs there, and keeps it until it is settled. */
+const openTicket = (desk: Desk, gates: readonly Gate[], units: number[], asked: Asked): Ticket => new OpenTicket(desk, gates, units, asked)
+
+/** A class, since one is made for each request: as a handle of closures it was a thousand bytes, and is 150. */
+class OpenTicket implements Ticket {
+  readonly spend: Ticket['spend']
+  private readonly holds: readonly Hold[]
+  private tell: (() => void) | undefined = undefined
+  private settled = false
+  private told = false
+  private made = 0
+  private readonly desk: Desk
+  private readonly gates: readonly Gate[]
+  /** In hand at each gate. */
+  private readonly units: number[]
+  private readonly asked: Asked
+
+  constructor(desk: Desk, gates: readonly Gate[], units: number[], asked: Asked) {
+    this.desk = desk
+    this.gates = gates
+    this.units = units
+    this.asked = asked
+    let index = 0
+    for (const gate of gates) gate.share.take(units[index++] ?? 0)
+    this.holds = holdsOf(gates, asked.estimate)
+    this.spend = this.holds.length === 0 ? spendFreely : this.watching()
+    desk.open += 1
+  }
+
+  headers(): readonly string[] {
+    const shown = this.gates[0]?.shown
+    return shown === undefined ? [] : toHeaders(shown.requests, shown.tokens)
+  }
+
+  watch(exhausted: () => void): void {
+    this.tell = exhausted
+  }
+
+  /** Handed on by itself, and made only where there is something to watch. */
+  private watching(): Ticket['spend'] {
+    return (outputTokens) => {
+      if (this.settled || this.told) return
+      this.made = outputTokens
+      for (const hold of this.holds) this.look(hold)
     }
   }
 
-  return { admit, takeBatchPlace, open: () => open, beat: shares.beat, close: shares.close }
+  settle(used?: Used): void {
+    if (this.settled) return
+    this.settled = true
+    this.desk.open -= 1
+    let index = 0
+    for (const gate of this.gates) gate.share.settle(this.units[index++] ?? 0, usedAt(gate, this.asked.model, used))
+  }
+
+  private costOf({ gate }: Hold, output: number): number {
+    const { model, estimate } = this.asked
+    return priceOf(gate.unit === 'money' ? 'money' : 'tokens', model, {
+      input: inputOf(gate, estimate),
+      cachedInput: 0,
+      output: Math.min(output, Math.max(estimate.outputTokens, this.made)),
+    })
+  }
+
+  private has(hold: Hold, aheadTokens: number): boolean {
+    return (this.units[hold.index] ?? 0) >= this.costOf(hold, this.made + aheadTokens)
+  }
+
+  /** Fills the reserve with what is in this gateway's hand, and says how much that was. */
+  private fill(hold: Hold): number {
+    const inHand = this.units[hold.index] ?? 0
+    const got = hold.gate.share.takeUpTo(this.costOf(hold, this.made + AHEAD_TOKENS) - inHand)
+    this.units[hold.index] = inHand + got
+    return got
+  }
+
+  private look(hold: Hold): void {
+    if (this.has(hold, AHEAD_TOKENS / 2)) return
+    this.fill(hold)
+    // What is in hand is the measure, not whether the ledger has said no: a slow one must not let anybody outrun a budget.
+    if (!this.has(hold, 1)) return this.end()
+    if (this.has(hold, AHEAD_TOKENS / 2) || hold.asking || hold.dry) return
+    this.sip(hold, SIP_TOKENS)
+  }
+
+  /** Near the end there may be one token left where there are not four. */
+  private sip(hold: Hold, tokens: number): void {
+    hold.asking = true
+    const units = Math.max(1, this.costOf(hold, this.made + tokens) - this.costOf(hold, this.made))
+    void this.desk.shares.bring([{ share: hold.gate.share, units }]).then((answered) => {
+      hold.asking = false
+      if (this.settled) return
+      // A ledger that is away has not said no: it is asked again with the next token, for as long as there is something in hand.
+      if (this.fill(hold) > 0 || !answered) return
+      if (tokens > 1) return this.sip(hold, 1)
+      hold.dry = true
+      if (!this.has(hold, 1)) this.end()
+    })
+  }
+
+  private end(): void {
+    if (this.told || this.settled) return
+    this.told = true
+    this.desk.exhausted.add([this.asked.model.name])
+    this.tell?.()
+  }
 }
 
 /** What a budget must not lack is reserved for the most that the input can be; a limit by the minute may be overdrawn once, and refills. */
