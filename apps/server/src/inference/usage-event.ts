@@ -8,7 +8,8 @@ import type { Relayed } from './relay.ts'
 
 /**
  * What is written down of a request before an engine has it, in case that this process dies and nobody can ever say how it ended.
- * Nothing of it is charged.
+ * Nothing of it is charged. Field by field, like `usageEvent`: an object of so many fields that is spread into another costs V8 two microseconds and a
+ * hidden class that only a full collection frees.
  */
 export const lostEvent = (
   exchange: Exchange,

@@ -2,11 +2,22 @@ import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '../kit/log.ts'
-import type { RecordedEvent } from './event.ts'
-import { findIntact, frame, listSegments, readIntact, segmentName, syncDirectory } from './segment.ts'
+import { ownStamp, type Stamp, type UsageEvent } from './event.ts'
+import {
+  addEvent,
+  clearRecords,
+  findIntact,
+  listSegments,
+  mostRecordBytes,
+  noRecords,
+  type Records,
+  readIntact,
+  segmentName,
+  syncDirectory,
+} from './segment.ts'
 
 /** Resolves when the event is on disk; rejects when it is not known to be. */
-type Append = (event: RecordedEvent) => Promise<void>
+type Append = (event: UsageEvent) => Promise<void>
 
 /** A file of the journal. `bytes` is what is known to be on disk; a closed one does not grow any more. */
 export type Segment = { readonly number: number; readonly path: string; bytes: number; closed: boolean }
@@ -45,16 +56,16 @@ const LIMITS: JournalLimits = { segmentBytes: 8 * MIB, roomBytes: MIB / 4, group
 const MEND_BYTES = MIB
 
 /** Events that go to disk in one write and are acknowledged together. */
-type Group = { frames: Buffer[]; bytes: number; done: Promise<void>; resolve: () => void; reject: (reason: Error) => void }
+type Group = { records: Records; done: Promise<void>; resolve: () => void; reject: (reason: Error) => void }
 
-const newGroup = (): Group => {
+const newGroup = (records: Records): Group => {
   let resolve: () => void = () => undefined
   let reject: (reason: Error) => void = () => undefined
   const done = new Promise<void>((yes, no) => {
     resolve = yes
     reject = no
   })
-  return { frames: [], bytes: 0, done, resolve, reject }
+  return { records, done, resolve, reject }
 }
 
 /** What else ends in this turn of the loop goes with it: a write costs the same whatever it holds, and this saves a third of them under load. */
@@ -62,6 +73,10 @@ const endOfTurn = (): Promise<void> => new Promise((resolve) => void setImmediat
 
 // Each write returns when it is on disk: one trip through the thread pool, where write and fdatasync are two.
 const FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_DSYNC
+
+export const makeJournalDir = async (directory: string): Promise<void> => {
+  if ((await mkdir(directory, { recursive: true, mode: 0o700 })) !== undefined) await syncDirectory(dirname(directory))
+}
 
 const createSegment = async (directory: string, number: number): Promise<{ segment: Segment; handle: FileHandle }> => {
   const path = join(directory, segmentName(number))
@@ -137,12 +152,17 @@ const recover = async (directory: string, log: Logger): Promise<Segment[]> => {
  * A write that fails poisons the file: what the disk kept of it is unknown, so nothing is written behind it. Everything is
  * refused with the reason until `mend` has cut the file back to what was acknowledged and opened another.
  */
-export const openJournal = async (options: { directory: string; log: Logger; limits?: Partial<JournalLimits> }): Promise<Journal> => {
-  const { directory, log } = options
+export const openJournal = async (options: {
+  directory: string
+  log: Logger
+  limits?: Partial<JournalLimits>
+  stamp?: (event: UsageEvent) => Stamp
+}): Promise<Journal> => {
+  const { directory, log, stamp = ownStamp } = options
   const limits = { ...LIMITS, ...options.limits }
   if ((constants.O_DSYNC as number | undefined) === undefined)
     throw new Error('This system cannot write through to the disk (O_DSYNC), which the usage journal needs.')
-  if ((await mkdir(directory, { recursive: true, mode: 0o700 })) !== undefined) await syncDirectory(dirname(directory))
+  await makeJournalDir(directory)
 
   const segments = await recover(directory, log)
   let number = (segments.at(-1)?.number ?? 0) + 1
@@ -150,7 +170,10 @@ export const openJournal = async (options: { directory: string; log: Logger; lim
   let fileBytes = 0 // of the segment that is being written, with its room
   segments.push(segment)
 
+  const room = Buffer.alloc(limits.roomBytes)
   const waiting: Group[] = []
+  // Of the group that was written last, for the one after the next.
+  let spare: Records | undefined
   let queuedBytes = 0
   let onDiskBytes = segments.reduce((total, each) => total + each.bytes, 0)
   let broken: string | undefined
@@ -170,16 +193,17 @@ export const openJournal = async (options: { directory: string; log: Logger; lim
     finished.segment.closed = true
   }
 
-  const write = async (group: Group): Promise<void> => {
+  const write = async ({ bytes, length }: Records): Promise<void> => {
     if (segment.bytes >= limits.segmentBytes) await rotate()
-    const room = segment.bytes + group.bytes > fileBytes ? limits.roomBytes : 0
-    const bytes = Buffer.concat(group.frames, group.bytes + room) // zeros behind the frames
-    const { bytesWritten } = await handle.write(bytes, 0, bytes.length, segment.bytes)
+    const { bytesWritten } =
+      segment.bytes + length > fileBytes
+        ? await handle.writev([bytes.subarray(0, length), room], segment.bytes)
+        : await handle.write(bytes, 0, length, segment.bytes)
     fileBytes = Math.max(fileBytes, segment.bytes + bytesWritten)
     // A full disk may take a part and only say so next time. Room it need not have.
-    if (bytesWritten < group.bytes) throw new Error(`only ${bytesWritten} of ${group.bytes} bytes were written`)
-    segment.bytes += group.bytes
-    onDiskBytes += group.bytes
+    if (bytesWritten < length) throw new Error(`only ${bytesWritten} of ${length} bytes were written`)
+    segment.bytes += length
+    onDiskBytes += length
   }
 
   const poison = (cause: unknown): Error => {
@@ -193,16 +217,18 @@ export const openJournal = async (options: { directory: string; log: Logger; lim
       await endOfTurn()
       const group = waiting.shift() as Group
       try {
-        await write(group)
-        queuedBytes -= group.bytes
+        await write(group.records)
+        queuedBytes -= group.records.length
         group.resolve()
       } catch (error) {
         const reason = poison(error)
         for (const lost of [group, ...waiting.splice(0)]) {
-          queuedBytes -= lost.bytes
+          queuedBytes -= lost.records.length
           lost.reject(reason)
         }
       }
+      clearRecords(group.records)
+      spare = group.records
     }
     // In the same breath as the last look: whoever is woken by an acknowledgement may record the next event at once.
     pumping = undefined
@@ -221,20 +247,22 @@ export const openJournal = async (options: { directory: string; log: Logger; lim
   const record: Append = (event) => {
     const reason = fault()
     if (reason !== undefined) return Promise.reject(new Error(reason))
-    let bytes: Buffer
+    const stamped = stamp(event)
+    let group = waiting.at(-1)
+    if (group === undefined || group.records.length + mostRecordBytes(event, stamped) > limits.groupBytes) {
+      group = newGroup(spare ?? noRecords())
+      spare = undefined
+    }
+    const { records } = group
+    const before = records.length
     try {
-      bytes = frame(JSON.stringify(event))
+      addEvent(records, event, stamped)
     } catch (error) {
+      if (before === 0) spare = records
       return Promise.reject(error as Error)
     }
-    let group = waiting.at(-1)
-    if (group === undefined || group.bytes + bytes.length > limits.groupBytes) {
-      group = newGroup()
-      waiting.push(group)
-    }
-    group.frames.push(bytes)
-    group.bytes += bytes.length
-    queuedBytes += bytes.length
+    if (before === 0) waiting.push(group)
+    queuedBytes += records.length - before
     pumping ??= pump()
     return group.done
   }

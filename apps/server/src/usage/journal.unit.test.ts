@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { crc32 } from 'node:zlib'
 import { FROM_SOURCE } from '@parvis/testkit/program'
 import fc from 'fast-check'
 import { pino } from 'pino'
@@ -46,6 +47,22 @@ const writeSome = async (count: number): Promise<{ path: string; bytes: Buffer; 
   const { path } = await lastSegment()
   return { path, bytes: await readFile(path), ids: events.map((event) => event.id) }
 }
+
+test('a record is the length, the CRC-32 of length and payload, and the payload', async () => {
+  const journal = await openHere()
+  const events = Array.from({ length: 200 }, (_, index) => usageEventOf({ modelAsked: 'é'.repeat(index * 50) }))
+  await Promise.all(events.map((event) => journal.record(event)))
+  const bytes = await readFile((await lastSegment()).path)
+  let at = 0
+  for (const { id } of events) {
+    const length = bytes.readUInt32LE(at)
+    const payload = bytes.subarray(at + 8, at + 8 + length)
+    expect(bytes.readUInt32LE(at + 4)).toBe(crc32(Buffer.concat([bytes.subarray(at, at + 4), payload])))
+    expect((JSON.parse(payload.toString('utf8')) as UsageEvent).id).toBe(id)
+    at += 8 + length
+  }
+  await journal.close()
+})
 
 test('an event that was acknowledged is in the file at that moment', async () => {
   const journal = await openHere()

@@ -2,8 +2,8 @@ import { type FileHandle, open, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
-import type { RecordedEvent } from './event.ts'
-import { frame, readIntact } from './segment.ts'
+import { ownStamp, type Stamp, type UsageEvent } from './event.ts'
+import { addEvent, addPayload, clearRecords, noRecords, readIntact } from './segment.ts'
 
 const NAME = /^\d{12}\.v1\.open$/
 const nameOf = (number: number): string => `${String(number).padStart(12, '0')}.v1.open`
@@ -24,7 +24,7 @@ const MAX_OPEN = 100_000
  */
 export type Openings = {
   /** An answer begins; `whole`: all of it will come at its end. `event` is what shall be in the books if nobody ever says how it ended. */
-  begin: (event: RecordedEvent, whole?: boolean) => void
+  begin: (event: UsageEvent, whole?: boolean) => void
   /** It has its event in the journal, which says more than we could. */
   end: (id: RequestId) => void
   /** It was refused, with nothing sent: there will be no event. */
@@ -41,8 +41,6 @@ export const listOpenings = async (directory: string): Promise<string[]> =>
     .toSorted()
     .map((name) => join(directory, name))
 
-type Opening = { readonly event: RecordedEvent; noted: boolean }
-
 /** The openings in a file that were not withdrawn, as their events' JSON. Its end may be torn. */
 export const readOpenings = async (path: string): Promise<string[]> => {
   const found = new Map<string, string>()
@@ -54,15 +52,21 @@ export const readOpenings = async (path: string): Promise<string[]> => {
   return [...found.values()]
 }
 
-export const openOpenings = async (options: { directory: string; log: Logger }): Promise<Openings> => {
-  const { directory, log } = options
+export const openOpenings = async (options: {
+  directory: string
+  log: Logger
+  stamp?: (event: UsageEvent) => Stamp
+}): Promise<Openings> => {
+  const { directory, log, stamp = ownStamp } = options
   const left = await listOpenings(directory)
   let number = Number((left.at(-1)?.slice(directory.length + 1) ?? '0').slice(0, 12)) + 1
-  const running = new Map<RequestId, Opening>()
+  // What runs and is not noted yet. A new map for each write: one that is added to and deleted from for good keeps what it held from being collected early.
+  let fresh = new Map<RequestId, UsageEvent>()
+  const noted = new Map<RequestId, UsageEvent>()
   let path = join(directory, nameOf(number))
   let handle: FileHandle = await open(path, 'wx', 0o600)
   let fileBytes = 0
-  let fresh: Opening[] = []
+  const records = noRecords()
   let withdrawn: RequestId[] = []
   let hurry = false
   let timer: NodeJS.Timeout | undefined
@@ -70,9 +74,11 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
   let complained = false
   let closed = false
 
-  const toFrame = (opening: Opening): Buffer => {
-    opening.noted = true
-    return frame(JSON.stringify(opening.event))
+  const runningNow = (): number => fresh.size + noted.size
+
+  const noteFresh = (): void => {
+    for (const [id, event] of fresh) noted.set(id, event)
+    fresh = new Map()
   }
 
   /** The new file holds all that runs before the old one goes. */
@@ -80,22 +86,28 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
     number += 1
     const next = join(directory, nameOf(number))
     const nextHandle = await open(next, 'wx', 0o600)
-    const bytes = Buffer.concat([...running.values()].map(toFrame))
-    await nextHandle.write(bytes)
+    noteFresh()
+    clearRecords(records)
+    for (const event of noted.values()) addEvent(records, event, stamp(event))
+    const { bytes, length } = records
+    await nextHandle.write(bytes, 0, length)
     await handle.close()
     await rm(path, { force: true })
-    ;[path, handle, fileBytes] = [next, nextHandle, bytes.length]
+    ;[path, handle, fileBytes] = [next, nextHandle, length]
   }
 
   const write = async (): Promise<void> => {
-    const begun = fresh.filter((opening) => !opening.noted && running.get(opening.event.id) === opening)
-    const bytes = Buffer.concat([...begun.map(toFrame), ...withdrawn.map((id) => frame(JSON.stringify({ withdrawn: id })))])
-    fresh = []
+    const [begun, over] = [fresh, withdrawn]
+    noteFresh()
     withdrawn = []
     hurry = false
     try {
-      if (bytes.length > 0) await handle.write(bytes, 0, bytes.length, fileBytes)
-      fileBytes += bytes.length
+      clearRecords(records)
+      for (const event of begun.values()) addEvent(records, event, stamp(event))
+      for (const id of over) addPayload(records, JSON.stringify({ withdrawn: id }))
+      const { bytes, length } = records
+      if (length > 0) await handle.write(bytes, 0, length, fileBytes)
+      fileBytes += length
       if (fileBytes >= FILE_BYTES) await renew()
       complained = false
     } catch (error) {
@@ -109,7 +121,7 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
     timer = undefined
     writing = write().then(() => {
       writing = undefined
-      if (!closed && fresh.length + withdrawn.length > 0) note()
+      if (!closed && fresh.size + withdrawn.length > 0) note()
     })
   }
 
@@ -121,18 +133,14 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
 
   return {
     begin: (event, whole = false) => {
-      if (closed || running.size >= MAX_OPEN) return
-      const opening = { event, noted: false }
-      running.set(event.id, opening)
-      fresh.push(opening)
+      if (closed || runningNow() >= MAX_OPEN) return
+      fresh.set(event.id, event)
       if (!whole) hurry = true
       note()
     },
-    end: (id) => void running.delete(id),
+    end: (id) => void (fresh.delete(id) || noted.delete(id)),
     withdraw: (id) => {
-      const opening = running.get(id)
-      running.delete(id)
-      if (closed || opening?.noted !== true) return
+      if (fresh.delete(id) || !noted.delete(id) || closed) return
       withdrawn.push(id)
       note()
     },
@@ -147,9 +155,9 @@ export const openOpenings = async (options: { directory: string; log: Logger }):
       clearTimeout(timer)
       await writing
       // Whatever could not be noted while the disk was full can be now, perhaps.
-      if (running.size > 0) await renew().catch(() => undefined)
+      if (runningNow() > 0) await renew().catch(() => undefined)
       await handle.close()
-      if (running.size === 0) await rm(path, { force: true })
+      if (runningNow() === 0) await rm(path, { force: true })
     },
   }
 }

@@ -1,6 +1,8 @@
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
+import type { Stamp, UsageEvent } from './event.ts'
+import { mostBytesOf, writeEvent } from './write-event.ts'
 
 /**
  * How records lie in a segment file: length (4 bytes, little-endian), CRC-32 (4 bytes) of length and payload, payload
@@ -13,6 +15,10 @@ export const MAX_PAYLOAD_BYTES = 64 * 1024
 
 const NAME = /^(\d{12})\.v1\.journal$/
 const OPEN_BRACE = 0x7b
+const OPEN_BRACKET = 0x5b
+const CLOSE_BRACKET = 0x5d
+const COMMA = 0x2c
+const BLANK = 0x20
 
 export const segmentName = (number: number): string => `${String(number).padStart(12, '0')}.v1.journal`
 
@@ -22,23 +28,72 @@ export const listSegments = async (directory: string): Promise<{ number: number;
   return names.map((name) => ({ number: Number(name.slice(0, 12)), path: join(directory, name) }))
 }
 
+/** Records one behind the other, in memory that is used again. */
+export type Records = { bytes: Buffer; length: number }
+
+const RECORDS_BYTES = 64 * 1024
+/** Memory that a burst has made larger than that is let go. */
+const KEPT_BYTES = 512 * 1024
+
+export const noRecords = (): Records => ({ bytes: Buffer.allocUnsafeSlow(RECORDS_BYTES), length: 0 })
+
+export const clearRecords = (records: Records): void => {
+  records.length = 0
+  if (records.bytes.length > KEPT_BYTES) records.bytes = Buffer.allocUnsafeSlow(RECORDS_BYTES)
+}
+
+const makeRoom = (records: Records, most: number): void => {
+  if (records.length + most <= records.bytes.length) return
+  const larger = Buffer.allocUnsafeSlow(Math.max(2 * records.bytes.length, records.length + most))
+  records.bytes.copy(larger, 0, 0, records.length)
+  records.bytes = larger
+}
+
+/** What the record of an event takes at most; in truth it is a quarter of that. */
+export const mostRecordBytes = (event: UsageEvent, stamp: Stamp): number => PREFIX_BYTES + mostBytesOf(event, stamp)
+
+/** Throws for an event that is too large, and leaves the records as they were. */
+export const addEvent = (records: Records, event: UsageEvent, stamp: Stamp): void => {
+  makeRoom(records, mostRecordBytes(event, stamp))
+  records.length = seal(records.bytes, records.length, writeEvent(records.bytes, records.length + PREFIX_BYTES, event, stamp))
+}
+
+/** A record by itself. */
 export const frame = (payload: string): Buffer => {
+  const records = { bytes: Buffer.alloc(PREFIX_BYTES + Buffer.byteLength(payload)), length: 0 }
+  addPayload(records, payload)
+  return records.bytes
+}
+
+/** The same for another payload. */
+export const addPayload = (records: Records, payload: string): void => {
   const length = Buffer.byteLength(payload)
+  makeRoom(records, PREFIX_BYTES + length)
+  records.bytes.write(payload, records.length + PREFIX_BYTES)
+  records.length = seal(records.bytes, records.length, records.length + PREFIX_BYTES + length)
+}
+
+/** Puts length and sum before the payload that is written behind `at`, and returns its end. */
+const seal = (bytes: Buffer, at: number, end: number): number => {
+  const length = end - at - PREFIX_BYTES
   if (length > MAX_PAYLOAD_BYTES)
     throw new Error(`A usage event of ${length} bytes is larger than the ${MAX_PAYLOAD_BYTES} that the journal takes.`)
-  const record = Buffer.allocUnsafe(PREFIX_BYTES + length)
-  record.writeUInt32LE(length, 0)
-  record.write(payload, PREFIX_BYTES)
-  record.writeUInt32LE(sum(record, 0, length), 4)
-  return record
+  bytes.writeUInt32LE(length, at)
+  bytes.writeUInt32LE(sum(bytes, at, length), at + 4)
+  return end
 }
 
-const lengthBytes = Buffer.alloc(4)
+const CRC_32 = 0xedb88320
 
-const sum = (bytes: Buffer, at: number, length: number): number => {
-  lengthBytes.writeUInt32LE(length)
-  return crc32(bytes.subarray(at + PREFIX_BYTES, at + PREFIX_BYTES + length), crc32(lengthBytes))
+/** The CRC-32 of a length's four bytes, bit by bit: a call to zlib for four bytes takes as long as one for an event. */
+const sumOfLength = (length: number): number => {
+  let rest = ~length
+  for (let bit = 0; bit < 32; bit += 1) rest = (rest & 1) === 0 ? rest >>> 1 : (rest >>> 1) ^ CRC_32
+  return ~rest >>> 0
 }
+
+const sum = (bytes: Buffer, at: number, length: number): number =>
+  crc32(bytes.subarray(at + PREFIX_BYTES, at + PREFIX_BYTES + length), sumOfLength(length))
 
 /** Length of the payload of the intact record that begins at `at`, or -1. */
 const payloadLength = (bytes: Buffer, at: number): number => {
@@ -49,15 +104,42 @@ const payloadLength = (bytes: Buffer, at: number): number => {
   return sum(bytes, at, length) === bytes.readUInt32LE(at + 4) ? length : -1
 }
 
-/** The records from `start` up to the first byte that does not belong to an intact one; `end` is that byte. */
-export const readIntact = (bytes: Buffer, start: number): { payloads: string[]; end: number } => {
-  const payloads: string[] = []
+/** Where intact records begin, one right behind the other, and where the last one ends. */
+export type Found = { readonly starts: readonly number[]; readonly end: number }
+
+/** The records from `start` up to the first byte that does not belong to an intact one. */
+export const findRecords = (bytes: Buffer, start: number): Found => {
+  const starts: number[] = []
   let at = start
   for (let length = payloadLength(bytes, at); length >= 0; length = payloadLength(bytes, at)) {
-    payloads.push(bytes.toString('utf8', at + PREFIX_BYTES, at + PREFIX_BYTES + length))
+    starts.push(at)
     at += PREFIX_BYTES + length
   }
-  return { payloads, end: at }
+  return { starts, end: at }
+}
+
+export const payloadsOf = (bytes: Buffer, { starts, end }: Found): string[] =>
+  starts.map((start, index) => bytes.toString('utf8', start + PREFIX_BYTES, starts[index + 1] ?? end))
+
+/**
+ * The payloads as one JSON array, made where they lie: a bracket or a comma, and blanks, take the place of the eight bytes before each, and a bracket that of
+ * the byte behind the last. A text of each, joined, measured and copied, is two kilobytes of garbage for an event.
+ */
+export const toJsonArray = (bytes: Buffer, { starts, end }: Found): Buffer => {
+  for (const start of starts) {
+    bytes[start] = COMMA
+    for (let at = start + 1; at < start + PREFIX_BYTES; at += 1) bytes[at] = BLANK
+  }
+  const first = starts[0] ?? end
+  bytes[first] = OPEN_BRACKET
+  bytes[end] = CLOSE_BRACKET
+  return bytes.subarray(first, end + 1)
+}
+
+/** The records from `start` up to the first byte that does not belong to an intact one; `end` is that byte. */
+export const readIntact = (bytes: Buffer, start: number): { payloads: string[]; end: number } => {
+  const found = findRecords(bytes, start)
+  return { payloads: payloadsOf(bytes, found), end: found.end }
 }
 
 /** Where the next intact record begins behind a damaged place, or -1. A look at the brace comes before the sum. */

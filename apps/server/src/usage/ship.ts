@@ -5,7 +5,7 @@ import type { Db } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
 import type { Journal, Segment } from './journal.ts'
 import { type Openings, readOpenings } from './openings.ts'
-import { findIntact, readIntact } from './segment.ts'
+import { type Found, findIntact, findRecords, payloadsOf, toJsonArray } from './segment.ts'
 
 /** How often the segment that is being written is looked at. */
 const SHIP_EVERY_MS = 1_000
@@ -17,7 +17,7 @@ const BACKOFF_MAX_MS = 30_000
 const MEND_EVERY_MS = 5_000
 
 /**
- * The payloads go in as they were written, joined by commas: nothing is parsed on the way. A row that is there already is
+ * The payloads go in as they were written, between commas: nothing is parsed on the way. A row that is there already is
  * left alone, so a segment may be shipped any number of times. `::text` because some clients encode JSON a second time.
  * What an older version has written has fewer fields; it is charged as it was then.
  */
@@ -53,13 +53,19 @@ const isRefusedRow = (error: unknown): boolean => /^2[23]/.test(codeOf(error))
 
 const codeOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '')
 
+/** Hears of a row that the database will never take. */
+type Refused = (payload: string, error: unknown) => Promise<void>
+
 /** Inserts what it can, says how many of them were new, and hands each row that the database will never take to `refused`: one of them must not hold up the others. */
-export const insertEvents = async (
-  db: Db,
-  payloads: readonly string[],
-  refused: (payload: string, error: unknown) => Promise<void>,
-): Promise<number> => {
-  const values = [`[${payloads.join(',')}]`]
+export const insertEvents = (db: Db, payloads: readonly string[], refused: Refused): Promise<number> =>
+  insertJson(db, `[${payloads.join(',')}]`, () => payloads, refused)
+
+/** The same for records of a segment, whose bytes are written over. */
+const insertRecords = (db: Db, bytes: Buffer, records: Found, refused: Refused): Promise<number> =>
+  insertJson(db, toJsonArray(bytes, records), () => payloadsOf(bytes, records), refused)
+
+const insertJson = async (db: Db, json: string | Buffer, payloadsIn: () => readonly string[], refused: Refused): Promise<number> => {
+  const values: [string | Buffer] = [json]
   try {
     return (await db.query({ ...INSERT, values })).rowCount ?? 0
   } catch (error) {
@@ -67,6 +73,7 @@ export const insertEvents = async (
     if (codeOf(error) === NO_PARTITION && (await makePartitions(db, values))) {
       return (await db.query({ ...INSERT, values })).rowCount ?? 0
     }
+    const payloads = payloadsIn()
     const [only] = payloads
     if (payloads.length === 1 && only !== undefined) {
       await refused(only, error)
@@ -77,7 +84,7 @@ export const insertEvents = async (
   }
 }
 
-const makePartitions = async (db: Db, values: string[]): Promise<boolean> => {
+const makePartitions = async (db: Db, values: [string | Buffer]): Promise<boolean> => {
   try {
     const { rows } = await db.query<{ made: boolean | null }>(MAKE_PARTITIONS, values)
     return rows[0]?.made === true
@@ -88,12 +95,14 @@ const makePartitions = async (db: Db, values: string[]): Promise<boolean> => {
   }
 }
 
+/** With one byte more behind, which `toJsonArray` needs. */
 const readRange = async (path: string, from: number, to: number): Promise<Buffer> => {
-  const bytes = Buffer.alloc(to - from)
+  const bytes = Buffer.alloc(to - from + 1)
+  if (from >= to) return bytes
   const handle = await open(path, 'r')
   try {
-    for (let at = 0; at < bytes.length; ) {
-      const { bytesRead } = await handle.read(bytes, at, bytes.length - at, from + at)
+    for (let at = 0; at < to - from; ) {
+      const { bytesRead } = await handle.read(bytes, at, to - from - at, from + at)
       // Shorter than it was: what is missing reads as zeros, which is damage like any other.
       if (bytesRead === 0) break
       at += bytesRead
@@ -150,11 +159,14 @@ export const openShipper = (options: { journal: Journal; openings: Openings; db:
     const start = shippedBytes.get(segment) ?? 0
     // Taken once: the segment may grow, and be closed, while we ship.
     const { bytes: end, closed } = segment
-    const bytes = start < end ? await readRange(segment.path, start, end) : Buffer.alloc(0)
+    const memory = await readRange(segment.path, start, end)
+    const bytes = memory.subarray(0, end - start)
     for (let at = 0; at < bytes.length; ) {
-      const intact = readIntact(bytes, at)
-      for (let row = 0; row < intact.payloads.length; row += BATCH_ROWS) {
-        added += await insertEvents(db, intact.payloads.slice(row, row + BATCH_ROWS), putAside)
+      const intact = findRecords(bytes, at)
+      for (let row = 0; row < intact.starts.length; row += BATCH_ROWS) {
+        const next = row + BATCH_ROWS
+        const batch = { starts: intact.starts.slice(row, next), end: intact.starts[next] ?? intact.end }
+        added += await insertRecords(db, memory, batch, putAside)
       }
       at = intact.end
       if (at < bytes.length) {

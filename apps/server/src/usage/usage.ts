@@ -4,9 +4,9 @@ import type { Db } from '../kit/db.ts'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { type Metrics, openMetrics } from '../kit/metrics.ts'
-import { type ChargePolicy, toRecorded, type UsageEvent } from './event.ts'
+import { type ChargePolicy, stamper, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
-import { type Journal, type JournalLimits, openJournal } from './journal.ts'
+import { type Journal, type JournalLimits, makeJournalDir, openJournal } from './journal.ts'
 import { openOpenings } from './openings.ts'
 import { openShipper, openShipping, type Shipped } from './ship.ts'
 
@@ -76,9 +76,10 @@ export const openUsage = async (options: {
 }): Promise<Usage> => {
   const { db, clock, log, policy = { chargeFailed: false }, limits = {} } = options
   const directory = join(options.dataDir, 'usage')
-  const journal = await openJournal({ directory, log, limits })
-  const gateway = await readGateway(directory, clock)
-  const openings = await openOpenings({ directory, log })
+  await makeJournalDir(directory)
+  const stamp = stamper(await readGateway(directory, clock), policy)
+  const journal = await openJournal({ directory, log, limits, stamp })
+  const openings = await openOpenings({ directory, log, stamp })
   const { shipEveryMs } = limits
   const shipper = openShipper({ journal, openings, db, log })
   const count = openCounts(options.metrics ?? openMetrics())
@@ -91,13 +92,28 @@ export const openUsage = async (options: {
     ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }),
   })
 
+  const end = (event: UsageEvent): void => {
+    openings.end(event.id)
+    count.event(event)
+  }
+  // Those of one write, which share its promise: so the wait for it is one for all of them, and not three promises for each.
+  let ending: { readonly done: Promise<void>; readonly events: UsageEvent[] } = { done: Promise.resolve(), events: [] }
+
   return {
-    record: async (event) => {
-      await journal.record(toRecorded(event, gateway, policy))
-      openings.end(event.id)
-      count.event(event)
+    record: (event) => {
+      const done = journal.record(event)
+      if (ending.done !== done) {
+        const group = { done, events: [] as UsageEvent[] }
+        ending = group
+        done.then(
+          () => group.events.forEach(end),
+          () => undefined,
+        )
+      }
+      ending.events.push(event)
+      return done
     },
-    begin: (event, whole) => openings.begin(toRecorded(event, gateway, policy), whole),
+    begin: openings.begin,
     withdraw: openings.withdraw,
     fault: journal.fault,
     close: async () => {
