@@ -1,7 +1,7 @@
-import { endOfString, valueAt } from './events.ts'
+import { endOfString, keyAt, valueAt } from './events.ts'
 
-const LONG = '"reasoning_content"'
-const SHORT = '"reasoning"'
+const LONG = 'reasoning_content"'
+const SHORT = 'reasoning"'
 
 const QUOTE = 0x22
 const COLON = 0x3a
@@ -13,26 +13,26 @@ const SPACE = 0x20
  * quote inside a string is escaped, so a name with both its quotes and a colon behind it is a key.
  */
 export const withBothNames = (text: string, from = 0): string => {
-  const long = keyAt(text, from, LONG)
-  const short = keyAt(text, from, SHORT)
+  const long = nameAt(text, from, LONG)
+  const short = nameAt(text, from, SHORT)
   if (long < 0 === short < 0) return text
   const name = long >= 0 ? LONG : SHORT
   const twin = long >= 0 ? SHORT : LONG
   let both = ''
   let written = 0
-  for (let at = Math.max(long, short); at >= 0; at = keyAt(text, at + name.length, name)) {
-    const start = valueAt(text, at + name.length)
+  for (let at = Math.max(long, short); at >= 0; at = nameAt(text, at + 1 + name.length, name)) {
+    const start = valueAt(text, at + 1 + name.length)
     const end = text.charCodeAt(start) === QUOTE ? endOfString(text, start) : -1
     if (end < 0) continue // null: nothing was thought here
-    both += `${text.slice(written, at)}${twin}:${text.slice(start, end)},`
+    both += `${text.slice(written, at)}"${twin}:${text.slice(start, end)},`
     written = at
   }
   return written === 0 ? text : both + text.slice(written)
 }
 
-const keyAt = (text: string, from: number, name: string): number => {
-  for (let at = text.indexOf(name, from); at >= 0; at = text.indexOf(name, at + 1)) {
-    let behind = at + name.length
+const nameAt = (text: string, from: number, name: typeof LONG | typeof SHORT): number => {
+  for (let at = keyAt(text, from, name); at >= 0; at = keyAt(text, at + 1, name)) {
+    let behind = at + 1 + name.length
     while (text.charCodeAt(behind) === SPACE) behind += 1
     if (text.charCodeAt(behind) === COLON) return at
   }

@@ -6,7 +6,7 @@ import { type Answer, countedByUs, type Ending, LEFT_STATUS, toCounts, type Verd
 import { bufferToBody } from './body.ts'
 import { breakOff } from './broken-stream.ts'
 import type { Request } from './endpoints/endpoint.ts'
-import { endOfEvent, endOfString, MAX_EVENT_BYTES, splitEvents, valueAt } from './events.ts'
+import { endOfEvent, endOfString, keyAt, MAX_EVENT_BYTES, splitEvents, valueAt } from './events.ts'
 import { DONE_EVENT, type Outlet } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
 import { scan, watch } from './scan.ts'
@@ -18,17 +18,17 @@ const ERROR = '{"error"'
 const FLAT_ERROR = '{"object":"error"'
 const USAGE = '"usage"'
 const TOP_USAGE = watch([], ['usage'])
-const COMPLETION_TOKENS = '"completion_tokens"'
-const CHOICES = '"choices"'
+const COMPLETION_TOKENS = 'completion_tokens"'
+const CHOICES = 'choices"'
 const NULL = 'null'
-const MODEL_KEY = '"model"'
+const MODEL_KEY = 'model"'
 const MODEL = watch([], ['model'])
-const ARGUMENTS = '"arguments"'
-const FINISH_REASON = '"finish_reason"'
+const ARGUMENTS = 'arguments"'
+const FINISH_REASON = 'finish_reason"'
 /** The reason of an answer that was cut at its limit. */
 const LENGTH = '"length"'
-/** Where an engine's words stand in a delta; `text` is that of the older completions. */
-const WORDS = ['"content"', '"reasoning_content"', '"reasoning"', ARGUMENTS, '"text"']
+/** Where an engine's words stand in a delta; `text` is that of the older completions. Keys are written as `keyAt` takes them. */
+const WORDS = ['content"', 'reasoning_content"', 'reasoning"', ARGUMENTS, 'text"'] as const
 /** What stands before words that are the first thing in their delta. */
 const FIRST = ['{"content":', '{"reasoning_content":', '{"reasoning":']
 const BLANK_LINE = Buffer.from('\n\n')
@@ -374,9 +374,9 @@ const kindOf = (text: Text, at: number): 'answer' | 'error' | 'garbage' => {
 }
 
 /** Where the value of a key begins; -1 where the event does not have the key. */
-const valueOf = (text: Text, from: number, key: string): number => {
-  const found = text.indexOf(key, from)
-  return found < 0 ? -1 : valueAt(text, found + key.length)
+const valueOf = (text: Text, from: number, key: `${string}"`): number => {
+  const found = keyAt(text, from, key)
+  return found < 0 ? -1 : valueAt(text, found + 1 + key.length)
 }
 
 /** Where an engine's words begin, with their opening quote; -1 where the event has none. */
@@ -461,8 +461,8 @@ const withoutRunning = (text: Text, { start, end }: UsageSpan, asNull: boolean):
 
 /** More than one call: in a string the quotes of this key would be escaped. */
 const holdsCalls = (text: Text, at: number): boolean => {
-  const first = text.indexOf(ARGUMENTS, at)
-  return first >= 0 && text.indexOf(ARGUMENTS, first + ARGUMENTS.length) >= 0
+  const first = keyAt(text, at, ARGUMENTS)
+  return first >= 0 && keyAt(text, first + 1, ARGUMENTS) >= 0
 }
 
 type Choice = { readonly delta?: Record<string, unknown>; readonly [field: string]: unknown }
@@ -521,10 +521,9 @@ const copied = (text: Text): Text => Buffer.from(text, 'latin1').toString('latin
  * place; else the event is scanned.
  */
 const renamed = (text: Text, at: number, from: Text, to: Text): Text => {
-  const key = text.indexOf(MODEL_KEY, at)
-  if (key < 0) return text
-  const value = valueAt(text, key + MODEL_KEY.length)
-  if (text.startsWith(from, value) && text.indexOf(MODEL_KEY, value) < 0) return text.slice(0, value) + to + text.slice(value + from.length)
+  const value = valueOf(text, at, MODEL_KEY)
+  if (value < 0) return text
+  if (text.startsWith(from, value) && keyAt(text, value, MODEL_KEY) < 0) return text.slice(0, value) + to + text.slice(value + from.length)
   const scanned = scan(bufferToBody(Buffer.from(text.slice(at), 'latin1')), MODEL)
   const span = scanned.ok ? scanned.value.spans.get('model') : undefined
   return span === undefined ? text : text.slice(0, at + span.start) + to + text.slice(at + span.end)
