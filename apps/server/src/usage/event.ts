@@ -53,11 +53,8 @@ export type UsageEvent = Counts & {
   readonly endedAt: Instant
 }
 
-/** What the books add: which gateway saw it, and whether it is charged, decided once by the policy of its day. */
-export type Stamp = { readonly gateway: string; readonly charged: boolean }
-
-/** An event as it stands in the journal. */
-export type RecordedEvent = UsageEvent & Stamp
+/** An event as it stands in the journal: which gateway saw it, and whether it is charged, decided once by the policy of its day. */
+export type RecordedEvent = UsageEvent & { readonly gateway: string; readonly charged: boolean }
 
 /** What the operator has decided about answers that did not come to their end (product.md 3). */
 export type ChargePolicy = { readonly chargeFailed: boolean }
@@ -79,12 +76,13 @@ export const isCharged = (event: Pick<UsageEvent, 'ended' | 'counted'>, policy: 
   }
 }
 
-/** How a gateway stamps its events. There are two stamps, and no event is made again to carry one. */
-export const stamper = (gateway: string, policy: ChargePolicy): ((event: UsageEvent) => Stamp) => {
-  const charged = { gateway, charged: true }
-  const free = { gateway, charged: false }
-  return (event) => (isCharged(event, policy) ? charged : free)
-}
+/** Makes an event's JSON, as it stands in the journal. */
+export type ToPayload = (event: UsageEvent) => string
 
-/** For events that were stamped before: they bring their own. */
-export const ownStamp = (event: UsageEvent): Stamp => event as RecordedEvent
+/** For what a gateway saw. The event is not made again to carry what it adds: one of 28 fields costs V8 two microseconds and half a kilobyte. */
+export const payloads = (gateway: string, policy: ChargePolicy): ToPayload => {
+  const end = (charged: boolean): string => `,${JSON.stringify({ gateway, charged }).slice(1)}`
+  const charged = end(true)
+  const free = end(false)
+  return (event) => JSON.stringify(event).slice(0, -1) + (isCharged(event, policy) ? charged : free)
+}

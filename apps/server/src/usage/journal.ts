@@ -2,13 +2,12 @@ import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '../kit/log.ts'
-import { ownStamp, type Stamp, type UsageEvent } from './event.ts'
+import type { ToPayload, UsageEvent } from './event.ts'
 import {
-  addEvent,
+  addRecord,
   clearRecords,
   findIntact,
   listSegments,
-  mostRecordBytes,
   noRecords,
   type Records,
   readIntact,
@@ -156,9 +155,9 @@ export const openJournal = async (options: {
   directory: string
   log: Logger
   limits?: Partial<JournalLimits>
-  stamp?: (event: UsageEvent) => Stamp
+  toPayload?: ToPayload
 }): Promise<Journal> => {
-  const { directory, log, stamp = ownStamp } = options
+  const { directory, log, toPayload = JSON.stringify } = options
   const limits = { ...LIMITS, ...options.limits }
   if ((constants.O_DSYNC as number | undefined) === undefined)
     throw new Error('This system cannot write through to the disk (O_DSYNC), which the usage journal needs.')
@@ -247,16 +246,15 @@ export const openJournal = async (options: {
   const record: Append = (event) => {
     const reason = fault()
     if (reason !== undefined) return Promise.reject(new Error(reason))
-    const stamped = stamp(event)
     let group = waiting.at(-1)
-    if (group === undefined || group.records.length + mostRecordBytes(event, stamped) > limits.groupBytes) {
+    if (group === undefined || group.records.length >= limits.groupBytes) {
       group = newGroup(spare ?? noRecords())
       spare = undefined
     }
     const { records } = group
     const before = records.length
     try {
-      addEvent(records, event, stamped)
+      addRecord(records, toPayload(event))
     } catch (error) {
       if (before === 0) spare = records
       return Promise.reject(error as Error)

@@ -2,8 +2,8 @@ import { type FileHandle, open, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
-import { ownStamp, type Stamp, type UsageEvent } from './event.ts'
-import { addEvent, addPayload, clearRecords, noRecords, readIntact } from './segment.ts'
+import type { ToPayload, UsageEvent } from './event.ts'
+import { addRecord, clearRecords, noRecords, readIntact } from './segment.ts'
 
 const NAME = /^\d{12}\.v1\.open$/
 const nameOf = (number: number): string => `${String(number).padStart(12, '0')}.v1.open`
@@ -52,12 +52,8 @@ export const readOpenings = async (path: string): Promise<string[]> => {
   return [...found.values()]
 }
 
-export const openOpenings = async (options: {
-  directory: string
-  log: Logger
-  stamp?: (event: UsageEvent) => Stamp
-}): Promise<Openings> => {
-  const { directory, log, stamp = ownStamp } = options
+export const openOpenings = async (options: { directory: string; log: Logger; toPayload?: ToPayload }): Promise<Openings> => {
+  const { directory, log, toPayload = JSON.stringify } = options
   const left = await listOpenings(directory)
   let number = Number((left.at(-1)?.slice(directory.length + 1) ?? '0').slice(0, 12)) + 1
   // What runs and is not noted yet. A new map for each write: one that is added to and deleted from for good keeps what it held from being collected early.
@@ -88,7 +84,7 @@ export const openOpenings = async (options: {
     const nextHandle = await open(next, 'wx', 0o600)
     noteFresh()
     clearRecords(records)
-    for (const event of noted.values()) addEvent(records, event, stamp(event))
+    for (const event of noted.values()) addRecord(records, toPayload(event))
     const { bytes, length } = records
     await nextHandle.write(bytes, 0, length)
     await handle.close()
@@ -103,8 +99,8 @@ export const openOpenings = async (options: {
     hurry = false
     try {
       clearRecords(records)
-      for (const event of begun.values()) addEvent(records, event, stamp(event))
-      for (const id of over) addPayload(records, JSON.stringify({ withdrawn: id }))
+      for (const event of begun.values()) addRecord(records, toPayload(event))
+      for (const id of over) addRecord(records, JSON.stringify({ withdrawn: id }))
       const { bytes, length } = records
       if (length > 0) await handle.write(bytes, 0, length, fileBytes)
       fileBytes += length

@@ -1,8 +1,6 @@
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import type { Stamp, UsageEvent } from './event.ts'
-import { mostBytesOf, writeEvent } from './write-event.ts'
 
 /**
  * How records lie in a segment file: length (4 bytes, little-endian), CRC-32 (4 bytes) of length and payload, payload
@@ -49,38 +47,24 @@ const makeRoom = (records: Records, most: number): void => {
   records.bytes = larger
 }
 
-/** What the record of an event takes at most; in truth it is a quarter of that. */
-export const mostRecordBytes = (event: UsageEvent, stamp: Stamp): number => PREFIX_BYTES + mostBytesOf(event, stamp)
-
-/** Throws for an event that is too large, and leaves the records as they were. */
-export const addEvent = (records: Records, event: UsageEvent, stamp: Stamp): void => {
-  makeRoom(records, mostRecordBytes(event, stamp))
-  records.length = seal(records.bytes, records.length, writeEvent(records.bytes, records.length + PREFIX_BYTES, event, stamp))
+/** Throws for a payload that is too large, and leaves the records as they were. */
+export const addRecord = (records: Records, payload: string): void => {
+  const length = Buffer.byteLength(payload)
+  if (length > MAX_PAYLOAD_BYTES)
+    throw new Error(`A usage event of ${length} bytes is larger than the ${MAX_PAYLOAD_BYTES} that the journal takes.`)
+  makeRoom(records, PREFIX_BYTES + length)
+  const { bytes, length: at } = records
+  bytes.write(payload, at + PREFIX_BYTES)
+  bytes.writeUInt32LE(length, at)
+  bytes.writeUInt32LE(sum(bytes, at, length), at + 4)
+  records.length = at + PREFIX_BYTES + length
 }
 
 /** A record by itself. */
 export const frame = (payload: string): Buffer => {
   const records = { bytes: Buffer.alloc(PREFIX_BYTES + Buffer.byteLength(payload)), length: 0 }
-  addPayload(records, payload)
+  addRecord(records, payload)
   return records.bytes
-}
-
-/** The same for another payload. */
-export const addPayload = (records: Records, payload: string): void => {
-  const length = Buffer.byteLength(payload)
-  makeRoom(records, PREFIX_BYTES + length)
-  records.bytes.write(payload, records.length + PREFIX_BYTES)
-  records.length = seal(records.bytes, records.length, records.length + PREFIX_BYTES + length)
-}
-
-/** Puts length and sum before the payload that is written behind `at`, and returns its end. */
-const seal = (bytes: Buffer, at: number, end: number): number => {
-  const length = end - at - PREFIX_BYTES
-  if (length > MAX_PAYLOAD_BYTES)
-    throw new Error(`A usage event of ${length} bytes is larger than the ${MAX_PAYLOAD_BYTES} that the journal takes.`)
-  bytes.writeUInt32LE(length, at)
-  bytes.writeUInt32LE(sum(bytes, at, length), at + 4)
-  return end
 }
 
 const CRC_32 = 0xedb88320

@@ -111,45 +111,6 @@ export type ChatSettings = z.infer<typeof ChatSettings>
 export const ChatRequest = ChatSettings.extend({ messages: z.array(ChatMessage).min(1, { error: 'expected at least one message' }) })
 export type ChatRequest = z.infer<typeof ChatRequest>
 
-type Rule = (value: unknown) => boolean
-
-const isGiven = (value: unknown): boolean => value !== undefined && value !== null
-const isCount: Rule = (value) => value === null || (Number.isSafeInteger(value) && (value as number) > 0)
-const isSwitch: Rule = (value) => value === null || typeof value === 'boolean'
-const isWithin =
-  (least: number, most: number): Rule =>
-  (value) =>
-    value === null || (typeof value === 'number' && value >= least && value <= most)
-
-/** Somebody's words and nothing else; what is called or shown is for the schema. */
-const isSpoken = (message: unknown): boolean => {
-  if (typeof message !== 'object' || message === null) return false
-  const { role, content, tool_calls: calls } = message as Readonly<Record<string, unknown>>
-  return typeof content === 'string' && (role === 'user' || role === 'system' || (role === 'assistant' && !isGiven(calls)))
-}
-
-const PLAIN: ReadonlyMap<string, Rule> = new Map<string, Rule>([
-  ['model', (value) => typeof value === 'string' && value !== ''],
-  ['messages', (value) => Array.isArray(value) && value.length > 0 && value.every(isSpoken)],
-  ['stream', isSwitch],
-  ['max_tokens', isCount],
-  ['max_completion_tokens', isCount],
-  ['temperature', isWithin(0, 2)],
-  ['top_p', isWithin(0, 1)],
-])
-
-/**
- * What most requests are: conversations in plain words, with few settings. `ChatRequest` takes all of them just as they are, and the copies
- * that it makes of them are 2 KB for one message and 9 for twenty. Of others only the schema knows whether they are right.
- */
-export const isPlainChat = (fields: Readonly<Record<string, unknown>>): fields is ChatRequest => {
-  for (const key in fields) {
-    const rule = PLAIN.get(key)
-    if (rule === undefined ? key in ChatRequest.shape : !rule(fields[key])) return false
-  }
-  return isGiven(fields['model']) && isGiven(fields['messages'])
-}
-
 /** What a client reads of a whole answer (data-plane.md 6.8). */
 export const ChatCompletion = z.looseObject({
   id: z.string(),

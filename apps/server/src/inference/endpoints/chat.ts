@@ -1,4 +1,4 @@
-import { ChatRequest, ChatSettings, isPlainChat } from '@parvis/wire/openai/chat'
+import { ChatRequest, ChatSettings } from '@parvis/wire/openai/chat'
 import { type Model, REASONING_EFFORTS, type ReasoningEffort } from '../../catalog/model.ts'
 import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
@@ -177,7 +177,6 @@ const NOWHERE: Span = { start: 0, end: 0 }
 const checkedFields = (reading: Reading): Outcome<ChatSettings> => {
   const fields = fieldsOf(reading)
   if (!fields.ok) return fields
-  if (isPlainChat(fields.value)) return yes(fields.value)
   if (fields.value['messages'] !== undefined || !reading.spans.has('messages')) return checkFields(ChatRequest, fields.value)
   return checkFields(ChatSettings, fields.value)
 }
