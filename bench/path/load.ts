@@ -129,6 +129,8 @@ const openLine = (port: number) => {
         tail = Buffer.alloc(0)
         socket.write(request)
       }),
+    /** Events of the answer that is on its way. */
+    heard: () => events,
     close: () => socket.destroy(),
   }
 }
@@ -192,8 +194,13 @@ export const openLoop = async (target: Target, body: string, perSecond: number, 
   return answers
 }
 
-/** So many streams that run side by side; `full` is called while all of them are open. */
-export const openStreams = async (target: Target, body: string, streams: number, full: () => void): Promise<Answer[]> => {
+/** So many streams that run side by side; `full` is called when all of them are open, with a look at how many events have come by now. */
+export const openStreams = async (
+  target: Target,
+  body: string,
+  streams: number,
+  full: (heard: () => number) => void,
+): Promise<Answer[]> => {
   const request = requestOf(target, body)
   const lines = Array.from({ length: streams }, () => openLine(target.port))
   let open = 0
@@ -201,7 +208,7 @@ export const openStreams = async (target: Target, body: string, streams: number,
     lines.map((line) =>
       line.ask(request, () => {
         open += 1
-        if (open === streams) full()
+        if (open === streams) full(() => lines.reduce((sum, line) => sum + line.heard(), 0))
       }),
     ),
   )
