@@ -3,10 +3,10 @@ import { median, OTHER_CORE, pin, type Row, residentMb } from '../measure.ts'
 import { bodyOf, openStreams } from './load.ts'
 import { cpuOf, type System, startBare, startEngines, startParvis } from './systems.ts'
 
-const CHUNKS = 80
 const CHUNK_EVERY_MS = 250
-/** How long is looked when all are open; the first of them ends later than that. */
-const LOOK_MS = 8_000
+/** Chunks of a stream, and how long is looked when all are open; the first of them ends later than that. */
+const FULL = { chunks: 80, lookMs: 8_000 }
+const QUICK = { chunks: 30, lookMs: 3_000 }
 
 type Taken = {
   readonly cpuPerChunkMicros: number
@@ -16,20 +16,20 @@ type Taken = {
   readonly grownMb: number
 }
 
-const take = async ({ stream, pids, name }: System, count: number): Promise<Taken> => {
+const take = async ({ stream, pids, name }: System, count: number, { chunks, lookMs }: typeof FULL): Promise<Taken> => {
   const mb = (): number => pids.reduce((sum, pid) => sum + residentMb(pid), 0)
   const emptyMb = mb()
   let taken: Taken | undefined
   const look = async (heard: () => number): Promise<void> => {
     const fullMb = mb()
-    const [cpu, chunks, startedAt] = [cpuOf(pids), heard(), performance.now()]
-    await setTimeout(LOOK_MS)
-    const [micros, more, ms] = [cpuOf(pids) - cpu, heard() - chunks, performance.now() - startedAt]
+    const [cpu, before, startedAt] = [cpuOf(pids), heard(), performance.now()]
+    await setTimeout(lookMs)
+    const [micros, more, ms] = [cpuOf(pids) - cpu, heard() - before, performance.now() - startedAt]
     taken = { cpuPerChunkMicros: micros / more, cores: micros / 1000 / ms, pace: (more * 1000) / ms, fullMb, grownMb: fullMb - emptyMb }
   }
   const answers = await openStreams(stream, bodyOf(stream.model, 1_000, true), count, (heard) => void look(heard))
-  const lost = answers.filter(({ events }) => events < CHUNKS)
-  if (lost.length > 0) throw new Error(`${lost.length} of ${count} streams through ${name} had not all of their ${CHUNKS} chunks`)
+  const lost = answers.filter(({ events }) => events < chunks)
+  if (lost.length > 0) throw new Error(`${lost.length} of ${count} streams through ${name} had not all of their ${chunks} chunks`)
   if (taken === undefined) throw new Error(`the streams through ${name} ended before they could be looked at`)
   return taken
 }
@@ -37,14 +37,15 @@ const take = async ({ stream, pids, name }: System, count: number): Promise<Take
 /** Many streams open at once, four chunks a second each: what a chunk costs then, what they weigh, and that none is lost. */
 export const benchStreams = async (quick: boolean, count = quick ? 200 : 5_000): Promise<Row[]> => {
   pin([process.pid], OTHER_CORE)
-  const engines = await startEngines(CHUNKS, CHUNK_EVERY_MS)
+  const size = quick ? QUICK : FULL
+  const engines = await startEngines(size.chunks, CHUNK_EVERY_MS)
   const bare = await startBare(engines)
   const parvis = await startParvis(engines, { streams: count })
   try {
     const taken = { bare: [] as Taken[], parvis: [] as Taken[] }
     for (let round = 0; round < (quick ? 1 : 3); round += 1) {
-      taken.bare.push(await take(bare, count))
-      taken.parvis.push(await take(parvis, count))
+      taken.bare.push(await take(bare, count, size))
+      taken.parvis.push(await take(parvis, count, size))
     }
     const of = (system: 'bare' | 'parvis', figure: keyof Taken): number => median(taken[system].map((each) => each[figure]))
     const said = `${count} streams, ${of('parvis', 'pace').toFixed(0)} chunks a second, none lost`
