@@ -33,7 +33,9 @@ const LIMITS: SeatLimits = { waitingPerModel: 256, waitMs: 10_000 }
 const CONNECT_LIMIT_MS = 5_000
 /**
  * Connections that nobody uses for so long are closed; all that an engine has seats for are kept until then, since to connect again costs more than a
- * request. Shorter than the five seconds after which uvicorn and Node close an idle connection: we must be first. An engine's own hint may lengthen it. */
+ * request. Shorter than the five seconds after which uvicorn and Node close an idle connection: we must be first. An engine's own hint
+ * may lengthen it.
+ */
 const KEEP_ALIVE_MS = 4_000
 const KEEP_ALIVE_MAX_MS = 60_000
 

@@ -1,4 +1,4 @@
-import type { Usage } from '@parvis/wire/openai/usage'
+import { Usage } from '@parvis/wire/openai/usage'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Counted, Counts, Ended } from '../usage/event.ts'
 import type { Request } from './endpoints/endpoint.ts'
@@ -64,35 +64,15 @@ const toTokens = (input: number, cachedInput: number, output: number, reasoning:
 /** nginx's number for a client that was gone before the answer began; it never goes over the wire. */
 export const LEFT_STATUS = 499
 
-type Told = { readonly [Field in keyof Usage]?: unknown }
-type Details = Record<string, unknown>
-
-const NO_DETAILS: Details = {}
-
-/** What may be left out or be null, as the schema has it; undefined where it is something else. */
-const countIn = (value: unknown): number | undefined =>
-  value === undefined || value === null ? 0 : Number.isSafeInteger(value) && (value as number) >= 0 ? (value as number) : undefined
-
-const detailsIn = (value: unknown): Details | undefined =>
-  value === undefined || value === null ? NO_DETAILS : isObject(value) ? (value as Details) : undefined
-
-const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null && !Array.isArray(value)
-
-/**
- * An engine's own count, where it makes sense. Parts are cut to the whole: a bill must not go below zero. What makes sense says the schema
- * `Usage`; it is read by hand here, once an answer, since the schema leaves 1.2 KB of garbage to be collected for it (a test holds both together).
- */
+/** An engine's own count, where it makes sense. Parts are cut to the whole: a bill must not go below zero. */
 export const toCounts = (usage: unknown): Counts | undefined => {
-  if (!isObject(usage)) return undefined
-  const told = usage as Told
-  const input = told.prompt_tokens === null || told.prompt_tokens === undefined ? undefined : countIn(told.prompt_tokens)
-  const output = countIn(told.completion_tokens)
-  const asked = detailsIn(told.prompt_tokens_details)
-  const made = detailsIn(told.completion_tokens_details)
-  if (input === undefined || output === undefined || asked === undefined || made === undefined) return undefined
-  const cached = countIn(asked['cached_tokens'])
-  const audio = countIn(asked['audio_tokens'])
-  const reasoning = countIn(made['reasoning_tokens'])
-  if (cached === undefined || audio === undefined || reasoning === undefined || countIn(told.total_tokens) === undefined) return undefined
-  return toTokens(input, Math.min(cached, input), output, Math.min(reasoning, output), Math.min(audio, input))
+  const read = Usage.safeParse(usage)
+  if (!read.success) return undefined
+  const { data } = read
+  const input = data.prompt_tokens
+  const output = data.completion_tokens ?? 0
+  const cached = Math.min(data.prompt_tokens_details?.cached_tokens ?? 0, input)
+  const reasoning = Math.min(data.completion_tokens_details?.reasoning_tokens ?? 0, output)
+  const audio = Math.min(data.prompt_tokens_details?.audio_tokens ?? 0, input)
+  return toTokens(input, cached, output, reasoning, audio)
 }

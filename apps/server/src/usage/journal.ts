@@ -40,7 +40,7 @@ export type JournalLimits = {
   readonly segmentBytes: number
   /** How much room a file gets at once, beyond what is written. */
   readonly roomBytes: number
-  /** What one write carries at most; a larger group would only make its first events wait for its last. */
+  /** A group that has grown to this is not added to; a larger one would only make its first events wait for its last. */
   readonly groupBytes: number
   /** What waits for the disk at most. Beyond it the disk is too slow for the traffic. */
   readonly queueBytes: number
