@@ -426,10 +426,9 @@ class HttpExchange implements Exchange {
   }
 
   headers(contentType: string, ...more: string[]): string[] {
-    const headers = ['content-type', contentType, 'x-request-id', this.id]
-    if (this.manner.dialect !== undefined) headers.push(this.manner.dialect.idHeader, this.id)
-    headers.push(...this.added, ...this.extra, ...more)
-    return headers
+    const { dialect } = this.manner
+    const alias = dialect === undefined ? NONE : [dialect.idHeader, this.id]
+    return ['content-type', contentType, 'x-request-id', this.id].concat(alias, this.added, this.extra, more)
   }
 
   /** When the request has not arrived whole, the answer goes out and the rest is dropped before the connection is used again. */

@@ -129,32 +129,35 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
     }
   }
 
+  const onlyOnce = async (key: string, path: string, exchange: Exchange, served: Served): Promise<void> => {
+    const caller = authenticate(exchange.authorization, exchange.projectId, exchange)
+    if (!caller.ok) return exchange.refuse(caller.refusal)
+    if (!KEY.test(key)) {
+      return exchange.refuse({ code: 'header_invalid', header: 'Idempotency-Key', reason: 'expected 1 to 255 printable characters' })
+    }
+    const body = await exchange.readBody(caller.value.organizationId)
+    if (!body.ok) return exchange.refuse(body.refusal)
+
+    const name = `${caller.value.projectId} ${caller.value.principalId} ${key}`
+    const fingerprint = fingerprintOf(path, body.value)
+    const known = entries.get(name)
+    if (known === undefined || (known.expiresAt <= clock.now() && !known.running))
+      return begin(name, fingerprint, exchange, body.value, caller.value.organizationId, served)
+    if (known.fingerprint !== fingerprint) return exchange.refuse({ code: 'idempotency_mismatch' })
+    if (known.recording === undefined) return exchange.refuse({ code: 'idempotency_gone' })
+    if (finished.delete(known)) finished.add(known)
+    if (!known.recording.attach(exchange)) {
+      exchange.refuse({ code: 'busy', reason: 'too many clients wait for this answer', retryAfterMs: BUSY_RETRY_MS })
+    }
+  }
+
   return {
     /** The same as `served`, once for each key. `path` is part of what makes two requests the same. */
     once:
       (path: string, served: Served): Served =>
-      async (exchange) => {
+      (exchange) => {
         const { idempotencyKey: key } = exchange
-        if (key === undefined) return served(exchange)
-        const caller = authenticate(exchange.authorization, exchange.projectId, exchange)
-        if (!caller.ok) return exchange.refuse(caller.refusal)
-        if (!KEY.test(key)) {
-          return exchange.refuse({ code: 'header_invalid', header: 'Idempotency-Key', reason: 'expected 1 to 255 printable characters' })
-        }
-        const body = await exchange.readBody(caller.value.organizationId)
-        if (!body.ok) return exchange.refuse(body.refusal)
-
-        const name = `${caller.value.projectId} ${caller.value.principalId} ${key}`
-        const fingerprint = fingerprintOf(path, body.value)
-        const known = entries.get(name)
-        if (known === undefined || (known.expiresAt <= clock.now() && !known.running))
-          return begin(name, fingerprint, exchange, body.value, caller.value.organizationId, served)
-        if (known.fingerprint !== fingerprint) return exchange.refuse({ code: 'idempotency_mismatch' })
-        if (known.recording === undefined) return exchange.refuse({ code: 'idempotency_gone' })
-        if (finished.delete(known)) finished.add(known)
-        if (!known.recording.attach(exchange)) {
-          exchange.refuse({ code: 'busy', reason: 'too many clients wait for this answer', retryAfterMs: BUSY_RETRY_MS })
-        }
+        return key === undefined ? served(exchange) : onlyOnce(key, path, exchange, served)
       },
     /** From here on nobody is waited for to come back. */
     stop: () => {

@@ -3,7 +3,7 @@ import type { CountInput, CountTexts } from './count.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Relayed } from './relay.ts'
 
-/** Says what an answer used that its engine has not counted, where its model's tokenizer can. */
+/** Says what an answer used that its engine has not counted, where its model's tokenizer can. Not asked where the engine has. */
 export type Measure = (model: Model, request: Request, relayed: Relayed) => Promise<Relayed>
 
 /**
@@ -13,7 +13,7 @@ export type Measure = (model: Model, request: Request, relayed: Relayed) => Prom
 export const openMeasure =
   (by: { readonly count: CountInput; readonly countTexts: CountTexts }): Measure =>
   async (model, request, relayed) => {
-    if (relayed.counted === 'engine' || !relayed.begun) return relayed
+    if (!relayed.begun) return relayed
     const texts = relayed.words?.()
     if (texts === undefined) return relayed
     const [input, output] = await Promise.all([by.count(model, request, new AbortController().signal), by.countTexts(model, texts)])

@@ -69,7 +69,7 @@ export const serve =
 
     let used: Used | undefined
     try {
-      const request = (await asked.value.complete?.(exchange)) ?? asked
+      const request = asked.value.complete === undefined ? asked : await asked.value.complete(exchange)
       if (!request.ok) return exchange.refuse(request.refusal)
 
       const begun = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
@@ -86,10 +86,11 @@ export const serve =
         return await rooms.record(usageEvent(begun, request.value, { ...failed, status }))
       }
 
-      const ended = await input.measure(model.value, request.value, relayed.value)
+      const isCounted = relayed.value.counted === 'engine'
+      const ended = isCounted ? relayed.value : await input.measure(model.value, request.value, relayed.value)
       used = toUsed(request.value, ended)
       const { guessed } = request.value.estimate
-      if (guessed !== undefined && ended.counted === 'engine') input.learn(model.value.name, guessed.mix, used.input)
+      if (guessed !== undefined && isCounted) input.learn(model.value.name, guessed.mix, used.input)
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
       await rooms.record(usageEvent(begun, request.value, ended))
       ended.finish()

@@ -76,13 +76,16 @@ export const isCharged = (event: Pick<UsageEvent, 'ended' | 'counted'>, policy: 
   }
 }
 
-/** Makes an event's JSON, as it stands in the journal. */
-export type ToPayload = (event: UsageEvent) => string
+/** What the journal writes behind the fields of an event. */
+export type ToMore = (event: UsageEvent) => Buffer
 
-/** For what a gateway saw. The event is not made again to carry what it adds: one of 28 fields costs V8 two microseconds and half a kilobyte. */
-export const payloads = (gateway: string, policy: ChargePolicy): ToPayload => {
-  const end = (charged: boolean): string => `,${JSON.stringify({ gateway, charged }).slice(1)}`
+/**
+ * What a gateway adds to an event that it saw, as JSON's bytes from the comma on. The event is not made again to carry it: one of 28 fields costs V8
+ * two microseconds and half a kilobyte; nor is its text, which is a kilobyte.
+ */
+export const moreOf = (gateway: string, policy: ChargePolicy): ToMore => {
+  const end = (charged: boolean): Buffer => Buffer.from(`,${JSON.stringify({ gateway, charged }).slice(1)}`)
   const charged = end(true)
   const free = end(false)
-  return (event) => JSON.stringify(event).slice(0, -1) + (isCharged(event, policy) ? charged : free)
+  return (event) => (isCharged(event, policy) ? charged : free)
 }

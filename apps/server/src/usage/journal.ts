@@ -2,7 +2,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Logger } from '../kit/log.ts'
-import type { ToPayload, UsageEvent } from './event.ts'
+import type { ToMore, UsageEvent } from './event.ts'
 import {
   addRecord,
   clearRecords,
@@ -155,9 +155,9 @@ export const openJournal = async (options: {
   directory: string
   log: Logger
   limits?: Partial<JournalLimits>
-  toPayload?: ToPayload
+  toMore?: ToMore
 }): Promise<Journal> => {
-  const { directory, log, toPayload = JSON.stringify } = options
+  const { directory, log, toMore } = options
   const limits = { ...LIMITS, ...options.limits }
   if ((constants.O_DSYNC as number | undefined) === undefined)
     throw new Error('This system cannot write through to the disk (O_DSYNC), which the usage journal needs.')
@@ -254,7 +254,7 @@ export const openJournal = async (options: {
     const { records } = group
     const before = records.length
     try {
-      addRecord(records, toPayload(event))
+      addRecord(records, JSON.stringify(event), toMore?.(event))
     } catch (error) {
       if (before === 0) spare = records
       return Promise.reject(error as Error)

@@ -2,7 +2,7 @@ import { type FileHandle, open, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
-import type { ToPayload, UsageEvent } from './event.ts'
+import type { ToMore, UsageEvent } from './event.ts'
 import { addRecord, clearRecords, noRecords, readIntact } from './segment.ts'
 
 const NAME = /^\d{12}\.v1\.open$/
@@ -11,8 +11,8 @@ const nameOf = (number: number): string => `${String(number).padStart(12, '0')}.
 /** A file that is mostly of answers long over is written anew with those that still run. */
 const FILE_BYTES = 4 * 1024 * 1024
 /**
- * A whole answer that is over by then needs no note: it has its event, and its client has had nothing before. What has begun meanwhile is one write, where
- * one for each was a tenth of a short request. A stream is noted at once, since its client may have words of it any moment.
+ * A whole answer that is over by then needs no note: it has its event, and its client has had nothing before. One that is not is noted within as long again; a note
+ * of each was a tenth of a short request. A stream is noted at once, since its client may have words of it any moment.
  */
 const WHOLE_AFTER_MS = 25
 /** Answers that are open at once. Beyond it some will not be missed if we die: they cost nothing anyway. */
@@ -52,29 +52,33 @@ export const readOpenings = async (path: string): Promise<string[]> => {
   return [...found.values()]
 }
 
-export const openOpenings = async (options: { directory: string; log: Logger; toPayload?: ToPayload }): Promise<Openings> => {
-  const { directory, log, toPayload = JSON.stringify } = options
+export const openOpenings = async (options: { directory: string; log: Logger; toMore?: ToMore }): Promise<Openings> => {
+  const { directory, log, toMore } = options
   const left = await listOpenings(directory)
   let number = Number((left.at(-1)?.slice(directory.length + 1) ?? '0').slice(0, 12)) + 1
-  // What runs and is not noted yet. A new map for each write: one that is added to and deleted from for good keeps what it held from being collected early.
-  let fresh = new Map<RequestId, UsageEvent>()
+  // Whole answers that have begun since the timer fired last, and those of the time before; what is to be noted; what is. New maps, where there can be: one that is
+  // added to and deleted from for good keeps what it held from being collected early.
+  let young = new Map<RequestId, UsageEvent>()
+  let aging = new Map<RequestId, UsageEvent>()
+  let due = new Map<RequestId, UsageEvent>()
   const noted = new Map<RequestId, UsageEvent>()
   let path = join(directory, nameOf(number))
   let handle: FileHandle = await open(path, 'wx', 0o600)
   let fileBytes = 0
   const records = noRecords()
   let withdrawn: RequestId[] = []
-  let hurry = false
   let timer: NodeJS.Timeout | undefined
   let writing: Promise<void> | undefined
   let complained = false
   let closed = false
 
-  const runningNow = (): number => fresh.size + noted.size
+  const forgetUnnoted = (id: RequestId): boolean => young.delete(id) || aging.delete(id) || due.delete(id)
 
-  const noteFresh = (): void => {
-    for (const [id, event] of fresh) noted.set(id, event)
-    fresh = new Map()
+  const runningNow = (): number => young.size + aging.size + due.size + noted.size
+
+  const noteDue = (): void => {
+    for (const [id, event] of due) noted.set(id, event)
+    due = new Map()
   }
 
   /** The new file holds all that runs before the old one goes. */
@@ -82,9 +86,9 @@ export const openOpenings = async (options: { directory: string; log: Logger; to
     number += 1
     const next = join(directory, nameOf(number))
     const nextHandle = await open(next, 'wx', 0o600)
-    noteFresh()
+    noteDue()
     clearRecords(records)
-    for (const event of noted.values()) addRecord(records, toPayload(event))
+    for (const event of noted.values()) addRecord(records, JSON.stringify(event), toMore?.(event))
     const { bytes, length } = records
     await nextHandle.write(bytes, 0, length)
     await handle.close()
@@ -93,13 +97,12 @@ export const openOpenings = async (options: { directory: string; log: Logger; to
   }
 
   const write = async (): Promise<void> => {
-    const [begun, over] = [fresh, withdrawn]
-    noteFresh()
+    const [begun, over] = [due, withdrawn]
+    noteDue()
     withdrawn = []
-    hurry = false
     try {
       clearRecords(records)
-      for (const event of begun.values()) addRecord(records, toPayload(event))
+      for (const event of begun.values()) addRecord(records, JSON.stringify(event), toMore?.(event))
       for (const id of over) addRecord(records, JSON.stringify({ withdrawn: id }))
       const { bytes, length } = records
       if (length > 0) await handle.write(bytes, 0, length, fileBytes)
@@ -112,31 +115,41 @@ export const openOpenings = async (options: { directory: string; log: Logger; to
     }
   }
 
-  const writeNow = (): void => {
-    clearTimeout(timer)
-    timer = undefined
-    writing = write().then(() => {
+  const note = (): void => {
+    if (closed || due.size + withdrawn.length === 0) return
+    writing ??= write().then(() => {
       writing = undefined
-      if (!closed && fresh.size + withdrawn.length > 0) note()
+      note()
     })
   }
 
-  const note = (): void => {
-    if (writing !== undefined) return
-    if (hurry) writeNow()
-    else timer ??= setTimeout(writeNow, WHOLE_AFTER_MS).unref()
+  const age = (): void => {
+    timer = undefined
+    for (const [id, event] of aging) due.set(id, event)
+    aging = young
+    young = new Map()
+    note()
+    if (aging.size > 0) ageLater()
+  }
+
+  const ageLater = (): void => {
+    timer ??= setTimeout(age, WHOLE_AFTER_MS).unref()
   }
 
   return {
     begin: (event, whole = false) => {
       if (closed || runningNow() >= MAX_OPEN) return
-      fresh.set(event.id, event)
-      if (!whole) hurry = true
-      note()
+      if (whole) {
+        young.set(event.id, event)
+        ageLater()
+      } else {
+        due.set(event.id, event)
+        note()
+      }
     },
-    end: (id) => void (fresh.delete(id) || noted.delete(id)),
+    end: (id) => void (forgetUnnoted(id) || noted.delete(id)),
     withdraw: (id) => {
-      if (fresh.delete(id) || !noted.delete(id) || closed) return
+      if (forgetUnnoted(id) || !noted.delete(id) || closed) return
       withdrawn.push(id)
       note()
     },
@@ -150,6 +163,9 @@ export const openOpenings = async (options: { directory: string; log: Logger; to
       closed = true
       clearTimeout(timer)
       await writing
+      for (const [id, event] of [...young, ...aging]) due.set(id, event)
+      young = new Map()
+      aging = new Map()
       // Whatever could not be noted while the disk was full can be now, perhaps.
       if (runningNow() > 0) await renew().catch(() => undefined)
       await handle.close()

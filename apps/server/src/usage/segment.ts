@@ -10,6 +10,8 @@ import { crc32 } from 'node:zlib'
 const PREFIX_BYTES = 8
 /** An event is half a kilobyte. More than this is a mistake, and while reading, a sign of damage. */
 export const MAX_PAYLOAD_BYTES = 64 * 1024
+/** Of one of the units of which JavaScript counts a text's length. */
+const UTF8_MOST_BYTES = 3
 
 const NAME = /^(\d{12})\.v1\.journal$/
 const OPEN_BRACE = 0x7b
@@ -47,24 +49,32 @@ const makeRoom = (records: Records, most: number): void => {
   records.bytes = larger
 }
 
-/** Throws for a payload that is too large, and leaves the records as they were. */
-export const addRecord = (records: Records, payload: string): void => {
-  const length = Buffer.byteLength(payload)
-  if (length > MAX_PAYLOAD_BYTES)
-    throw new Error(`A usage event of ${length} bytes is larger than the ${MAX_PAYLOAD_BYTES} that the journal takes.`)
-  makeRoom(records, PREFIX_BYTES + length)
+const NO_MORE = Buffer.alloc(0)
+
+/**
+ * Adds an object's JSON; `more`, where it is given, takes the place of its last brace. What is too large throws, and leaves the records as they were. Room is
+ * made for the most that the text can be: to measure it first, V8 would make a flat copy of it.
+ */
+export const addRecord = (records: Records, json: string, more: Buffer = NO_MORE): void => {
+  if (json.length > MAX_PAYLOAD_BYTES) throw tooLarge()
+  makeRoom(records, PREFIX_BYTES + UTF8_MOST_BYTES * json.length + more.length)
   const { bytes, length: at } = records
-  bytes.write(payload, at + PREFIX_BYTES)
+  const start = at + PREFIX_BYTES
+  const written = bytes.write(json, start)
+  const length = more.length === 0 ? written : written - 1 + more.copy(bytes, start + written - 1)
+  if (length > MAX_PAYLOAD_BYTES) throw tooLarge()
   bytes.writeUInt32LE(length, at)
   bytes.writeUInt32LE(sum(bytes, at, length), at + 4)
   records.length = at + PREFIX_BYTES + length
 }
 
+const tooLarge = (): Error => new Error(`A usage event is larger than the ${MAX_PAYLOAD_BYTES} bytes that the journal takes.`)
+
 /** A record by itself. */
-export const frame = (payload: string): Buffer => {
-  const records = { bytes: Buffer.alloc(PREFIX_BYTES + Buffer.byteLength(payload)), length: 0 }
-  addRecord(records, payload)
-  return records.bytes
+export const frame = (json: string): Buffer => {
+  const records = noRecords()
+  addRecord(records, json)
+  return records.bytes.subarray(0, records.length)
 }
 
 const CRC_32 = 0xedb88320

@@ -4,7 +4,7 @@ import type { Db } from '../kit/db.ts'
 import type { RequestId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { type Metrics, openMetrics } from '../kit/metrics.ts'
-import { type ChargePolicy, payloads, type UsageEvent } from './event.ts'
+import { type ChargePolicy, moreOf, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
 import { type Journal, type JournalLimits, makeJournalDir, openJournal } from './journal.ts'
 import { openOpenings } from './openings.ts'
@@ -77,9 +77,9 @@ export const openUsage = async (options: {
   const { db, clock, log, policy = { chargeFailed: false }, limits = {} } = options
   const directory = join(options.dataDir, 'usage')
   await makeJournalDir(directory)
-  const toPayload = payloads(await readGateway(directory, clock), policy)
-  const journal = await openJournal({ directory, log, limits, toPayload })
-  const openings = await openOpenings({ directory, log, toPayload })
+  const toMore = moreOf(await readGateway(directory, clock), policy)
+  const journal = await openJournal({ directory, log, limits, toMore })
+  const openings = await openOpenings({ directory, log, toMore })
   const { shipEveryMs } = limits
   const shipper = openShipper({ journal, openings, db, log })
   const count = openCounts(options.metrics ?? openMetrics())
