@@ -7,19 +7,21 @@ import { benchGateways } from './path/gateways.ts'
 import { benchLeave } from './path/leave.ts'
 import { benchLimits } from './path/limits.ts'
 import { benchPath } from './path/path.ts'
+import { benchProfile } from './path/profile.ts'
 import { benchRevoke } from './path/revoke.ts'
 import { benchStreams } from './path/streams.ts'
 import { benchSoak } from './soak/soak.ts'
 import { benchStart } from './start/start.ts'
 import { benchWork } from './work/work.ts'
 
-const HELP = `npm run bench -- [path] [streams] [start] [limits] [gateways] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--streams 5000] [--minutes 60]
+const HELP = `npm run bench -- [path] [streams] [start] [limits] [gateways] [profile] [leave] [revoke] [engine] [admit] [guess] [look] [work] [soak] [--quick] [--millions 10] [--streams 5000] [--minutes 60]
 
   path     what the gateway adds and costs, beside nginx, a bare proxy and another gateway, in turns
   streams  5,000 streams open at once
   start    from the command to ready, and what each process weighs
   limits   the same path with limits and budgets, and without, in pairs
   gateways what several gateways behind one port serve, each with a small part of a core, beside one; only when it is named
+  profile  where the time of a JSON request goes and what it leaves behind, by V8's profilers, beside the bare proxy; only when it is named
   leave    how long it takes until an engine hears that its client has left
   revoke   how long a key is still taken after it was revoked
   engine   tokens per second of the embedded engine for 1, 4 and 8 parallel streams
@@ -50,6 +52,7 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   start: benchStart,
   limits: benchLimits,
   gateways: benchGateways,
+  profile: benchProfile,
   leave: benchLeave,
   revoke: benchRevoke,
   engine: benchEngine,
@@ -60,8 +63,8 @@ const KINDS: Record<string, (quick: boolean) => Promise<Row[]>> = {
   soak: () => benchSoak(minutes),
 }
 
-/** One takes an hour, the other says something only of a machine that does nothing else. */
-const ONLY_WHEN_NAMED: ReadonlySet<string> = new Set(['soak', 'gateways'])
+/** One takes an hour, one says something only of a machine that does nothing else, one is for whoever wants to know why. */
+const ONLY_WHEN_NAMED: ReadonlySet<string> = new Set(['soak', 'gateways', 'profile'])
 
 if (given.includes('--help')) {
   console.log(HELP)

@@ -52,6 +52,8 @@ export const startEngines = async (chunks: number, chunkEveryMs: number): Promis
 
 const target = (port: number, model: string, headers: Record<string, string> = {}): Target => ({ port, path: PATH, model, headers })
 
+export const wholeTarget = (port: number): Target => target(port, 'mock')
+
 /** The engines with nothing before them. */
 export const direct = ({ whole, stream }: Engines): System => ({
   name: 'direct',
@@ -83,8 +85,10 @@ const proxies = async (name: string, engines: Engines, start: (enginePort: numbe
 export const startNginx = (engines: Engines): Promise<System> => proxies('nginx', engines, startNginxProxy)
 
 /** The least that a proxy in Node can do: bytes in, bytes out. */
-export const startBare = (engines: Engines): Promise<System> =>
-  proxies('bare', engines, (port) => startChild([...SOURCE, fileURLToPath(new URL('bare-proxy.ts', import.meta.url)), String(port)]))
+export const startBare = (engines: Engines): Promise<System> => proxies('bare', engines, (port) => startBareOn(port))
+
+export const startBareOn = (enginePort: number, nodeArgs: readonly string[] = []): Promise<Child> =>
+  startChild([...nodeArgs, ...SOURCE, fileURLToPath(new URL('bare-proxy.ts', import.meta.url)), String(enginePort)])
 
 const PORTKEY = '@portkey-ai/gateway@1.15.2'
 
@@ -148,6 +152,7 @@ export const startParvis = async (
     readonly limits?: boolean
     /** So many, on whichever cores there are; without it one, which has a core for itself. */
     readonly gateways?: number
+    readonly nodeArgs?: readonly string[]
   } = {},
 ): Promise<Parvis> => {
   const dataDir = mkdtempSync(join(options.directory ?? tmpdir(), 'parvis-bench-'))
@@ -162,7 +167,7 @@ export const startParvis = async (
     PARVIS_GATEWAYS: String(options.gateways ?? 1),
   }
   const child = endsWithUs(
-    spawn(process.execPath, [PARVIS, 'serve'], {
+    spawn(process.execPath, [...(options.nodeArgs ?? []), PARVIS, 'serve'], {
       env: { ...process.env, ...env },
       stdio: ['ignore', 'ignore', 'inherit'],
     }),

@@ -15,7 +15,7 @@ export type TakeSeat = (
   caller: Leaver,
   avoid?: ReadonlySet<EngineId>,
   party?: Party,
-) => Outcome<Seat> | Promise<Outcome<Seat>>
+) => Promise<Outcome<Seat>>
 
 /** Who may leave; the signal is only asked for where there is a wait. */
 export type Leaver = { isOver(): boolean; signal(): AbortSignal }
@@ -253,14 +253,14 @@ export const openSeats = (options: {
   }
 
   const takeSeat: TakeSeat = (model, caller, avoid, party = NOBODY) => {
-    if (closed) return stopping(model.name)
-    if (caller.isOver()) return gaveUp(model.name)
+    if (closed) return Promise.resolve(stopping(model.name))
+    if (caller.isOver()) return Promise.resolve(gaveUp(model.name))
     const engines = directory.forModel(model.id)
     const engine = pick(avoid === undefined ? engines : engines.filter(({ id }) => !avoid.has(id)))
     const replica = engine?.replicas.get(model.id)
-    if (engine !== undefined && replica !== undefined) return yes(occupy(engine, replica))
-    if (avoid !== undefined) return unavailable(model.name, 'no other engine has a place', RETRY_BUSY_MS)
-    return hopeless(model) ?? wait(model, caller.signal(), party)
+    if (engine !== undefined && replica !== undefined) return Promise.resolve(yes(occupy(engine, replica)))
+    if (avoid !== undefined) return Promise.resolve(unavailable(model.name, 'no other engine has a place', RETRY_BUSY_MS))
+    return Promise.resolve(hopeless(model) ?? wait(model, caller.signal(), party))
   }
 
   return {

@@ -418,7 +418,7 @@ test('in whatever order seats are asked for, left, broken off and engines turn, 
         if (next.do === 'take') {
           const caller: (typeof callers)[number] = { signal: new AbortController() }
           callers.push(caller)
-          void Promise.resolve(room.takeSeat(next.which, leaver(caller.signal.signal))).then((outcome) => {
+          void room.takeSeat(next.which, leaver(caller.signal.signal)).then((outcome) => {
             if (outcome.ok) caller.seat = outcome.value
             else caller.refused = true
           })

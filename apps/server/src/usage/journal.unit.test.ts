@@ -12,7 +12,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
 import type { UsageEvent } from './event.ts'
 import { type JournalLimits, openJournal } from './journal.ts'
-import { findIntact, frame, listSegments, readIntact, segmentName } from './segment.ts'
+import { addRecord, findIntact, frame, listSegments, noRecords, readIntact, segmentName } from './segment.ts'
 
 const WRITER = fileURLToPath(new URL('../../test/children/journal-writer.ts', import.meta.url))
 const silent = pino({ level: 'silent' })
@@ -160,9 +160,13 @@ test('more events than may wait for the disk are refused, and those that wait ar
 
 test('an event that is too large for a record is refused and harms nobody', async () => {
   const journal = await openHere()
-  await expect(journal.record(usageEventOf({ modelAsked: 'x'.repeat(70_000) }))).rejects.toThrow('larger than')
-  await journal.record(usageEventOf())
+  // The second has few characters and many bytes.
+  for (const modelAsked of ['x'.repeat(70_000), '猫'.repeat(30_000)])
+    await expect(journal.record(usageEventOf({ modelAsked }))).rejects.toThrow('larger than')
+  const { id } = usageEventOf()
+  await journal.record(usageEventOf({ id, modelAsked: '猫' }))
   expect(journal.fault()).toBeUndefined()
+  expect(await idsOnDisk()).toEqual([id])
   await journal.close()
 })
 
@@ -261,6 +265,21 @@ test('every text survives the frame', () => {
       const bytes = Buffer.concat(payloads.map(frame))
       expect(readIntact(bytes, 0)).toEqual({ payloads, end: bytes.length })
     }),
+  )
+})
+
+test('what a record is given more stands in it with the rest', () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.record({ text: fc.string({ unit: 'binary' }) })),
+      fc.record({ more: fc.string({ unit: 'binary' }) }),
+      (values, more) => {
+        const records = noRecords()
+        for (const value of values) addRecord(records, JSON.stringify(value), Buffer.from(`,${JSON.stringify(more).slice(1)}`))
+        const read = readIntact(records.bytes.subarray(0, records.length), 0)
+        expect(read.payloads.map((payload) => JSON.parse(payload) as object)).toEqual(values.map((value) => ({ ...value, ...more })))
+      },
+    ),
   )
 })
 
