@@ -32,6 +32,17 @@ const casesOf = (quick: boolean): readonly Case[] => [
     held: 4,
     cliff: 30,
   },
+  // One that waits for the disk has nothing to do in between with fewer, and going to sleep and waking up is processor time as well.
+  {
+    what: 'JSON, with twice as many clients',
+    kind: 'whole',
+    body: (model) => bodyOf(model, 1_000, false),
+    clients: 64,
+    requests: quick ? 2_000 : 10_000,
+    parts: 1,
+    held: 4,
+    cliff: 30,
+  },
   {
     what: 'JSON, 20 KB in',
     kind: 'whole',
