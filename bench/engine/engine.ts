@@ -1,16 +1,23 @@
-import { fork, spawn } from 'node:child_process'
+import { fork } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'undici'
-import { cpuMicros, median, type Row } from '../measure.ts'
+import { cpuMicros, endsWithUs, median, type Row } from '../measure.ts'
+import type { Done, Task } from './binding.ts'
 
 const BINDING = fileURLToPath(new URL('binding.ts', import.meta.url))
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const START_LIMIT_MS = 60_000
 const MODEL = join(ROOT, 'models/tiny-chat/tiny-chat-q8_0.gguf')
+const CONTEXT_TOKENS = 2_048
 const TOKENS = 120
+const MOST_STREAMS = 8
+const STREAMS = [1, 4, MOST_STREAMS]
+/** The engine holds 95 % of what the binding makes. */
+const BINDING_HELD = 1.05
+const BINDING_CLIFF = { above: 1.67, why: 'the engine makes less than 60 % of what the binding makes by itself' }
 const PROMPT_TOKENS = [100, 500, 1_500]
 
 type Engine = { pid: number; port: number; key: string; stop(): Promise<void> }
@@ -19,7 +26,20 @@ export const startEngine = async (): Promise<Engine> => {
   const key = randomUUID()
   const child = fork(
     join(ROOT, 'apps/engine/dist/main.js'),
-    ['--model', MODEL, '--name', 'tiny-chat', '--type', 'chat', '--context', '2048', '--max-output', '512', '--threads', '1'],
+    [
+      '--model',
+      MODEL,
+      '--name',
+      'tiny-chat',
+      '--type',
+      'chat',
+      '--context',
+      String(CONTEXT_TOKENS),
+      '--max-output',
+      '512',
+      '--threads',
+      '1',
+    ],
     { env: { ...process.env, PARVIS_ENGINE_KEY: key }, stdio: ['ignore', 'ignore', 'inherit', 'ipc'] },
   )
   const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()))
@@ -60,6 +80,7 @@ const ask = (engine: Engine, client: Client, prompt: string, limit = TOKENS): Pr
           stream: true,
           stream_options: { include_usage: true },
           temperature: 0,
+          ignore_eos: true, // so that an answer has the length that is wanted
           max_completion_tokens: limit,
           messages: [{ role: 'user', content: prompt }],
         }),
@@ -83,48 +104,74 @@ const ask = (engine: Engine, client: Client, prompt: string, limit = TOKENS): Pr
     )
   })
 
+/** A prompt for each answer, of which nobody knows more than the beginning that all have: that of the template. */
+const promptsOf = (run: number, answers: number): string[] =>
+  Array.from({ length: answers }, (_, index) => `${run * 1_000 + index} friends and a dog: tell me a short story.`)
+
+type Pace = { readonly perSecond: number; readonly cpuMs: number }
+
 /** Tokens per second over all streams, and processor time per token: what batching gains. */
-const parallel = async (engine: Engine, streams: number, answers: number): Promise<{ perSecond: number; cpuMs: number }> => {
+const parallel = async (engine: Engine, streams: number, prompts: readonly string[]): Promise<Pace> => {
   const clients = Array.from({ length: streams }, () => new Client(`http://127.0.0.1:${engine.port}`))
   const cpuBefore = cpuMicros(engine.pid)
-  const startedAt = performance.now()
-  let left = answers
+  const startedAtMs = performance.now()
+  let next = 0
   let tokens = 0
   await Promise.all(
     clients.map(async (client) => {
-      while (left > 0) {
-        left -= 1
-        const said = await ask(engine, client, 'Tell me a short story about a dog.')
+      for (let prompt = prompts[next++]; prompt !== undefined; prompt = prompts[next++]) {
+        const said = await ask(engine, client, prompt)
         tokens += said.tokens // on a line of its own: `tokens += await …` reads the sum before it waits
       }
     }),
   )
-  const seconds = (performance.now() - startedAt) / 1000
+  const seconds = (performance.now() - startedAtMs) / 1000
   const cpuMs = (cpuMicros(engine.pid) - cpuBefore) / 1000 / tokens
   await Promise.all(clients.map((client) => client.close()))
+  if (tokens !== prompts.length * TOKENS) throw new Error(`${tokens} tokens for ${prompts.length} answers of ${TOKENS}`)
   return { perSecond: tokens / seconds, cpuMs }
 }
 
-/** The binding by itself, in a process of its own: tokens per second by the number of streams. */
-const binding = async (streams: readonly number[], answers: number): Promise<Map<number, number>> => {
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', '--conditions=@parvis/source', BINDING, MODEL, String(TOKENS), String(answers), ...streams.map(String)],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
-  )
-  let said = ''
-  child.stdout.on('data', (chunk: Buffer) => {
-    said += chunk.toString()
+/** What the engine gives the model for a prompt: the binding gets the same. */
+const tokensOf = async ({ port, key }: Engine, prompt: string): Promise<number[]> => {
+  const answer = await fetch(`http://127.0.0.1:${port}/tokenize`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', authorization: `Bearer ${key}` },
+    body: JSON.stringify({ model: 'tiny-chat', messages: [{ role: 'user', content: prompt }] }),
   })
-  const code = await new Promise<number | null>((resolve) => child.on('close', resolve))
-  if (code !== 0) throw new Error(`the binding by itself ended with ${code}`)
-  return new Map(
-    said
-      .trim()
-      .split('\n')
-      .map((line) => JSON.parse(line) as { parallel: number; perSecond: number })
-      .map(({ parallel, perSecond }) => [parallel, perSecond]),
+  if (!answer.ok) throw new Error(`the engine answered ${answer.status} to /tokenize`)
+  return ((await answer.json()) as { tokens: number[] }).tokens
+}
+
+/** The binding by itself, in a process of its own that stays, as the engine's does. */
+const startBinding = async () => {
+  const child = endsWithUs(
+    fork(BINDING, [MODEL, String(CONTEXT_TOKENS), String(MOST_STREAMS)], {
+      execArgv: ['--import', 'tsx', '--conditions=@parvis/source'],
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    }),
   )
+  const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()))
+  const heard = (): Promise<unknown> =>
+    new Promise((resolve, reject) => {
+      const left = (code: number | null): void => reject(new Error(`the binding by itself ended with ${code}`))
+      child.once('exit', left)
+      child.once('message', (message) => {
+        child.off('exit', left)
+        resolve(message)
+      })
+    })
+  await heard()
+  return {
+    run: async (task: Task): Promise<Done> => {
+      child.send(task)
+      return (await heard()) as Done
+    },
+    async stop() {
+      child.kill('SIGTERM')
+      await ended
+    },
+  }
 }
 
 const WORDS = ['dog', 'house', 'river', 'small', 'green', 'walks', 'finds', 'bread', 'friend', 'morning']
@@ -160,55 +207,77 @@ const firstTokens = async (engine: Engine, rounds: number): Promise<Row[]> => {
   return rows
 }
 
-/** The embedded engine with tiny-chat on one thread, over HTTP. */
+type Measured = { readonly streams: number; readonly over: Pace[]; readonly binding: number[] }
+
+/** The embedded engine with tiny-chat on one thread, over HTTP, and the binding by itself, in turns. */
 export const benchEngine = async (quick: boolean): Promise<Row[]> => {
   const engine = await startEngine()
+  let binding: Awaited<ReturnType<typeof startBinding>> | undefined
   try {
-    const answers = quick ? 8 : 24
-    const rounds = quick ? 2 : 5
-    await parallel(engine, 2, 4)
-    const taken = new Map<number, { perSecond: number; cpuMs: number }[]>([1, 4, 8].map((streams) => [streams, []]))
-    const alone = new Map<number, number[]>()
-    for (let round = 0; round < rounds; round += 1) {
-      for (const [streams, results] of taken) results.push(await parallel(engine, streams, answers))
-      for (const [streams, perSecond] of await binding([...taken.keys()], answers)) {
-        alone.set(streams, [...(alone.get(streams) ?? []), perSecond])
-      }
+    binding = await startBinding()
+    const bare = binding
+    const answers = quick ? 16 : 24
+    const rounds = quick ? 3 : 9
+    const measured = STREAMS.map((streams): Measured => ({ streams, over: [], binding: [] }))
+    let runs = 0
+    /** The same prompts for both; who goes first changes. */
+    const measure = async ({ streams, over, binding: alone }: Measured): Promise<void> => {
+      const prompts = promptsOf(runs, answers)
+      const tokenized: number[][] = []
+      for (const prompt of prompts) tokenized.push(await tokensOf(engine, prompt))
+      const turns = [
+        async () => over.push(await parallel(engine, streams, prompts)),
+        async () => alone.push((await bare.run({ parallel: streams, prompts: tokenized, tokens: TOKENS })).perSecond),
+      ]
+      for (const turn of runs % 2 === 0 ? turns : turns.toReversed()) await turn()
+      runs += 1
     }
+    // V8 settles in both.
+    for (const streams of STREAMS) await measure({ streams, over: [], binding: [] })
+    for (let round = 0; round < rounds; round += 1) for (const each of measured) await measure(each)
+
     const first = await firstTokens(engine, quick ? 3 : 9)
-    const of = (streams: number, figure: 'perSecond' | 'cpuMs'): number =>
-      median((taken.get(streams) ?? []).map((result) => result[figure]))
+    const one = measured[0]?.over ?? []
+    const cpuAgainstOne = ({ over }: Measured): number => median(over.map(({ cpuMs }, round) => cpuMs / (one[round]?.cpuMs ?? Number.NaN)))
     return [
-      ...[1, 4, 8].flatMap((streams): Row[] => [
-        {
-          what: `tokens per second, ${streams} parallel`,
-          value: of(streams, 'perSecond'),
-          unit: 'tok/s',
-          beside: 'tiny-chat Q8_0, one thread, all streams together',
-        },
-        {
-          what: '  against the binding with no HTTP',
-          value: of(streams, 'perSecond') / median(alone.get(streams) ?? []),
-          unit: '×',
-          beside: `held ≥ 0.95; the binding by itself ${median(alone.get(streams) ?? []).toFixed(0)} tok/s`,
-        },
-        {
-          what: `CPU per token, ${streams} parallel`,
-          value: of(streams, 'cpuMs'),
-          unit: 'ms',
-          beside: `${(of(streams, 'cpuMs') / of(1, 'cpuMs')).toFixed(2)} × that of one stream`,
-        },
-      ]),
+      ...measured.flatMap((each): Row[] => {
+        const perSecond = median(each.over.map((pace) => pace.perSecond))
+        const against = each.binding.map((alone, round) => alone / (each.over[round]?.perSecond ?? Number.NaN))
+        return [
+          {
+            what: `tokens per second, ${each.streams} parallel`,
+            value: perSecond,
+            unit: 'tok/s',
+            beside: 'tiny-chat Q8_0, one thread, all streams together',
+          },
+          {
+            what: '  the binding with no HTTP makes',
+            value: median(against),
+            unit: '×',
+            beside: `as many (held ≤ ${BINDING_HELD}), ${median(each.binding).toFixed(0)} tok/s; ${Math.min(...against).toFixed(2)} to ${Math.max(...against).toFixed(2)} × in ${rounds} rounds in turns`,
+            cliff: BINDING_CLIFF,
+          },
+          {
+            what: `CPU per token, ${each.streams} parallel`,
+            value: median(each.over.map(({ cpuMs }) => cpuMs)),
+            unit: 'ms',
+            beside: `${cpuAgainstOne(each).toFixed(2)} × that of one stream`,
+          },
+        ]
+      }),
       ...first,
-      {
-        what: 'CPU per token, 8 streams against 1',
-        value: of(8, 'cpuMs') / of(1, 'cpuMs'),
-        unit: '×',
-        beside: 'below 1 when streams share their steps',
-        cliff: { above: 1.5, why: 'parallel streams must be computed together' },
-      },
+      ...measured.slice(-1).map(
+        (most): Row => ({
+          what: `CPU per token, ${most.streams} streams against 1`,
+          value: cpuAgainstOne(most),
+          unit: '×',
+          beside: 'below 1 when streams share their steps',
+          cliff: { above: 1.5, why: 'parallel streams must be computed together' },
+        }),
+      ),
     ]
   } finally {
+    await binding?.stop()
     await engine.stop()
   }
 }
