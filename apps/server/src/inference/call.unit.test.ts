@@ -84,6 +84,7 @@ test('where there is no other engine the client hears what the first one said', 
   const answer = await plane.ask(CHAT, ASK)
   expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '7'])
   expect(await answer.text()).toContain('busy')
+  expect([plane.records, plane.settled]).toEqual([[], [0]])
 })
 
 test('how an engine did is told when its seat is left', async () => {

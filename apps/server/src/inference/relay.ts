@@ -200,7 +200,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
         this.done = true
         deadlines.move(this.quiet, AFTER_DONE_MS)
       } else if (verdict === 'wait') this.pause()
-      else this.conclude(verdict, 'failed')
+      else this.conclude(verdict, isFailure(verdict) ? 'failed' : 'stopped')
     } catch (error) {
       this.fault(error)
     }
@@ -296,7 +296,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
     else this.conclude(failureToVerdict(failing, this.request, this.model, this.seat.replica.remoteModel), 'failed')
   }
 
-  /** `ended`: the engine had no more to say. `stopped`: we did not want more, and it is not the engine's fault. */
+  /** `ended`: the engine had no more to say. `stopped`: we did not want more, or had no room for it, and it is not the engine's fault. */
   conclude(verdict: Verdict, how: 'ended' | 'stopped' | 'failed'): void {
     if (this.settled) return
     this.settle(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
@@ -316,15 +316,13 @@ class EngineCall implements Dispatcher.DispatchHandler {
         yes({ counts: count.counts, counted: count.counted, ended, status, words, finish, firstByteAt, endedAt, replica, begun }),
       )
     }
-    const { code } = verdict.refusal
-    const worked = begun && verdict.idle !== true && (code === 'engine_failed' || code === 'engine_unavailable' || code === 'engine_late')
-    const ended = code === 'engine_late' ? 'timed_out' : 'engine_failed'
+    const ended = verdict.refusal.code === 'engine_late' ? 'timed_out' : 'engine_failed'
     const failed = { ...countedByUs(this.request, 0), ended, sent: this.pinged, firstByteAt, endedAt, replica, begun } as const
     this.resolve({
       ...no(verdict.refusal),
       elsewhere: verdict.elsewhere === true,
       again: this.again,
-      ...(worked ? { failed } : {}),
+      ...(begun && verdict.idle !== true ? { failed } : {}),
     })
   }
 
@@ -344,7 +342,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 }
 
-/** The engine did not do what it is there for. Being busy is no failure, and neither is refusing a body. */
+/** The engine did not do what it is there for. Being busy is no failure, and neither are refusing a body and an answer for which we have no room. */
 const isFailure = (verdict: Verdict): boolean =>
   'refusal' in verdict ? verdict.refusal.code === 'engine_failed' : verdict.ending.ended === 'engine_failed'
 
@@ -385,6 +383,7 @@ const failureToVerdict = (failure: EngineFailure, request: Request, model: Model
       refusal: { code: 'busy', reason: `the engine of ${model.name} is busy`, retryAfterMs: retryMs(failure) },
       log: `busy, status ${status}`,
       elsewhere: true,
+      idle: true,
     }
   }
   // Our key, our address or our name for the model is wrong there. None of it is the caller's business.
@@ -392,7 +391,7 @@ const failureToVerdict = (failure: EngineFailure, request: Request, model: Model
   if (status < 400 || status >= 500 || ours || error === undefined) {
     return { ...failed('it did not accept the request', `status ${status}`), elsewhere: ours || status >= 500, idle: status < 500 }
   }
-  return { refusal: toRefused(status, error, request, model, remoteModel) }
+  return { refusal: toRefused(status, error, request, model, remoteModel), idle: true }
 }
 
 const RUNNING_USAGE = 'continuous_usage_stats'

@@ -72,6 +72,14 @@ const stream = (...events: readonly object[]): Script => ({
   raw: [...events.map((event) => `data: ${JSON.stringify(event)}\n\n`), 'data: [DONE]\n\n'],
 })
 
+test('a transcript for which there is no room is 503; its engine has worked for it and is blamed for nothing', async () => {
+  const long = { ...TRANSCRIPT, text: 'x'.repeat(1_000_000) }
+  await using setting = await open({ body: long }, { limits: { inflightBytes: 100_000 } })
+  expect((await setting.ask()).status).toBe(503)
+  expect(setting.plane.seats.left).toEqual(['clean'])
+  expect(setting.plane.records).toMatchObject([{ ended: 'engine_failed', status: 503, counted: 'none' }])
+})
+
 describe('the formats', () => {
   test.each([
     [{}, 'application/json', JSON.stringify({ text: TRANSCRIPT.text, usage: USAGE })],

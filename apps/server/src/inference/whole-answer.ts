@@ -1,7 +1,7 @@
 import type { Model } from '../catalog/model.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Ended } from '../usage/event.ts'
-import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, toCounts, type Verdict } from './answer.ts'
+import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, NO_ROOM, toCounts, type Verdict } from './answer.ts'
 import { type Body, bufferToBody, contains, piecesToBody, type Span, slice, splice } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Outlet } from './exchange.ts'
@@ -41,12 +41,7 @@ class WholeAnswer implements Answer {
   data(chunk: Buffer): Verdict | undefined {
     this.bytes += chunk.length
     if (this.bytes > MAX_ANSWER_BYTES) return this.failed('its answer is too large', `an answer of more than ${MAX_ANSWER_BYTES} bytes`)
-    if (!this.exchange.hold(chunk.length)) {
-      return {
-        refusal: { code: 'busy', reason: 'too many large answers are in flight', retryAfterMs: 1_000 },
-        log: 'no room for the answer',
-      }
-    }
+    if (!this.exchange.hold(chunk.length)) return NO_ROOM
     // Mostly it is the only one, and an array that grows from empty has room for 17.
     if (this.pieces === undefined) this.pieces = [chunk]
     else this.pieces.push(chunk)

@@ -98,10 +98,13 @@ describe('a whole answer', () => {
     expect(plane.seats.left).toEqual(['broken'])
   })
 
-  test('finds no room when too much is in flight: 503', async () => {
+  test('finds no room when too much is in flight: 503; its engine has worked for it and is blamed for nothing', async () => {
     await using engine = await startScriptedEngine({ tokens: ['x'.repeat(1000)], repeat: 1000 })
     await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 100_000 } })
     expect((await plane.ask(CHAT, ASK)).status).toBe(503)
+    expect(plane.seats.left).toEqual(['clean'])
+    expect(plane.records).toMatchObject([{ ended: 'engine_failed', status: 503, counted: 'delivered', output: 0, replica: 'scripted' }])
+    expect(plane.settled).toEqual([guessedTokens(ASK.messages)])
     engine.play({})
     await expect.poll(async () => (await plane.ask(CHAT, ASK)).status).toBe(200)
   })

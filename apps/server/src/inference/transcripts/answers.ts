@@ -1,6 +1,6 @@
 import { durationMsOf, EngineTranscript, EngineTranscriptEvent, type TranscriptFormat } from '@parvis/wire/openai/transcription'
 import type { Model } from '../../catalog/model.ts'
-import { type Answer, LEFT_STATUS, NO_COUNTS, type Verdict } from '../answer.ts'
+import { type Answer, LEFT_STATUS, NO_COUNTS, NO_ROOM, type Verdict } from '../answer.ts'
 import { bufferToBody } from '../body.ts'
 import { brokenStream } from '../broken-stream.ts'
 import { dataOf, MAX_EVENT_BYTES, splitEvents } from '../events.ts'
@@ -40,12 +40,7 @@ export const wholeTranscript = (
     data(chunk) {
       bytes += chunk.length
       if (bytes > MAX_TRANSCRIPT_BYTES) return failed('its answer is too large', `an answer of more than ${MAX_TRANSCRIPT_BYTES} bytes`)
-      if (!exchange.hold(chunk.length)) {
-        return {
-          refusal: { code: 'busy', reason: 'too many large answers are in flight', retryAfterMs: 1_000 },
-          log: 'no room for the answer',
-        }
-      }
+      if (!exchange.hold(chunk.length)) return NO_ROOM
       pieces.push(chunk)
       return undefined
     },
