@@ -1,9 +1,17 @@
 import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { systemClock } from '@parvis/server/kit/clock'
 import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '@parvis/server/kit/ids'
-import { yes } from '@parvis/server/kit/outcome'
-import { startDataPlane } from '@parvis/testkit/data-plane'
+import { openLog } from '@parvis/server/kit/log'
+import { no, yes } from '@parvis/server/kit/outcome'
+import { aModel, openTicket, startDataPlane } from '@parvis/testkit/data-plane'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { describe, expect, test } from 'vitest'
+import { type Body, SMALL_PIECE_BYTES } from './body.ts'
+import { openDeadlines } from './deadlines.ts'
+import { DEFAULT_LIMITS, openExchange } from './exchange.ts'
+import { openMemory } from './memory.ts'
 
 const CHAT = '/v1/chat/completions'
 const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'Hi' }] }
@@ -26,6 +34,47 @@ const startTwo = async (engine: string, limits: Parameters<typeof startDataPlane
     limits,
     rooms: { authenticate: (authorization) => yes(caller(authorization === OTHER.authorization ? 'other' : 'one')) },
   })
+}
+
+/** In HTTP's chunks, each of which comes as a piece of its own, or as two where a read ends in it. */
+const inChunks = (bytes: Buffer, sizes: readonly number[]): Buffer => {
+  const parts: Buffer[] = []
+  for (let at = 0, turn = 0; at < bytes.length; turn += 1) {
+    const chunk = bytes.subarray(at, at + (sizes[turn % sizes.length] ?? 1))
+    parts.push(Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from('\r\n'))
+    at += chunk.length
+  }
+  return Buffer.concat([...parts, Buffer.from('0\r\n\r\n')])
+}
+
+const HEAD = `POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n`
+
+/** The body of one request as it is read, and the pieces in which it came. */
+const readOne = async (sent: Buffer): Promise<{ body: Body; came: readonly Buffer[] }> => {
+  const deadlines = openDeadlines()
+  const memory = openMemory(DEFAULT_LIMITS.inflightBytes)
+  const rooms = { clock: systemClock, log: openLog('silent'), limits: DEFAULT_LIMITS, deadlines, memory }
+  const came: Buffer[] = []
+  const server = createServer()
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = connect((server.address() as AddressInfo).port, '127.0.0.1')
+  try {
+    const body = new Promise<Body>((resolve, reject) => {
+      server.on('request', (request, response) => {
+        const reading = openExchange(rooms, request, response, undefined).readBody('one' as OrganizationId)
+        request.on('data', (piece: Buffer) => came.push(piece))
+        reading.then((read) => (read.ok ? resolve(read.value) : reject(new Error(read.refusal.code))), reject)
+      })
+    })
+    client.write(Buffer.concat([Buffer.from(`${HEAD}\r\n`), sent]))
+    return { body: await body, came }
+  } finally {
+    client.destroy()
+    server.closeAllConnections()
+    server.close()
+    deadlines.close()
+  }
 }
 
 const count = (text: string, pattern: RegExp): number => text.match(new RegExp(pattern, 'g'))?.length ?? 0
@@ -237,6 +286,153 @@ describe('a body', () => {
     const image = [{ role: 'user', content: [{ type: 'image_url', image_url: { url: `data:image/png;base64,${text}` } }] }]
     expect(await statusOf({ ...ASK, messages: image })).toMatch(/^400 .*takes no images/)
     expect(engine.requests).toEqual([])
+  })
+})
+
+describe('the pieces of a body', () => {
+  const letters = (bytes: number): Buffer => Buffer.from(Array.from({ length: bytes }, (_, at) => 97 + (at % 23)))
+
+  test('above 64 KB stay as they came: a body of megabytes is not copied', async () => {
+    const bytes = letters(2 * MB)
+    const { body, came } = await readOne(inChunks(bytes, [16 * 1024]))
+    expect(Buffer.concat(body.pieces).equals(bytes)).toBe(true)
+    const large = came.filter(({ length }) => length >= SMALL_PIECE_BYTES)
+    const kept = new Set(body.pieces)
+    expect(large.filter((piece) => !kept.has(piece))).toEqual([])
+    // What is left are ends of chunks that lay across the border of two reads.
+    const joinedBytes = bytes.length - large.reduce((sum, { length }) => sum + length, 0)
+    expect(joinedBytes).toBeLessThan(bytes.length / 2)
+  })
+
+  test('up to 64 KB are one', async () => {
+    const bytes = letters(64 * 1024)
+    for (const sizes of [[64 * 1024], [16 * 1024], [5_000, 1, 300], [1]]) {
+      const { body } = await readOne(inChunks(bytes, sizes))
+      expect(body.pieces).toHaveLength(1)
+      expect(body.pieces[0]?.equals(bytes)).toBe(true)
+    }
+  })
+
+  test.each([
+    ['single bytes', [1]],
+    ['single bytes between larger pieces', [1, SMALL_PIECE_BYTES]],
+    ['bytes in tens and hundreds, large pieces among them', [...Array.from({ length: 60 }, (_, at) => at + 1), 20_000, 700, 3, 9_000]],
+  ])('are few, also where a client sends %s', async (_, sizes) => {
+    const bytes = letters(100_000)
+    const { body } = await readOne(inChunks(bytes, sizes))
+    expect(Buffer.concat(body.pieces).equals(bytes)).toBe(true)
+    expect(body.bytes).toBe(bytes.length)
+    expect(body.pieces.length).toBeLessThanOrEqual(2 * Math.ceil(bytes.length / SMALL_PIECE_BYTES))
+  })
+
+  test('reach the engine in order, whatever they were', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url })
+    const asked = { ...ASK, messages: [{ role: 'user', content: letters(2 * MB).toString() }], max_tokens: 5 }
+    for (const [turn, sizes] of [[16 * 1024], [1_448], [40, 60_000, 4_096, 1]].entries()) {
+      const client = await plane.raw()
+      client.send(`${HEAD}authorization: Bearer ${plane.key}\r\n\r\n`)
+      client.send(inChunks(Buffer.from(JSON.stringify(asked)), sizes))
+      await client.until(/"finish_reason":"stop"/)
+      expect(engine.requests[turn]?.bytes.equals(Buffer.from(JSON.stringify(asked)))).toBe(true)
+      client.socket.destroy()
+    }
+  })
+})
+
+describe('the memory for bodies', () => {
+  test('is never more than the bound, however many large ones come at once: the others are refused, and those that fit are served', async () => {
+    await using engine = await startScriptedEngine()
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 16 * MB } })
+    const large = `${BODY}${' '.repeat(MB - BODY.length)}`
+    const clients = await Promise.all(Array.from({ length: 20 }, () => plane.raw()))
+    for (const client of clients) client.post(CHAT, large.slice(0, -1), { 'content-length': String(MB) })
+    // One organization gets as much as it leaves free: half of the 15 MB beside the reserve.
+    const refused = () => clients.filter((client) => client.received().startsWith('HTTP/1.1 503'))
+    await expect.poll(() => refused().length).toBeGreaterThanOrEqual(13)
+    for (const client of clients) client.send(large.slice(-1))
+    await Promise.all(clients.map((client) => client.until(/HTTP\/1.1 \d+/)))
+    const served = clients.filter((client) => client.received().startsWith('HTTP/1.1 200'))
+    expect(served.length).toBeGreaterThan(0)
+    expect(served.length + refused().length).toBe(20)
+    expect(engine.requests).toHaveLength(served.length)
+    for (const client of clients) client.socket.destroy()
+  })
+
+  const NEARLY_ALL = `${BODY}${' '.repeat(800_000)}`
+  const sent = (plane: Plane, body: string) => plane.ask(CHAT, body).then((answer) => answer.text())
+  type Plane = Awaited<ReturnType<typeof startDataPlane>>
+  type Engine = Awaited<ReturnType<typeof startScriptedEngine>>
+
+  test.each<[string, (plane: Plane, engine: Engine) => Promise<unknown>]>([
+    ['was served whole', (plane) => sent(plane, NEARLY_ALL)],
+    ['was served as a stream', (plane) => sent(plane, NEARLY_ALL.replace('{', '{"stream":true,'))],
+    ['is no JSON', (plane) => sent(plane, NEARLY_ALL.replace('{', '['))],
+    ['asks for a model that nobody knows', (plane) => sent(plane, NEARLY_ALL.replace('tiny-chat', 'none'))],
+    ['is over a limit', (plane) => sent(plane, NEARLY_ALL.replace('tiny-chat', 'spent'))],
+    [
+      'an engine has refused',
+      async (plane, engine) => {
+        engine.playOnce({ status: 400, body: { error: { message: 'no' } } })
+        await sent(plane, NEARLY_ALL)
+      },
+    ],
+    [
+      'an engine has dropped',
+      async (plane, engine) => {
+        engine.playOnce({ cutAfter: 0 })
+        await sent(plane, NEARLY_ALL)
+      },
+    ],
+    ['cannot be written down', (plane) => sent(plane, NEARLY_ALL.replace('tiny-chat', 'unwritten'))],
+    [
+      'nobody waits for any more',
+      async (plane, engine) => {
+        engine.playOnce({ holdAfter: 0, holdHead: true })
+        const client = await plane.raw()
+        client.post(CHAT, NEARLY_ALL)
+        await engine.until('held')
+        client.socket.destroy()
+        await engine.until('aborted')
+      },
+    ],
+    [
+      'nobody reads to its end',
+      async (plane, engine) => {
+        engine.playOnce({ holdAfter: 1 })
+        const client = await plane.raw()
+        client.post(CHAT, NEARLY_ALL.replace('{', '{"stream":true,'))
+        await engine.until('held')
+        client.socket.destroy()
+        await engine.until('aborted')
+      },
+    ],
+    [
+      'came too slowly',
+      async (plane) => {
+        const client = await plane.raw()
+        client.post(CHAT, NEARLY_ALL.slice(0, -1), { 'content-length': String(NEARLY_ALL.length) })
+        await client.until(/"code":408/)
+        await client.closed
+      },
+    ],
+  ])('is free again after a body that %s', async (_, one) => {
+    await using engine = await startScriptedEngine()
+    const spent = no({ code: 'limit_reached', limit: 'requests', model: 'spent', retryAfterMs: 1_000 } as const)
+    await using plane = await startDataPlane({
+      engine: engine.url,
+      limits: { inflightBytes: MB, bodyMs: 1_000 },
+      models: [aModel(), aModel({ name: 'spent' }), aModel({ name: 'unwritten' })],
+      rooms: {
+        admit: (_caller, model) => (model.name === 'spent' ? spent : yes(openTicket([]))),
+        record: async ({ model }) => {
+          if (model === 'unwritten') throw new Error('the disk is full')
+        },
+      },
+    })
+    await one(plane, engine)
+    // Two of them do not fit: what is not given back is a refusal here.
+    await expect.poll(async () => (await plane.ask(CHAT, NEARLY_ALL)).status).toBe(200)
   })
 })
 

@@ -5,7 +5,7 @@ import { newId, type OrganizationId, type ProjectId, type RequestId } from '../k
 import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type Refusal, speak } from '../kit/refusal.ts'
-import { type Body, JOIN_BYTES, piecesToBody } from './body.ts'
+import { type Body, joinLast, piecesToBody, SMALL_PIECE_BYTES } from './body.ts'
 import type { Deadline, Deadlines } from './deadlines.ts'
 import type { Held, Memory } from './memory.ts'
 
@@ -268,16 +268,15 @@ class HttpExchange implements Exchange {
     this.continued = true
     return new Promise((resolve) => {
       let pieces: Buffer[] = []
-      let small: Buffer[] = []
-      let smallBytes = 0
       let bytes = 0
+      let small = 0 // of the pieces, those at the end that are small
+      let smallBytes = 0
       const settle = (outcome: Outcome<Body>): void => {
         rooms.deadlines.remove(slow)
         request.off('data', take).off('end', whole).off('close', halved)
         if (!outcome.ok) {
           request.pause()
           pieces = []
-          small = []
         }
         resolve(outcome)
       }
@@ -285,16 +284,19 @@ class HttpExchange implements Exchange {
         bytes += piece.length
         if (bytes > maxBytes) return settle(no({ code: 'body_too_large', maxBytes }))
         if (!this.hold(piece.length)) return settle(no(BUSY))
-        // A sender of single bytes must not make us walk a list of a million pieces.
-        small.push(piece)
+        const isSmall = piece.length < SMALL_PIECE_BYTES
+        if (!isSmall || smallBytes >= SMALL_PIECE_BYTES) {
+          joinLast(pieces, small)
+          small = 0
+          smallBytes = 0
+        }
+        pieces.push(piece)
+        if (!isSmall) return
+        small += 1
         smallBytes += piece.length
-        if (smallBytes < JOIN_BYTES) return
-        pieces.push(small.length === 1 ? piece : Buffer.concat(small, smallBytes))
-        small = []
-        smallBytes = 0
       }
       const whole = (): void => {
-        if (small.length > 0) pieces.push(small.length === 1 && small[0] !== undefined ? small[0] : Buffer.concat(small, smallBytes))
+        joinLast(pieces, small)
         settle(yes(piecesToBody(pieces, bytes)))
         pieces = []
       }
