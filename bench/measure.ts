@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { availableParallelism, cpus } from 'node:os'
 
@@ -40,14 +40,25 @@ export const familyOf = (pid: number): number[] => {
 
 /** Asked before anything is pinned: a process that is kept on one core is told that there is one. */
 const CORES = availableParallelism()
+let ownCores: string | undefined // as they were, once we have kept ourselves on one of them
+
+const keepOn = (cores: string, pid: number): void => {
+  const { status } = spawnSync('taskset', ['-a', '-c', '-p', cores, String(pid)], { stdio: 'ignore' })
+  // A helper of the database may have ended since it was seen.
+  if (status !== 0 && existsSync(`/proc/${pid}`))
+    throw new Error('taskset (package util-linux) is needed to keep each system on a core of its own')
+}
 
 /** Keeps processes, with all their threads, on one core. Not possible on a machine with a single one. */
 export const pin = (pids: readonly number[], core: number): void => {
   if (CORES < 2) return
-  for (const pid of pids) {
-    const { status } = spawnSync('taskset', ['-a', '-c', '-p', String(core), String(pid)], { stdio: 'ignore' })
-    if (status !== 0) throw new Error('taskset (package util-linux) is needed to keep each system on a core of its own')
-  }
+  if (pids.includes(process.pid)) ownCores ??= /Cpus_allowed_list:\s+(\S+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]
+  for (const pid of pids) keepOn(String(core), pid)
+}
+
+/** Gives us back the cores that we began with: what we start has ours, and the next benchmark has the same whatever ran before it. */
+export const unpin = (): void => {
+  if (ownCores !== undefined) keepOn(ownCores, process.pid)
 }
 
 export const GATEWAY_CORE = 0
