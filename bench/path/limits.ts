@@ -1,3 +1,4 @@
+import { systemClock } from '@parvis/server/kit/clock'
 import { median, OTHER_CORE, percentile, pin, type Row } from '../measure.ts'
 import { bodyOf, closedLoop } from './load.ts'
 import { cpuOf, startEngines, startParvis } from './systems.ts'
@@ -30,9 +31,11 @@ export const benchLimits = async (quick: boolean): Promise<Row[]> => {
       // Which comes first changes, since what a machine does beside has a rhythm of its own.
       const taken: Taken[] = []
       for (const which of round % 2 === 0 ? ([0, 1] as const) : ([1, 0] as const)) {
-        const { whole, pids } = systems[which]
+        const { whole, pids, booked } = systems[which]
+        const since = systemClock.now()
         const before = cpuOf(pids)
         const answers = await closedLoop(whole, bodyOf('mock', BODY_BYTES, false), CLIENTS, requests)
+        await booked(since, requests)
         taken[which] = {
           cpuMicros: (cpuOf(pids) - before) / requests,
           p50Ms: percentile(

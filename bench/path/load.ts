@@ -139,17 +139,21 @@ const openLine = (port: number) => {
 export const closedLoop = async (target: Target, body: string, clients: number, requests: number): Promise<Answer[]> => {
   const request = requestOf(target, body)
   const answers: Answer[] = []
+  const lines = Array.from({ length: clients }, () => openLine(target.port))
   let left = requests
-  await Promise.all(
-    Array.from({ length: clients }, async () => {
-      const line = openLine(target.port)
-      while (left > 0) {
-        left -= 1
-        answers.push(await line.ask(request))
-      }
-      line.close()
-    }),
-  )
+  try {
+    await Promise.all(
+      lines.map(async (line) => {
+        while (left > 0) {
+          left -= 1
+          answers.push(await line.ask(request))
+        }
+      }),
+    )
+  } finally {
+    left = 0
+    for (const line of lines) line.close()
+  }
   return answers
 }
 
@@ -165,6 +169,7 @@ export const openLoop = async (target: Target, body: string, perSecond: number, 
   const total = perSecond * seconds
   const startedAtMs = performance.now()
   let sent = 0
+  let timer: NodeJS.Timeout | undefined
   await new Promise<void>((resolve, reject) => {
     const send = (): void => {
       while (sent < total) {
@@ -181,37 +186,47 @@ export const openLoop = async (target: Target, body: string, perSecond: number, 
         used.ask(request, undefined, dueAtMs).then((answer) => {
           idle.push(used)
           answers.push(answer)
-          if (answers.length === total) {
-            clearInterval(timer)
-            resolve()
-          }
+          if (answers.length === total) resolve()
         }, reject)
       }
     }
-    const timer = setInterval(send, TICK_MS)
+    timer = setInterval(send, TICK_MS)
+  }).finally(() => {
+    clearInterval(timer)
+    for (const line of all) line.close()
   })
-  for (const line of all) line.close()
   return answers
 }
 
-/** So many streams that run side by side; `full` is called when all of them are open, with a look at how many events have come by now. */
-export const openStreams = async (
+/** Streams that run side by side: how many events of all of them have come by now, and how many have ended. */
+export type Running = { heard(): number; ended(): number }
+
+/** So many streams that run side by side; `look` is called when all of them are open. */
+export const openStreams = async <Seen>(
   target: Target,
   body: string,
   streams: number,
-  full: (heard: () => number) => void,
-): Promise<Answer[]> => {
+  look: (running: Running) => Promise<Seen>,
+): Promise<{ answers: Answer[]; seen: Seen }> => {
   const request = requestOf(target, body)
   const lines = Array.from({ length: streams }, () => openLine(target.port))
-  let open = 0
-  const answers = await Promise.all(
-    lines.map((line) =>
-      line.ask(request, () => {
-        open += 1
-        if (open === streams) full(() => lines.reduce((sum, line) => sum + line.heard(), 0))
-      }),
-    ),
-  )
-  for (const line of lines) line.close()
-  return answers
+  let [open, ended] = [0, 0]
+  const running: Running = { heard: () => lines.reduce((sum, line) => sum + line.heard(), 0), ended: () => ended }
+  try {
+    const asked: Promise<Answer>[] = []
+    const full = new Promise<void>((resolve) => {
+      for (const line of lines) {
+        const begun = (): void => {
+          open += 1
+          if (open === streams) resolve()
+        }
+        asked.push(line.ask(request, begun).finally(() => (ended += 1)))
+      }
+    })
+    // Whichever of them fails first, none is left alone with its failure.
+    const [answers, seen] = await Promise.all([Promise.all(asked), full.then(() => look(running))])
+    return { answers, seen }
+  } finally {
+    for (const line of lines) line.close()
+  }
 }

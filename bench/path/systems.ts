@@ -4,8 +4,12 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { type Instant, instantToDate } from '@parvis/server/kit/clock'
+import { openDb } from '@parvis/server/kit/db'
+import { openLog } from '@parvis/server/kit/log'
+import { connectEmbedded } from '@parvis/server/kit/postgres'
 import { type Child, cpuMicros, endsWithUs, familyOf, freePort, GATEWAY_CORE, OTHER_CORE, pin, startChild, until } from '../measure.ts'
-import { bodyOf, type Target } from './load.ts'
+import { type Answer, bodyOf, type Target } from './load.ts'
 import { startNginxEngine, startNginxProxy } from './nginx.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -22,10 +26,36 @@ export type System = {
   /** Whose processor time it costs; and what works beside it (the embedded database), stated apart. */
   readonly pids: readonly number[]
   beside(): readonly number[]
+  /** Of these, those that carry streams. */
+  readonly streamPids: readonly number[]
+  /** What comes behind the chunks of a stream: the engine's finish, usage and [DONE], of which we hide the usage from whoever did not ask for it. */
+  readonly lastEvents: number
+  /** Waits until so many requests that were begun since are in the books: what is done for them later is part of what they cost. */
+  booked(since: Instant, requests: number): Promise<void>
   stop(): Promise<void>
 }
 
 export const cpuOf = (pids: readonly number[]): number => pids.reduce((sum, pid) => sum + cpuMicros(pid), 0)
+
+/** Processor time of each process that works beside it by now; those that end meanwhile take theirs with them. */
+export const besideCpuOf = ({ beside }: System): Map<number, number> =>
+  new Map(
+    beside().flatMap((pid) => {
+      try {
+        return [[pid, cpuMicros(pid)] as const]
+      } catch {
+        return []
+      }
+    }),
+  )
+
+/** What is wrong with answers that were streamed, if anything: each must have exactly what the engine sent and we let through. */
+export const lostOf = ({ name, lastEvents }: System, answers: readonly Answer[], chunks: number): string | undefined => {
+  const wanted = chunks + lastEvents
+  const wrong = answers.filter(({ events }) => events !== wanted)
+  if (wrong.length === 0) return undefined
+  return `${wrong.length} of ${answers.length} streams through ${name} had not ${wanted} events but ${[...new Set(wrong.map(({ events }) => events))].join(', ')}`
+}
 
 export type Engines = { readonly whole: Child; readonly stream: Child; stop(): Promise<void> }
 
@@ -54,6 +84,9 @@ const target = (port: number, model: string, headers: Record<string, string> = {
 
 export const wholeTarget = (port: number): Target => target(port, 'mock')
 
+const ENGINES_LAST_EVENTS = 3
+const OUR_LAST_EVENTS = 2
+
 /** The engines with nothing before them. */
 export const direct = ({ whole, stream }: Engines): System => ({
   name: 'direct',
@@ -61,6 +94,9 @@ export const direct = ({ whole, stream }: Engines): System => ({
   stream: target(stream.port, 'stream'),
   pids: [],
   beside: () => [],
+  streamPids: [],
+  lastEvents: ENGINES_LAST_EVENTS,
+  booked: async () => undefined,
   stop: async () => undefined,
 })
 
@@ -75,6 +111,9 @@ const proxies = async (name: string, engines: Engines, start: (enginePort: numbe
     stream: target(stream.port, 'stream'),
     pids,
     beside: () => [],
+    streamPids: [stream.pid],
+    lastEvents: ENGINES_LAST_EVENTS,
+    booked: async () => undefined,
     async stop() {
       await whole.stop()
       await stream.stop()
@@ -88,7 +127,7 @@ export const startNginx = (engines: Engines): Promise<System> => proxies('nginx'
 export const startBare = (engines: Engines): Promise<System> => proxies('bare', engines, (port) => startBareOn(port))
 
 export const startBareOn = (enginePort: number, nodeArgs: readonly string[] = []): Promise<Child> =>
-  startChild([...nodeArgs, ...SOURCE, fileURLToPath(new URL('bare-proxy.ts', import.meta.url)), String(enginePort)])
+  startChild([...nodeArgs, fileURLToPath(new URL('bare-proxy.mjs', import.meta.url)), String(enginePort)])
 
 const PORTKEY = '@portkey-ai/gateway@1.15.2'
 
@@ -127,6 +166,9 @@ export const startPortkey = async (engines: Engines): Promise<System> => {
     stream: target(port, 'stream', headers(engines.stream)),
     pids: [pid],
     beside: () => [],
+    streamPids: [pid],
+    lastEvents: ENGINES_LAST_EVENTS,
+    booked: async () => undefined,
     async stop() {
       child.kill('SIGTERM')
       await ended
@@ -140,6 +182,27 @@ const command = (args: readonly string[], env: Record<string, string>): Promise<
     const child = spawn(process.execPath, [PARVIS, ...args], { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'inherit'] })
     child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`parvis ${args.join(' ')} ended with ${code}`))))
   })
+
+/** A look into the books of a server that runs, by a connection that is not one of its own. */
+const openBooks = async (dataDir: string) => {
+  const url = await connectEmbedded(dataDir)
+  if (url === undefined) throw new Error(`there is no database in ${dataDir}`)
+  const db = openDb(url, { log: openLog('silent'), max: 1 })
+  const connection = await db.connect()
+  const ask = async (text: string, values: unknown[] = []): Promise<number> =>
+    (await connection.query<{ answer: number }>(`select (${text})::int as answer`, values)).rows[0]?.answer ?? 0
+  return {
+    pid: await ask('pg_backend_pid()'),
+    booked: (since: Instant, requests: number): Promise<void> =>
+      until('all usage is in the books', async () => {
+        return (await ask('select count(*) from usage_event where accepted_at >= $1', [instantToDate(since)])) >= requests
+      }),
+    close: async (): Promise<void> => {
+      connection.release()
+      await db.end()
+    },
+  }
+}
 
 export type Parvis = System & { readonly pid: number; readonly port: number; readonly key: string }
 
@@ -200,10 +263,11 @@ export const startParvis = async (
   const family = familyOf(pid)
   const several = family.filter((member) => readFileSync(`/proc/${member}/cmdline`, 'utf8').startsWith('parvis gateway'))
   const pids = several.length > 0 ? several : [pid]
-  const beside = (): number[] => familyOf(pid).filter((member) => !pids.includes(member))
+  const books = await openBooks(dataDir)
+  const beside = (): number[] => familyOf(pid).filter((member) => !pids.includes(member) && member !== books.pid)
   if (options.gateways === undefined) {
     pin(pids, GATEWAY_CORE)
-    pin(beside(), OTHER_CORE)
+    pin([...beside(), books.pid], OTHER_CORE)
   }
   const headers = { authorization: `Bearer ${key}` }
   return {
@@ -215,7 +279,11 @@ export const startParvis = async (
     stream: target(port, 'stream', headers),
     pids,
     beside,
+    streamPids: pids,
+    lastEvents: OUR_LAST_EVENTS,
+    booked: books.booked,
     async stop() {
+      await books.close()
       child.kill('SIGTERM')
       await ended
       rmSync(dataDir, { recursive: true, force: true })
