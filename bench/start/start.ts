@@ -27,10 +27,10 @@ const kindOf = (pid: number): string => {
   return said.includes('postgres') ? 'database, all its processes' : said.trim().slice(0, 40)
 }
 
-/** Resident memory, and what it comes to when a page that several hold is divided between them. */
 type Weight = { readonly processes: number; readonly mb: number; readonly sharedOutMb: number }
 
-const sharedOutMb = (pid: number): number =>
+/** Resident memory in MiB, where a page that several processes hold is divided between them. */
+export const sharedOutMb = (pid: number): number =>
   Number(/^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))?.[1] ?? Number.NaN) / 1024
 
 const weigh = (parent: number): Map<string, Weight> => {
