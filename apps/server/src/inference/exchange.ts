@@ -77,11 +77,13 @@ export type Exchange = {
   addHeaders(headers: readonly string[]): void
   /** A whole answer; JSON where nothing else is said. */
   answer(status: number, body: Body, contentType?: string): void
-  /** The parts of a stream. `write` says whether the client keeps up; if it does not, `whenDrained` calls once it does. */
-  /** May be said again. `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
+  /** A stream. May be said again. `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
   begin(failing?: (refusal: Refusal) => Buffer): void
+  /** A part of it. Says whether the client keeps up. */
   write(bytes: Buffer): boolean
-  whenDrained(listener: () => void): void
+  /** Told whenever a client that did not keep up does again. One listens at a time, as at `whenOver`. */
+  whenDrained(listener: (() => void) | undefined): void
+  /** The last part. */
   end(last: Buffer): void
   /** No, in the contract's words: an ordinary answer, or an error event where a stream has begun (data-plane.md 3.5). */
   refuse(refusal: Refusal): void
@@ -187,6 +189,7 @@ class HttpExchange implements Exchange {
   extra = NONE
   added = NONE
   listener: ((over: Over) => void) | undefined
+  drained: (() => void) | undefined
   failing: ((refusal: Refusal) => Buffer) | undefined
   abort: AbortController | undefined
 
@@ -352,8 +355,11 @@ class HttpExchange implements Exchange {
     return this.answered || this.response.write(bytes)
   }
 
-  whenDrained(listener: () => void): void {
-    this.response.on('drain', listener)
+  whenDrained(listener: (() => void) | undefined): void {
+    const { response, drained } = this
+    if (drained !== undefined) response.off('drain', drained)
+    if (listener !== undefined) response.on('drain', listener)
+    this.drained = listener
   }
 
   end(last: Buffer): void {

@@ -66,7 +66,6 @@ export const record = (
   const abort = new AbortController()
   const held = memory.open()
   const watchers = new Set<Watcher>()
-  const drained: (() => void)[] = []
   let steps: Step[] = []
   let bytes = 0
   let kept = true
@@ -74,6 +73,7 @@ export const record = (
   let waits = false // whoever writes was told to wait
   let over: Over | undefined
   let listener: ((over: Over) => void) | undefined
+  let drained: (() => void) | undefined
   let lingerMs = bounds.lingerMs
 
   held.own(organizationId)
@@ -140,7 +140,7 @@ export const record = (
   const goOn = (): void => {
     if (!waits || !keepsUp()) return
     waits = false
-    for (const each of drained) each()
+    drained?.()
   }
 
   const close = (last: Step, complete: boolean): void => {
@@ -219,7 +219,9 @@ export const record = (
       waits = !keepsUp()
       return !waits
     },
-    whenDrained: (listening) => void drained.push(listening),
+    whenDrained(listening) {
+      drained = listening
+    },
     end: (last) =>
       close(
         one(last.length, (to) => to.end(last)),

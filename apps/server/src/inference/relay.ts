@@ -78,9 +78,15 @@ export const openRelay = (options: Omit<RelayParts, 'plainEngines'>, plainEngine
   const parts: RelayParts = { ...options, plainEngines }
   return (exchange, caller, checked, model, seat, spending) =>
     new Promise((resolve, reject) => {
-      const { native } = checked
-      const speaks = native !== undefined && seat.replica.speaks?.includes(native.dialect) === true
-      new EngineCall(parts, exchange, speaks ? native.request : checked, model, seat, spending, resolve, reject).start(caller, spending)
+      try {
+        const { native } = checked
+        const speaks = native !== undefined && seat.replica.speaks?.includes(native.dialect) === true
+        new EngineCall(parts, exchange, speaks ? native.request : checked, model, seat, spending, resolve, reject).start(caller, spending)
+      } catch (error) {
+        // There is not even a call that could leave it.
+        seat.leave('clean')
+        throw error
+      }
     })
 }
 
@@ -141,13 +147,21 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 
   start(caller: Caller, spending: Spending): void {
-    const { exchange, request, seat } = this
-    const { replica } = seat
+    const { exchange, request } = this
     exchange.whenOver((over) => this.over(over))
     if (this.settled) return
     spending.watch(() => this.exhausted())
     if (request.stream) exchange.whenDrained(() => this.drained())
+    try {
+      this.dispatch(caller)
+    } catch (error) {
+      this.fault(error)
+    }
+  }
 
+  dispatch(caller: Caller): void {
+    const { exchange, request, seat } = this
+    const { replica } = seat
     const body = request.bytesFor(replica.remoteModel, this.plain)
     const headers = [
       'content-type',
@@ -233,26 +247,41 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   /** Nobody waits any more, or the time is up. */
   over(over: Over): void {
-    const { totalMs } = this.parts.limits
-    const verdict = this.answer.broken(over, { code: 'engine_late', limitMs: totalMs })
-    if (over === 'timed_out' && 'ending' in verdict && this.isClientSlow())
-      return this.conclude({ ...verdict, ending: { ...verdict.ending, ended: 'client_left' } }, 'stopped')
-    const log = over === 'timed_out' ? { log: `no end within ${totalMs} ms` } : {}
-    this.conclude({ ...verdict, ...log }, 'stopped')
+    if (this.settled) return
+    try {
+      const { totalMs } = this.parts.limits
+      const verdict = this.answer.broken(over, { code: 'engine_late', limitMs: totalMs })
+      if (over === 'timed_out' && 'ending' in verdict && this.isClientSlow())
+        return this.conclude({ ...verdict, ending: { ...verdict.ending, ended: 'client_left' } }, 'stopped')
+      const log = over === 'timed_out' ? { log: `no end within ${totalMs} ms` } : {}
+      this.conclude({ ...verdict, ...log }, 'stopped')
+    } catch (error) {
+      this.fault(error)
+    }
   }
 
   /** A budget has run out. */
   exhausted(): void {
-    const verdict = this.settled ? undefined : this.answer.exhausted?.()
-    if (verdict !== undefined) this.conclude(verdict, 'stopped')
+    if (this.settled) return
+    try {
+      const verdict = this.answer.exhausted?.()
+      if (verdict !== undefined) this.conclude(verdict, 'stopped')
+    } catch (error) {
+      this.fault(error)
+    }
   }
 
   /** The engine has said nothing for too long. */
   silent(): void {
-    if (this.done) return this.conclude(this.answer.end(), 'stopped')
-    const { firstByteMs, idleMs } = this.parts.limits
-    const limitMs = this.firstByteAt === null ? firstByteMs : idleMs
-    this.conclude({ ...this.answer.broken('timed_out', { code: 'engine_late', limitMs }), log: `silent for ${limitMs} ms` }, 'failed')
+    if (this.settled) return
+    try {
+      if (this.done) return this.conclude(this.answer.end(), 'stopped')
+      const { firstByteMs, idleMs } = this.parts.limits
+      const limitMs = this.firstByteAt === null ? firstByteMs : idleMs
+      this.conclude({ ...this.answer.broken('timed_out', { code: 'engine_late', limitMs }), log: `silent for ${limitMs} ms` }, 'failed')
+    } catch (error) {
+      this.fault(error)
+    }
   }
 
   ping(): void {
@@ -279,10 +308,14 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   drained(): void {
     if (this.settled || !this.paused) return
-    this.paused = false
-    this.pausedMs += performance.now() - this.pausedAtMs
-    this.parts.deadlines.move(this.quiet, this.parts.limits.idleMs)
-    this.controller?.resume()
+    try {
+      this.paused = false
+      this.pausedMs += performance.now() - this.pausedAtMs
+      this.parts.deadlines.move(this.quiet, this.parts.limits.idleMs)
+      this.controller?.resume()
+    } catch (error) {
+      this.fault(error)
+    }
   }
 
   /** Whose time it was: an answer that was held back by its reader is not too slow, or whoever reads all but the end would pay nothing. */
@@ -302,7 +335,6 @@ class EngineCall implements Dispatcher.DispatchHandler {
     this.settle(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
     const { exchange, firstByteAt, parts, seat } = this
     const { replica } = seat
-    exchange.whenOver(undefined)
     if (how !== 'ended') this.controller?.abort(STOPPED)
     if (verdict.log !== undefined)
       parts.log.warn({ requestId: exchange.id, replica: replica.name, model: this.model.name }, `Engine: ${verdict.log}`)
@@ -326,16 +358,22 @@ class EngineCall implements Dispatcher.DispatchHandler {
     })
   }
 
-  /** A bug of ours in a callback of the client's must not take the connection's other users with it. */
+  /**
+   * A bug of ours, wherever we are called from: undici would close the connection for it, and the one sweep of all deadlines, a socket that closes or
+   * whoever keeps a budget would end with it. It ends this request, and is not the engine's fault.
+   */
   fault(error: unknown): void {
-    this.settle('broken')
+    this.settle('clean')
     this.controller?.abort(STOPPED)
     this.reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
   }
 
   settle(how: 'clean' | 'failed' | 'broken'): void {
-    const { deadlines } = this.parts
+    const { exchange, parts, request } = this
+    const { deadlines } = parts
     this.settled = true
+    exchange.whenOver(undefined)
+    if (request.stream) exchange.whenDrained(undefined)
     deadlines.remove(this.quiet)
     if (this.alive !== undefined) deadlines.remove(this.alive)
     this.seat.leave(how)
