@@ -94,7 +94,7 @@ class StreamedAnswer implements Answer {
   delivered = 0
   // An engine that counts as it goes needs nobody else to count; of another its words are held until it has.
   words: Words | undefined
-  closed: Set<number> | undefined // of answers side by side, those that have finished
+  finishedPlaces: Set<number> | undefined // of answers side by side, those that have finished
   // What was read, and what of it may go on: `changed`, and behind it all from `from` to `until` as it came.
   read: Buffer = NOTHING
   text: Text = ''
@@ -131,7 +131,7 @@ class StreamedAnswer implements Answer {
 
   exhausted(): Verdict | undefined {
     const { exchange, latest, model } = this
-    const unfinished = this.places()
+    const unfinished = this.unfinishedPlaces()
     if (unfinished.length === 0 || this.over || latest === undefined) return undefined
     this.over = true
     this.flush()
@@ -230,7 +230,7 @@ class StreamedAnswer implements Answer {
       this.finished = true
       this.atLimit ||= text.startsWith(LENGTH, reasonAt)
     }
-    if (this.answers > 1) this.close(start + at, end)
+    if (this.answers > 1) this.noteFinished(start + at, end)
     let whole = text
     // From behind, so that the places of what stands before stay as they are: usage is mostly last. Its place was found first.
     if (told !== undefined && !isAlone && request.wantsRunningUsage !== true) whole = withoutRunning(whole, told, request.wantsUsage)
@@ -308,16 +308,18 @@ class StreamedAnswer implements Answer {
   }
 
   /** The answers that have not finished. Only where there are several an event is parsed for it. */
-  places(): readonly number[] {
+  unfinishedPlaces(): readonly number[] {
     if (this.answers === 1) return this.finished ? [] : [0]
-    return Array.from({ length: Math.min(this.answers, MAX_CHOICES) }, (_, place) => place).filter((place) => !this.closed?.has(place))
+    return Array.from({ length: Math.min(this.answers, MAX_CHOICES) }, (_, place) => place).filter(
+      (place) => !this.finishedPlaces?.has(place),
+    )
   }
 
-  close(start: number, end: number): void {
+  noteFinished(start: number, end: number): void {
     const choices = jsonToObject(this.read.toString('utf8', start, end))?.['choices']
     if (!Array.isArray(choices)) return
     for (const choice of choices as { index?: unknown; finish_reason?: unknown }[]) {
-      if (typeof choice.finish_reason === 'string') (this.closed ??= new Set()).add(Number(choice.index ?? 0))
+      if (typeof choice.finish_reason === 'string') (this.finishedPlaces ??= new Set()).add(Number(choice.index ?? 0))
     }
   }
 }
