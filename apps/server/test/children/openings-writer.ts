@@ -1,0 +1,13 @@
+import { pino } from 'pino'
+import { openOpenings } from '../../src/usage/openings.ts'
+import { usageEventOf } from './usage-events.ts'
+
+// Begins answers that never end, and says their ids, then what is logged. Whoever started it kills it. argv: directory, answers.
+const [directory = '', answers = ''] = process.argv.slice(2)
+const openings = await openOpenings({ directory, log: pino(), limits: { retryMs: 20 } })
+for (let each = 0; each < Number(answers); each += 1) {
+  const event = usageEventOf()
+  openings.begin(event)
+  process.stdout.write(`begun ${event.id}\n`)
+}
+setInterval(() => undefined, 60_000)
