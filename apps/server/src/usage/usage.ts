@@ -14,14 +14,14 @@ import { openShipper, openShipping, type Shipped } from './ship.ts'
 const LAST_SHIP_LIMIT_MS = 5_000
 
 /** Resolves when the event is on disk; rejects when it is not known to be. */
-export type Record = (event: UsageEvent) => Promise<void>
+export type RecordUsage = (event: UsageEvent) => Promise<void>
 
 export type UsageLimits = Partial<JournalLimits> & { readonly shipEveryMs?: number }
 
 export type Usage = {
-  record: Record
+  record: RecordUsage
   /**
-   * Notes that an answer begins, with the event that shall be in the books if this process dies before its end: it is shipped as lost. Nobody
+   * Notes that an answer begins (a `whole` one when it is open for a while), with the event that is shipped as lost if this process dies before its end. Nobody
    * waits for it. `record` ends it.
    */
   begin: (event: UsageEvent, whole?: boolean) => void
