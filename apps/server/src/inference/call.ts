@@ -10,6 +10,8 @@ import type { Failed, Relay, Relayed, Spending } from './relay.ts'
 
 /** Engines that are given one request. After that it is more likely the request than the engines. */
 const MAX_SEATS = 3
+/** Engines that refuse at first what only we asked for, and are asked once more without it; each does so once in the life of this process. */
+const MAX_PLAINER = 3
 
 /** Takes a seat and calls its engine. */
 export type Call = (exchange: Exchange, caller: Caller, request: Request, model: Model, spending: Spending) => Promise<Called>
@@ -29,7 +31,8 @@ export const openCall =
     const party = { projectId: caller.projectId, tokens: inputTokens + outputTokens }
     let tried: Set<EngineId> | undefined
     let refused: Called | undefined
-    for (let agains = 0; ; ) {
+    let plainer = 0
+    for (;;) {
       let seat: Outcome<Seat>
       try {
         seat = await takeSeat(model, exchange, tried, party)
@@ -42,8 +45,8 @@ export const openCall =
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)
       if (relayed.ok) return relayed
-      if (relayed.again === true && agains < MAX_SEATS && !exchange.isOver()) {
-        agains += 1
+      if (relayed.again === true && plainer < MAX_PLAINER && !exchange.isOver()) {
+        plainer += 1
         continue
       }
       tried = (tried ?? new Set()).add(seat.value.replica.engineId)
