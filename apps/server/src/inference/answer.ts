@@ -70,6 +70,9 @@ const toTokens = (input: number, cachedInput: number, output: number, reasoning:
 /** nginx's number for a client that was gone before the answer began; it never goes over the wire. */
 export const LEFT_STATUS = 499
 
+/** What a client was told whose answer took too long (data-plane.md 2.5); no dialect says it otherwise. */
+export const LATE_STATUS = 504
+
 /** An engine's own count, where it makes sense. Parts are cut to the whole: a bill must not go below zero. */
 export const toCounts = (usage: unknown): Counts | undefined => {
   const read = Usage.safeParse(usage)

@@ -56,7 +56,8 @@ export type Exchange = {
   readonly contentType: string | undefined
   /** The header of that name (idempotency.ts). */
   readonly idempotencyKey: string | undefined
-  /** Nobody waits for the answer any more. */
+  /** Why nobody waits for the answer any more. */
+  readonly over: Over | undefined
   isOver(): boolean
   /** Aborted then. Made for who asks: an AbortSignal for each request is a twentieth of what the request costs. */
   signal(): AbortSignal
@@ -77,7 +78,9 @@ export type Exchange = {
   addHeaders(headers: readonly string[]): void
   /** A whole answer; JSON where nothing else is said. */
   answer(status: number, body: Body, contentType?: string): void
-  /** A stream. May be said again. `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
+  /** A stream has been begun: its status is 200, whatever follows. */
+  readonly begun: boolean
+  /** Begins one. May be said again. `failing` words what goes wrong in the middle of it, where that is not the contract's error event. */
   begin(failing?: (refusal: Refusal) => Buffer): void
   /** A part of it. Says whether the client keeps up. */
   write(bytes: Buffer): boolean
@@ -185,6 +188,7 @@ class HttpExchange implements Exchange {
   /** The last byte has been handed to the socket, or there is no socket any more. */
   answered = false
   over: Over | undefined
+  begun = false
   continued: boolean
   extra = NONE
   added = NONE
@@ -347,6 +351,7 @@ class HttpExchange implements Exchange {
 
   begin(failing?: (refusal: Refusal) => Buffer): void {
     if (this.answered || this.response.headersSent) return
+    this.begun = true
     this.failing = failing
     this.response.writeHead(200, this.headers('text/event-stream', 'cache-control', 'no-cache'))
   }

@@ -83,6 +83,49 @@ const open = async ({ script, limits, rooms, unreadable, clockFails = false }: O
 }
 
 describe('a bug of ours', () => {
+  const noting = () => {
+    const begun: string[] = []
+    const withdrawn: string[] = []
+    const rooms = { begin: ({ id }: { id: string }) => void begun.push(id), withdraw: (id: string) => void withdrawn.push(id) }
+    return { begun, withdrawn, rooms }
+  }
+
+  test.each([
+    ['in a call', { unreadable: 'bearer' }],
+    ['while an answer is counted', { script: { usage: false }, rooms: { replicaOf: fail } }],
+  ] as const)('%s ends what has begun: as failed, and counted by nobody', async (_where, options) => {
+    const { begun, withdrawn, rooms } = noting()
+    await using house = await open({ ...options, rooms: { ...rooms, ...('rooms' in options ? options.rooms : {}) } })
+    expect((await house.plane.ask(CHAT, ASK)).status).toBe(500)
+    const unsaid = { input: 0, output: 0, counted: 'none' }
+    await expect.poll(() => house.plane.records).toMatchObject([{ ...unsaid, id: begun[0], ended: 'engine_failed', status: 500 }])
+    expect([begun.length, withdrawn]).toEqual([1, []])
+    expect(house.plane.log.filter((line) => line.includes('A request failed'))).toHaveLength(1)
+  })
+
+  test('in the middle of a stream is recorded with the status that its client has seen', async () => {
+    await using house = await open({ script: { usage: false }, rooms: { replicaOf: fail } })
+    const answer = await house.plane.ask(CHAT, STREAM)
+    expect([answer.status, (await answer.text()).includes('[DONE]')]).toEqual([200, false])
+    await expect.poll(() => house.plane.records).toMatchObject([{ ended: 'engine_failed', counted: 'none', status: 200 }])
+  })
+
+  test.each([
+    ['the fault of a call', { unreadable: 'bearer' }],
+    ['an answer', {}],
+  ] as const)('and a journal that refuses %s leave the note where it is, and are told once', async (_what, options) => {
+    const { begun, withdrawn, rooms } = noting()
+    let asked = 0
+    const record = () => {
+      asked += 1
+      return Promise.reject(new Error('the disk is full'))
+    }
+    await using house = await open({ ...options, rooms: { ...rooms, record } })
+    expect((await house.plane.ask(CHAT, ASK)).status).toBe(500)
+    await expect.poll(() => house.plane.log.join('')).toContain('the disk is full')
+    expect([asked, begun.length, withdrawn]).toEqual([1, 1, []])
+  })
+
   test.each([
     ['before the answer is made', 'remoteModel'],
     ['before the request is sent', 'bearer'],

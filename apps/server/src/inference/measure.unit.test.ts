@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import { startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { Client } from 'undici'
 import { describe, expect, test } from 'vitest'
 import type { Replica } from '../engines/replica.ts'
 import type { EngineId, ModelId } from '../kit/ids.ts'
+import { yes } from '../kit/outcome.ts'
+import type { Rooms } from './serve.ts'
 
 const CHAT = '/v1/chat/completions'
 const ASK = { model: 'tiny-chat', messages: [{ role: 'user', content: 'How are you today?' }] }
@@ -14,7 +17,11 @@ const UNCOUNTED: Script = { tokens: TOKENS, usage: false }
 const INPUT = 7
 const estimate = Math.ceil(JSON.stringify(ASK).length / 4)
 
-const open = async (script: Script = UNCOUNTED, speaks?: Replica['speaks']) => {
+const open = async (
+  script: Script = UNCOUNTED,
+  speaks?: Replica['speaks'],
+  more: { readonly limits?: { totalMs: number }; readonly rooms?: Partial<Rooms> } = {},
+) => {
   const engine = await startScriptedEngine(script)
   const engineId = randomUUID() as EngineId
   const replicaOf = (modelId: ModelId): Replica => ({
@@ -26,7 +33,7 @@ const open = async (script: Script = UNCOUNTED, speaks?: Replica['speaks']) => {
     remoteModel: 'Org/remote',
     bearer: undefined,
   })
-  const plane = await startDataPlane({ engine: engine.url, replica: { speaks }, rooms: { replicaOf } })
+  const plane = await startDataPlane({ engine: engine.url, replica: { speaks }, ...more, rooms: { replicaOf, ...more.rooms } })
   return {
     engine,
     plane,
@@ -124,6 +131,48 @@ describe('where nobody can count', () => {
     const [record] = house.plane.records
     expect(record).toMatchObject({ counted: 'delivered', output: 9 })
     expect(record?.input).toBeGreaterThan(estimate / 2)
+  })
+})
+
+describe('a client that does not get the end, since counting takes long, has an event that says so', () => {
+  const HELD: Script = { holdAfter: 0, holdHead: true }
+
+  test.each([
+    [false, 504],
+    [true, 200],
+  ])('when the time is up (stream: %s)', async (stream, status) => {
+    await using house = await open(UNCOUNTED, undefined, { limits: { totalMs: 2_000 } })
+    house.engine.playOnce(UNCOUNTED)
+    house.engine.play(HELD)
+    const answer = await house.plane.ask(CHAT, { ...ASK, stream })
+    expect([answer.status, (await answer.text()).includes('"code":504')]).toEqual([status, true])
+    house.engine.release()
+    await expect.poll(() => house.plane.records).toMatchObject([{ ended: 'timed_out', status }])
+  })
+
+  test.each([
+    [false, 499],
+    [true, 200],
+  ])('when it has left (stream: %s)', async (stream, status) => {
+    await using engine = await startScriptedEngine()
+    const engineClient = new Client(engine.url)
+    let left = (): boolean => false
+    const takeSeat: Rooms['takeSeat'] = async (model, caller) => {
+      left = () => caller.isOver()
+      const replica = { name: 'scripted', engineId: randomUUID() as EngineId, modelId: model.id, origin: engine.url, basePath: '' }
+      return yes({ replica: { ...replica, remoteModel: model.name, bearer: undefined }, client: engineClient, leave: () => undefined })
+    }
+    engine.play(UNCOUNTED)
+    await using house = await open(HELD, undefined, { rooms: { takeSeat } })
+    const client = await house.plane.raw()
+    client.post(CHAT, JSON.stringify({ ...ASK, stream }))
+    await house.engine.until('held', 2)
+    client.socket.destroy()
+    await expect.poll(() => left()).toBe(true)
+    expect(house.plane.records).toEqual([])
+    house.engine.release()
+    await expect.poll(() => house.plane.records).toMatchObject([{ ended: 'client_left', status }])
+    await engineClient.destroy()
   })
 })
 

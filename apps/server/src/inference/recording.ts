@@ -70,6 +70,7 @@ export const record = (
   let bytes = 0
   let kept = true
   let closed = false
+  let begun = false
   let waits = false // whoever writes was told to wait
   let over: Over | undefined
   let listener: ((over: Over) => void) | undefined
@@ -191,6 +192,9 @@ export const record = (
     userAgent: first.userAgent,
     contentType: first.contentType,
     idempotencyKey: first.idempotencyKey,
+    get over() {
+      return over
+    },
     isOver: () => abort.signal.aborted,
     signal: () => abort.signal,
     readBody: async () => yes(body),
@@ -212,7 +216,13 @@ export const record = (
         one(given[1].bytes, (to) => to.answer(...given)),
         true,
       ),
-    begin: (...given) => say(one(0, (to) => to.begin(...given))),
+    get begun() {
+      return begun
+    },
+    begin(...given) {
+      begun = true
+      say(one(0, (to) => to.begin(...given)))
+    },
     write(piece) {
       if (closed) return true
       say(toStep(piece))

@@ -113,7 +113,6 @@ class EngineCall implements Dispatcher.DispatchHandler {
   /** How long the client has held the engine back before. */
   pausedMs = 0
   done = false
-  pinged = false
   again = false
 
   constructor(
@@ -288,10 +287,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
     const { answer, alive, parts } = this
     if (alive === undefined || this.settled) return
     try {
-      if (!this.paused && !this.done && this.failing === undefined) {
-        this.pinged ||= answer.ping !== undefined
-        answer.ping?.()
-      }
+      if (!this.paused && !this.done && this.failing === undefined) answer.ping?.()
       parts.deadlines.again(alive, parts.limits.pingMs)
     } catch (error) {
       this.fault(error)
@@ -349,7 +345,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
       )
     }
     const ended = verdict.refusal.code === 'engine_late' ? 'timed_out' : 'engine_failed'
-    const failed = { ...countedByUs(this.request, 0), ended, sent: this.pinged, firstByteAt, endedAt, replica, begun } as const
+    const failed = { ...countedByUs(this.request, 0), ended, sent: exchange.begun, firstByteAt, endedAt, replica, begun } as const
     this.resolve({
       ...no(verdict.refusal),
       elsewhere: verdict.elsewhere === true,

@@ -6,6 +6,7 @@ import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
 import { speak } from '../kit/refusal.ts'
 import type { Admit, Estimate, Used } from '../quota/admit.ts'
+import type { UsageEvent } from '../usage/event.ts'
 import type { Usage } from '../usage/usage.ts'
 import type { Call } from './call.ts'
 import type { CountInput } from './count.ts'
@@ -15,7 +16,7 @@ import type { Guesses } from './guess.ts'
 import { lifeHeaders } from './life.ts'
 import type { Measure } from './measure.ts'
 import type { Relayed } from './relay.ts'
-import { lostEvent, usageEvent } from './usage-event.ts'
+import { faultEvent, lostEvent, usageEvent } from './usage-event.ts'
 
 export type Rooms = {
   authenticate: Authenticate
@@ -68,12 +69,16 @@ export const serve =
     exchange.setHeaders(ticket.value.headers())
 
     let used: Used | undefined
+    /** What an engine may have, and the journal has not been told of. */
+    let open: UsageEvent | undefined
     try {
       const request = asked.value.complete === undefined ? asked : await asked.value.complete(exchange)
       if (!request.ok) return exchange.refuse(request.refusal)
 
       const begun = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
-      rooms.begin(begun, !request.value.stream)
+      const whole = !request.value.stream
+      open = begun
+      rooms.begin(begun, whole)
       const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
       if (!relayed.ok) {
         const { failed, refusal } = relayed
@@ -83,7 +88,9 @@ export const serve =
         // A no need not wait for the disk: it is no answer that could be lost.
         used = toUsed(request.value, failed)
         const status = failed.sent ? 200 : (endpoint.dialect?.speak(refusal, exchange.id) ?? speak(refusal)).status
-        return await rooms.record(usageEvent(begun, request.value, { ...failed, status }))
+        const event = usageEvent(begun, request.value, { ...failed, status })
+        open = undefined
+        return await rooms.record(event)
       }
 
       const isCounted = relayed.value.counted === 'engine'
@@ -91,9 +98,16 @@ export const serve =
       used = toUsed(request.value, ended)
       const { guessed } = request.value.estimate
       if (guessed !== undefined && isCounted) input.learn(model.value.name, guessed.mix, used.input)
+      const event = usageEvent(begun, request.value, ended, exchange.over)
+      open = undefined
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
-      await rooms.record(usageEvent(begun, request.value, ended))
+      await rooms.record(event)
       ended.finish()
+    } catch (error) {
+      if (open === undefined) throw error
+      exchange.fault(error)
+      // What was begun must end, or it stays noted for as long as we live. Where the journal refuses, that is how it is found: as lost, at the next start.
+      await rooms.record(faultEvent(open, exchange, rooms.clock.now()))
     } finally {
       ticket.value.settle(used)
     }

@@ -1,9 +1,11 @@
 import type { Model } from '../catalog/model.ts'
 import type { Caller } from '../iam/caller.ts'
+import type { Instant } from '../kit/clock.ts'
 import type { PoolId } from '../kit/ids.ts'
-import type { UsageEvent } from '../usage/event.ts'
+import type { Ended, UsageEvent } from '../usage/event.ts'
+import { LATE_STATUS, LEFT_STATUS } from './answer.ts'
 import type { Reading, Request } from './endpoints/endpoint.ts'
-import type { Exchange } from './exchange.ts'
+import type { Exchange, Over } from './exchange.ts'
 import type { Relayed } from './relay.ts'
 
 /**
@@ -46,9 +48,13 @@ export const lostEvent = (
   pages: 0,
 })
 
-/** What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. */
-export const usageEvent = (begun: UsageEvent, { measured }: Request, relayed: Omit<Relayed, 'finish'>): UsageEvent => {
+/**
+ * What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. `over`: why the
+ * client does not get the end of it, where the time was up or the client left while the answer was being counted.
+ */
+export const usageEvent = (begun: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish'>, over?: Over): UsageEvent => {
   const { counts } = relayed
+  const missed = over !== undefined && isWhole(relayed.ended) ? over : undefined
   return {
     id: begun.id,
     organizationId: begun.organizationId,
@@ -62,8 +68,8 @@ export const usageEvent = (begun: UsageEvent, { measured }: Request, relayed: Om
     replica: relayed.replica.name,
     endpoint: begun.endpoint,
     mode: begun.mode,
-    status: relayed.status,
-    ended: relayed.ended,
+    status: missed === undefined || request.stream ? relayed.status : missed === 'timed_out' ? LATE_STATUS : LEFT_STATUS,
+    ended: missed ?? relayed.ended,
     counted: relayed.counted,
     acceptedAt: begun.acceptedAt,
     firstByteAt: relayed.firstByteAt,
@@ -74,7 +80,20 @@ export const usageEvent = (begun: UsageEvent, { measured }: Request, relayed: Om
     reasoning: counts.reasoning,
     audioInput: counts.audioInput,
     audioMs: counts.audioMs,
-    images: measured?.images ?? counts.images,
+    images: request.measured?.images ?? counts.images,
     pages: counts.pages,
   }
 }
+
+/** A client was meant to get all of it. */
+const isWhole = (ended: Ended): boolean => ended === 'complete' || ended === 'length' || ended === 'budget'
+
+/** What is written down where a bug of ours was the end: an engine may have worked, and nobody knows how much. It is never charged. */
+export const faultEvent = (begun: UsageEvent, exchange: Pick<Exchange, 'begun' | 'over'>, endedAt: Instant): UsageEvent => ({
+  ...begun,
+  status: exchange.begun ? 200 : exchange.over === 'client_left' ? LEFT_STATUS : FAULT_STATUS,
+  ended: 'engine_failed',
+  endedAt,
+})
+
+const FAULT_STATUS = 500
