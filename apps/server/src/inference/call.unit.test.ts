@@ -88,7 +88,9 @@ test('where there is no other engine the client hears what the first one said', 
 })
 
 test('how an engine did is told when its seat is left', async () => {
-  const scripts: Script[] = [{}, { status: 400 }, { status: 503 }, { status: 500 }, { body: { error: { message: 'x' } } }, { cutAfter: 0 }]
+  const busyAtLength: Script = { status: 503, raw: ['x'.repeat(100_000)] }
+  const failing: Script[] = [{ status: 500 }, { body: { error: { message: 'x' } } }, { cutAfter: 0 }]
+  const scripts: Script[] = [{}, { status: 400 }, { status: 503 }, busyAtLength, ...failing]
   const told: unknown[] = []
   for (const script of scripts) {
     await using engine = await startScriptedEngine(script)
@@ -96,7 +98,7 @@ test('how an engine did is told when its seat is left', async () => {
     await (await plane.ask(CHAT, ASK)).text()
     told.push(plane.seats.left)
   }
-  expect(told).toEqual([['clean'], ['clean'], ['clean'], ['failed'], ['failed'], ['broken']])
+  expect(told).toEqual([['clean'], ['clean'], ['clean'], ['clean'], ['failed'], ['failed'], ['broken']])
 })
 
 test.each([true, false])(

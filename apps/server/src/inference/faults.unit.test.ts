@@ -159,6 +159,7 @@ describe('a bug of ours', () => {
     client.socket.destroy()
     await house.engine.until('aborted')
     await expect.poll(() => house.plane.settled).toHaveLength(1)
+    expect(house.plane.log.filter((line) => line.includes(BUG))).toHaveLength(1)
     house.engine.play({})
     expect((await house.plane.ask(CHAT, ASK)).status).toBe(200)
   })

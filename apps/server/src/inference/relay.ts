@@ -213,7 +213,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
         this.done = true
         deadlines.move(this.quiet, AFTER_DONE_MS)
       } else if (verdict === 'wait') this.pause()
-      else this.conclude(verdict, isFailure(verdict) ? 'failed' : 'stopped')
+      else this.breakOff(verdict)
     } catch (error) {
       this.fault(error)
     }
@@ -322,7 +322,12 @@ class EngineCall implements Dispatcher.DispatchHandler {
   readFailure(failing: EngineFailure, chunk: Buffer): void {
     failing.bytes += chunk.length
     if (failing.bytes <= MAX_ERROR_BYTES) failing.pieces.push(chunk)
-    else this.conclude(failureToVerdict(failing, this.request, this.model, this.seat.replica.remoteModel), 'failed')
+    else this.breakOff(failureToVerdict(failing, this.request, this.model, this.seat.replica.remoteModel))
+  }
+
+  /** In the middle of what the engine says. Only where that is a failure is it the engine's. */
+  breakOff(verdict: Verdict): void {
+    this.conclude(verdict, isFailure(verdict) ? 'failed' : 'stopped')
   }
 
   /** `ended`: the engine had no more to say. `stopped`: we did not want more, or had no room for it, and it is not the engine's fault. */
@@ -362,6 +367,9 @@ class EngineCall implements Dispatcher.DispatchHandler {
     this.settle('clean')
     this.controller?.abort(STOPPED)
     this.reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
+    const { exchange, parts } = this
+    // To the exchange a rejection is then nothing but the end of a wait.
+    if (exchange.over === 'client_left') parts.log.error({ requestId: exchange.id, err: error }, 'A call failed when its client had left')
   }
 
   settle(how: 'clean' | 'failed' | 'broken'): void {
