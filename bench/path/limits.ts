@@ -1,5 +1,5 @@
 import { systemClock } from '@parvis/server/kit/clock'
-import { median, OTHER_CORE, percentile, pin, type Row } from '../measure.ts'
+import { median, percentile, type Row } from '../measure.ts'
 import { bodyOf, closedLoop } from './load.ts'
 import { cpuOf, startEngines, startParvis } from './systems.ts'
 
@@ -10,7 +10,6 @@ type Taken = { readonly cpuMicros: number; readonly p50Ms: number }
 
 /** What limits cost on the whole path: two servers that differ in nothing else, in turns, in one run. */
 export const benchLimits = async (quick: boolean): Promise<Row[]> => {
-  pin([process.pid], OTHER_CORE)
   const engines = await startEngines(200, 5)
   const limited = await startParvis(engines)
   const free = await startParvis(engines, { limits: false })

@@ -2,13 +2,12 @@ import { closeSync, constants, mkdtempSync, openSync, rmSync, writeSync } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { systemClock } from '@parvis/server/kit/clock'
-import { median, OTHER_CORE, percentile, pin, type Row, residentMb } from '../measure.ts'
+import { median, percentile, type Row, residentMb } from '../measure.ts'
 import { type Answer, bodyOf, closedLoop, openLoop, pictureOf, type Target } from './load.ts'
 import {
   besideCpuOf,
   cpuOf,
   direct,
-  type Engines,
   lostOf,
   type System,
   startBare,
@@ -18,6 +17,9 @@ import {
   startPortkey,
 } from './systems.ts'
 
+const CLIENTS = 32
+/** Requests after which V8 has settled. */
+const SETTLED_AFTER = 10_000
 const CHUNKS = 200
 const CHUNK_EVERY_MS = 5
 
@@ -42,13 +44,13 @@ const casesOf = (quick: boolean): readonly Case[] => [
     what: 'JSON, 1 KB in, 2 KB out',
     kind: 'whole',
     body: (model) => bodyOf(model, 1_000, false),
-    clients: 32,
+    clients: CLIENTS,
     requests: quick ? 2_000 : 10_000,
-    warmUp: 10_000,
+    warmUp: SETTLED_AFTER,
     parts: 1,
     goal: 3,
     budget: 4,
-    cliff: 12,
+    cliff: 10,
   },
   // One that waits for the disk has nothing to do in between with fewer, and going to sleep and waking up is processor time as well.
   {
@@ -61,7 +63,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: 1,
     goal: 3,
     budget: 4,
-    cliff: 12,
+    cliff: 10,
   },
   {
     what: 'JSON, 20 KB in',
@@ -69,11 +71,11 @@ const casesOf = (quick: boolean): readonly Case[] => [
     body: (model) => bodyOf(model, 20_000, false),
     clients: 16,
     requests: quick ? 1_000 : 4_000,
-    warmUp: 4_000,
+    warmUp: quick ? 3_000 : 4_000,
     parts: 1,
     goal: 2,
     budget: undefined,
-    cliff: 12,
+    cliff: 11,
   },
   {
     what: 'an image of 1 MB in',
@@ -85,19 +87,19 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: 1,
     goal: 2,
     budget: 3,
-    cliff: 8,
+    cliff: 6,
   },
   {
     what: 'a streamed chunk',
     kind: 'stream',
     body: (model) => bodyOf(model, 1_000, true),
-    clients: 32,
-    requests: quick ? 64 : 256,
+    clients: CLIENTS,
+    requests: quick ? 32 : 256,
     warmUp: quick ? 64 : 256,
     parts: CHUNKS,
     goal: 1.7,
     budget: 2.2,
-    cliff: 5,
+    cliff: 4.5,
   },
 ]
 
@@ -133,7 +135,7 @@ const costRows = async (systems: readonly System[], quick: boolean): Promise<Row
   for (const each of casesOf(quick)) {
     // Portkey is beside us for whole answers only: it answers a stream of these engines with an error of its own.
     const beside = systems.filter(({ name }) => each.kind === 'whole' || name !== 'Portkey')
-    const taken = await inTurns(beside, each, quick ? 2 : 7)
+    const taken = await inTurns(beside, each, quick ? 3 : 7)
     const of = (name: string): number[] => (taken.get(name) ?? []).map(({ micros }) => micros)
     const others = beside.filter(({ name }) => name !== 'parvis').map(({ name }) => `${name} ${median(of(name)).toFixed(1)} µs`)
     // Round by round: what disturbed one of the two has mostly disturbed the other, too.
@@ -163,6 +165,9 @@ const costRows = async (systems: readonly System[], quick: boolean): Promise<Row
 }
 
 const BODY_BYTES = 1_000
+/** Of a stream only its first byte is looked at here: short ones, so that there are more of them. */
+const SHORT_CHUNKS = 10
+const FIRST_TOKENS = 10
 const SYNCED_BYTES = 700
 const SYNCS = 200
 
@@ -183,11 +188,12 @@ const syncMs = (directory: string, room: boolean): number => {
 /** In memory a sync costs nothing, so what a server there adds is all but the wait for the disk. */
 const MEMORY_DIR = '/dev/shm'
 
-const latencyRows = async (engines: Engines, onDisk: System, quick: boolean): Promise<Row[]> => {
+const latencyRows = async (onDisk: System, quick: boolean): Promise<Row[]> => {
+  const engines = await startEngines(SHORT_CHUNKS, CHUNK_EVERY_MS)
   const inMemory = await startParvis(engines, { directory: MEMORY_DIR })
   const scratch = mkdtempSync(join(tmpdir(), 'parvis-bench-sync-'))
   const perSecond = quick ? 250 : 1_000
-  const seconds = quick ? 2 : 5
+  const seconds = quick ? 1 : 5
   try {
     const none = direct(engines)
     const of = (answers: readonly Answer[], percent: number, figure: 'firstByteMs' | 'lastByteMs'): number =>
@@ -198,13 +204,14 @@ const latencyRows = async (engines: Engines, onDisk: System, quick: boolean): Pr
     const whole = new Map<System, Answer[][]>([none, inMemory, onDisk].map((system) => [system, []]))
     const first = new Map<System, Answer[][]>([none, inMemory].map((system) => [system, []]))
     const stream = (target: Target): string => bodyOf(target.model, BODY_BYTES, true)
+    await closedLoop(inMemory.whole, bodyOf(inMemory.whole.model, BODY_BYTES, false), CLIENTS, SETTLED_AFTER)
     for (let round = 0; round <= (quick ? 2 : 7); round += 1) {
       for (const [system, rounds] of whole) {
         const answers = await openLoop(system.whole, bodyOf(system.whole.model, BODY_BYTES, false), perSecond, seconds)
         if (round > 0) rounds.push(answers)
       }
       for (const [system, rounds] of first) {
-        const answers = await closedLoop(system.stream, stream(system.stream), 1, quick ? 3 : 10)
+        const answers = await closedLoop(system.stream, stream(system.stream), 1, FIRST_TOKENS)
         if (round > 0) rounds.push(answers)
       }
     }
@@ -228,7 +235,7 @@ const latencyRows = async (engines: Engines, onDisk: System, quick: boolean): Pr
         value: added(whole, inMemory, none, 50, 'lastByteMs'),
         unit: 'ms',
         beside: `goal and budget ≤ 0.5 ms; the engine called directly; ${load}`,
-        cliff: { above: 10, why: 'nobody waits for what we decide from memory' },
+        cliff: { above: 5, why: 'nobody waits for what we decide from memory' },
       },
       { what: '  the same, p99', value: added(whole, inMemory, none, 99, 'lastByteMs'), unit: 'ms', beside: load },
       {
@@ -242,18 +249,18 @@ const latencyRows = async (engines: Engines, onDisk: System, quick: boolean): Pr
         value: added(first, inMemory, none, 50, 'firstByteMs'),
         unit: 'ms',
         beside: 'goal and budget ≤ 1 ms; one stream at a time, the engine called directly',
-        cliff: { above: 20, why: 'a token goes on as it comes' },
+        cliff: { above: 10, why: 'a token goes on as it comes' },
       },
     ]
   } finally {
     await inMemory.stop()
+    await engines.stop()
     rmSync(scratch, { recursive: true, force: true })
   }
 }
 
 /** What the gateway adds and costs: beside nginx, the bare proxy and, without `quick`, a gateway that many run. */
 export const benchPath = async (quick: boolean): Promise<Row[]> => {
-  pin([process.pid], OTHER_CORE)
   const engines = await startEngines(CHUNKS, CHUNK_EVERY_MS)
   const running: System[] = []
   try {
@@ -263,7 +270,7 @@ export const benchPath = async (quick: boolean): Promise<Row[]> => {
     running.push(parvis)
     const idleMb = residentMb(parvis.pid)
     const cost = await costRows(running, quick)
-    const latency = await latencyRows(engines, parvis, quick)
+    const latency = await latencyRows(parvis, quick)
     return [
       ...cost,
       ...latency,

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { WebSocket } from 'undici'
-import { type Child, cpuMicros, freePort, GATEWAY_CORE, OTHER_CORE, pin, type Row, until } from '../measure.ts'
+import { type Child, cpuMicros, freePort, GATEWAY_CORE, pin, type Row, until } from '../measure.ts'
 import { bodyOf, closedLoop, type Target } from './load.ts'
 import { startBareOn, startEngines, startParvis, wholeTarget } from './systems.ts'
 
@@ -27,7 +27,6 @@ type Spent = { readonly time: Split; readonly main: number; readonly garbage: Sp
 
 /** Where the time of a JSON request goes, and what it leaves behind for the collector, by V8's own profilers, beside the bare proxy. */
 export const benchProfile = async (quick: boolean): Promise<Row[]> => {
-  pin([process.pid], OTHER_CORE)
   const engines = await startEngines(200, 5)
   const [ourDoor, bareDoor] = [await freePort(), await freePort()]
   const parvis = await startParvis(engines, { nodeArgs: inspect(ourDoor) })

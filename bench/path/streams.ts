@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises'
 import { systemClock } from '@parvis/server/kit/clock'
-import { median, OTHER_CORE, pin, type Row, residentMb } from '../measure.ts'
+import { median, type Row, residentMb } from '../measure.ts'
 import { bodyOf, openStreams, type Running } from './load.ts'
 import { cpuOf, lostOf, type System, startBare, startEngines, startParvis } from './systems.ts'
 
@@ -8,7 +8,7 @@ const CHUNK_EVERY_MS = 250
 const WEIGH_EVERY_MS = 500
 /** Chunks of a stream, and how long is looked when all are open; the first of them ends later than that. */
 const FULL = { chunks: 80, lookMs: 8_000 }
-const QUICK = { chunks: 30, lookMs: 3_000 }
+const QUICK = { chunks: 24, lookMs: 3_000 }
 
 type Taken = {
   readonly cpuPerChunkMicros: number
@@ -42,8 +42,7 @@ const take = async (system: System, count: number, { chunks, lookMs }: typeof FU
 }
 
 /** Many streams open at once, four chunks a second each: what a chunk costs then, what they weigh, and that none is lost. */
-export const benchStreams = async (quick: boolean, count = quick ? 1_000 : 5_000): Promise<Row[]> => {
-  pin([process.pid], OTHER_CORE)
+export const benchStreams = async (quick: boolean, count = quick ? 256 : 5_000): Promise<Row[]> => {
   const size = quick ? QUICK : FULL
   const engines = await startEngines(size.chunks, CHUNK_EVERY_MS)
   const bare = await startBare(engines)
