@@ -23,9 +23,9 @@ export const benchLimits = async (quick: boolean): Promise<Row[]> => {
       if (!answer.ok) throw new Error(`a budget was not set: ${await answer.text()}`)
     }
     const systems = [limited, free] as const
-    const requests = quick ? 1_500 : 6_000
+    const requests = quick ? 3_000 : 6_000
     const pairs: [Taken, Taken][] = []
-    const rounds = quick ? 4 : 9
+    const rounds = quick ? 3 : 9
     for (let round = 0; round <= rounds; round += 1) {
       // Which comes first changes, since what a machine does beside has a rhythm of its own.
       const taken: Taken[] = []

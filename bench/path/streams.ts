@@ -8,7 +8,7 @@ const CHUNK_EVERY_MS = 250
 const WEIGH_EVERY_MS = 500
 /** Chunks of a stream, and how long is looked when all are open; the first of them ends later than that. */
 const FULL = { chunks: 80, lookMs: 8_000 }
-const QUICK = { chunks: 24, lookMs: 3_000 }
+const QUICK = { chunks: 20, lookMs: 2_000 }
 
 type Taken = {
   readonly cpuPerChunkMicros: number
