@@ -119,6 +119,8 @@ export type Shipped = { readonly events: number; readonly lost: number; readonly
 export type Shipper = {
   /** Brings everything that is acknowledged into the database; throws when the database does not take it. */
   ship: () => Promise<Shipped>
+  /** What is on disk and has not been brought there. */
+  waitingBytes: () => number
 }
 
 /** Carries the journal into `usage_event`, each segment until it is committed and deleted. One round at a time. */
@@ -210,6 +212,7 @@ export const openShipper = (options: { journal: Journal; openings: Openings; db:
       for (const path of openings.left()) lost += await shipLost(path)
       return { events, lost, refused }
     },
+    waitingBytes: () => journal.segments().reduce((sum, segment) => sum + segment.bytes - (shippedBytes.get(segment) ?? 0), 0),
   }
 }
 

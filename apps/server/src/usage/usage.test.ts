@@ -13,6 +13,7 @@ import { usageEventOf } from '../../test/children/usage-events.ts'
 import { systemClock } from '../kit/clock.ts'
 import { type Db, openDb } from '../kit/db.ts'
 import { openLog } from '../kit/log.ts'
+import { openMetrics } from '../kit/metrics.ts'
 import type { UsageEvent } from './event.ts'
 import { openJournal } from './journal.ts'
 import { openOpenings } from './openings.ts'
@@ -101,6 +102,24 @@ test('an event reaches the database with every field it was made of', async () =
     ended_at: new Date(event.endedAt),
     recorded_at: expect.any(Date),
   })
+})
+
+test('what waits for the ledger is a figure: all of it while the database is away, nothing once it has it', async () => {
+  let isAway = true
+  const db = new Proxy(database.db, {
+    get: (target, name) => (name === 'query' && isAway ? () => Promise.reject(new Error('away')) : (Reflect.get(target, name) as unknown)),
+  })
+  const metrics = openMetrics()
+  const limits = { shipEveryMs: 20 }
+  const usage = await openUsage({ dataDir, db, clock: systemClock, log: silent, limits, metrics })
+  const waitingBytes = (): number => Number(/^parvis_usage_journal_bytes (\d+)$/m.exec(metrics.render())?.[1])
+  const events = [usageEventOf(), usageEventOf()]
+  await Promise.all(events.map(usage.record))
+  await until('both wait', async () => waitingBytes() > 1_000)
+  isAway = false
+  await until('nothing waits', async () => waitingBytes() === 0)
+  expect(await rowsOf(events)).toHaveLength(2)
+  await usage.close()
 })
 
 test('closing ships what is left and leaves no segment behind', async () => {

@@ -6,7 +6,7 @@ import type { Logger } from '../kit/log.ts'
 import { type Metrics, openMetrics } from '../kit/metrics.ts'
 import { type ChargePolicy, moreOf, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
-import { type Journal, type JournalLimits, makeJournalDir, openJournal } from './journal.ts'
+import { type JournalLimits, makeJournalDir, openJournal } from './journal.ts'
 import { openOpenings } from './openings.ts'
 import { openShipper, openShipping, type Shipped } from './ship.ts'
 
@@ -52,14 +52,11 @@ const openCounts = (metrics: Metrics) => {
       counted.add([event.counted])
       if (event.counted === 'none') unmeasured.add([event.ended])
     },
-    round: (shipped: Shipped | undefined, journal: Journal) => {
+    round: (shipped: Shipped | undefined, waitingBytes: number, fault: string | undefined) => {
       if (shipped !== undefined && shipped.lost > 0) unmeasured.add(['lost'], shipped.lost)
       if (shipped !== undefined && shipped.refused > 0) refused.add([], shipped.refused)
-      bytes.set(
-        [],
-        journal.segments().reduce((sum, segment) => sum + segment.bytes, 0),
-      )
-      writable.set([], journal.fault() === undefined ? 1 : 0)
+      bytes.set([], waitingBytes)
+      writable.set([], fault === undefined ? 1 : 0)
     },
   }
 }
@@ -88,7 +85,7 @@ export const openUsage = async (options: {
     journal,
     clock,
     log,
-    whenRound: (shipped) => count.round(shipped, journal),
+    whenRound: (shipped) => count.round(shipped, shipper.waitingBytes(), journal.fault()),
     ...(shipEveryMs === undefined ? {} : { everyMs: shipEveryMs }),
   })
 
