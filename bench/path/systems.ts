@@ -255,18 +255,16 @@ export const startParvis = async (
   await until('the server lives', async () => (await fetch(`${origin}/health`)).ok)
   const { streams = 256, limits = true } = options
   const [some, many] = limits ? [String(NO_LIMIT), '100000000000000'] : ['unlimited', 'unlimited']
-  const setWhole = async (): Promise<void> => {
-    await command(['engines', 'add', '--name', 'mock', '--url', `http://127.0.0.1:${engines.whole.port}`, '--vision', 'mock'], env)
-    // The limits of a tier are for its users and would end the run; these are looked at all the same.
-    await command(['limits', 'set', '--requests', some, '--tokens', many, '--concurrent', some], env)
-  }
+  await command(['engines', 'add', '--name', 'mock', '--url', `http://127.0.0.1:${engines.whole.port}`, '--vision', 'mock'], env)
+  // The limits of a tier are for its users and would end the run; these are looked at all the same.
+  const setLimits = (): Promise<void> => command(['limits', 'set', '--requests', some, '--tokens', many, '--concurrent', some], env)
   const setStreams = async (): Promise<void> => {
     // An engine has 256 seats; five thousand streams need twenty.
     for (let seats = 0; seats < streams; seats += 256) {
       await command(['engines', 'add', '--name', `stream-${seats}`, '--url', `http://127.0.0.1:${engines.stream.port}`], env)
     }
   }
-  await Promise.all([setWhole(), setStreams()])
+  await Promise.all([setLimits(), setStreams()])
   for (const model of ['mock', 'stream']) {
     await until(`the engine of ${model} is ready`, async () => {
       const answer = await fetch(`${origin}${PATH}`, {
