@@ -50,7 +50,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: 1,
     goal: 3,
     budget: 4,
-    cliff: 9,
+    cliff: 12,
   },
   // One that waits for the disk has nothing to do in between with fewer, and going to sleep and waking up is processor time as well.
   {
@@ -63,7 +63,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: 1,
     goal: 3,
     budget: 4,
-    cliff: 9,
+    cliff: 12,
   },
   {
     what: 'JSON, 20 KB in',
@@ -75,7 +75,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: 1,
     goal: 2,
     budget: undefined,
-    cliff: 10,
+    cliff: 14,
   },
   {
     what: 'an image of 1 MB in',
@@ -87,7 +87,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: 1,
     goal: 2,
     budget: 3,
-    cliff: 5,
+    cliff: 7,
   },
   {
     what: 'a streamed chunk',
@@ -99,7 +99,7 @@ const casesOf = (quick: boolean): readonly Case[] => [
     parts: CHUNKS,
     goal: 1.7,
     budget: 2.2,
-    cliff: 4.5,
+    cliff: 6,
   },
 ]
 
@@ -235,7 +235,7 @@ const latencyRows = async (onDisk: System, quick: boolean): Promise<Row[]> => {
         value: added(whole, inMemory, none, 50, 'lastByteMs'),
         unit: 'ms',
         beside: `goal and budget ≤ 0.5 ms; the engine called directly; ${load}`,
-        cliff: { above: 5, why: 'nobody waits for what we decide from memory' },
+        cliff: { above: 10, why: 'nobody waits for what we decide from memory' },
       },
       { what: '  the same, p99', value: added(whole, inMemory, none, 99, 'lastByteMs'), unit: 'ms', beside: load },
       {
@@ -249,7 +249,7 @@ const latencyRows = async (onDisk: System, quick: boolean): Promise<Row[]> => {
         value: added(first, inMemory, none, 50, 'firstByteMs'),
         unit: 'ms',
         beside: 'goal and budget ≤ 1 ms; one stream at a time, the engine called directly',
-        cliff: { above: 10, why: 'a token goes on as it comes' },
+        cliff: { above: 20, why: 'a token goes on as it comes' },
       },
     ]
   } finally {
