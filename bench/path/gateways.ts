@@ -13,25 +13,33 @@ const HELD = 0.85
 
 const GROUPS = '/sys/fs/cgroup/cpu'
 
-/** Gives each process its part of a core and no more; undefined where we may not. */
+/** Gives each process its part of a core and no more; undefined, and nothing changed, where we may not. */
 const limitCpu = (pids: readonly number[], share: number): { free(): void } | undefined => {
-  const groups = pids.map((pid) => join(GROUPS, `parvis-bench-${pid}`))
+  const made: { readonly pid: number; readonly group: string }[] = []
+  const free = (): void => {
+    for (const { pid, group } of made.splice(0)) {
+      try {
+        writeFileSync(join(GROUPS, 'cgroup.procs'), String(pid))
+      } catch {
+        // It has ended, and is in no group any more.
+      }
+      rmdirSync(group)
+    }
+  }
   try {
-    for (const [index, group] of groups.entries()) {
+    for (const pid of pids) {
+      const group = join(GROUPS, `parvis-bench-${pid}`)
       mkdirSync(group)
+      made.push({ pid, group })
       writeFileSync(join(group, 'cpu.cfs_period_us'), String(PERIOD_MICROS))
       writeFileSync(join(group, 'cpu.cfs_quota_us'), String(PERIOD_MICROS * share))
-      writeFileSync(join(group, 'cgroup.procs'), String(pids[index]))
+      writeFileSync(join(group, 'cgroup.procs'), String(pid))
     }
   } catch {
+    free()
     return undefined
   }
-  return {
-    free: () => {
-      for (const pid of pids) writeFileSync(join(GROUPS, 'cgroup.procs'), String(pid))
-      for (const group of groups) rmdirSync(group)
-    },
-  }
+  return { free }
 }
 
 type Taken = { readonly perSecond: number; readonly gatewayMicros: number; readonly houseMicros: number }
@@ -67,7 +75,7 @@ export const benchGateways = async (quick: boolean): Promise<Row[]> => {
   const counts = quick ? [2] : [2, 3]
   const engines = await startEngines(200, 5)
   const started: Parvis[] = []
-  let limited: ({ free(): void } | undefined)[] = []
+  let limited: { free(): void } | undefined
   const begin = async (gateways: number): Promise<Parvis> => {
     const server = await startParvis(engines, { gateways })
     started.push(server)
@@ -84,7 +92,11 @@ export const benchGateways = async (quick: boolean): Promise<Row[]> => {
       setups.push({ name: `together ${gateways}`, gateways, servers: [await begin(gateways)], taken: [] })
       setups.push({ name: `apart ${gateways}`, gateways, servers: alone.slice(0, gateways), taken: [] })
     }
-    limited = started.map(({ pids }) => limitCpu(pids, SHARE))
+    // All together or none: with only some of them limited, no two could be compared.
+    limited = limitCpu(
+      started.flatMap(({ pids }) => pids),
+      SHARE,
+    )
     const rounds = quick ? 3 : 9
     for (let round = 0; round < rounds; round += 1) {
       for (const setup of round % 2 === 0 ? setups : setups.toReversed()) setup.taken.push(await measure(setup, quick ? 600 : 2_500))
@@ -95,7 +107,7 @@ export const benchGateways = async (quick: boolean): Promise<Row[]> => {
     const against = (name: string, other: string, figure: 'perSecond' | 'gatewayMicros'): number =>
       median(of(name).map((taken, round) => taken[figure] / (of(other)[round]?.[figure] ?? Number.NaN)))
     const middle = (name: string, figure: keyof Taken): number => median(of(name).map((taken) => taken[figure]))
-    const isLimited = limited.every((each) => each !== undefined)
+    const isLimited = limited !== undefined
     const rows: Row[] = []
     const part = isLimited ? `${SHARE * 100} % of a core, which does the work of the house, too` : 'as much of the cores as there is'
     rows.push({ what: 'one gateway', value: middle('one', 'perSecond'), unit: '/s', beside: `JSON, 1 KB in, 2 KB out; ${part}` })
@@ -128,7 +140,7 @@ export const benchGateways = async (quick: boolean): Promise<Row[]> => {
     if (!isLimited) rows.push({ what: 'throughput', value: Number.NaN, unit: '', beside: `not measured: ${GROUPS} cannot be written` })
     return rows
   } finally {
-    for (const each of limited) each?.free()
+    limited?.free()
     for (const server of started.toReversed()) await server.stop()
     await engines.stop()
   }
