@@ -69,7 +69,7 @@ const HAND_OVER_SPARE_MS = 10_000
 const KEEP_YOUNG = '--no-allocation-site-pretenuring'
 /**
  * The bytes of bodies count as part of the heap, and ours is small: by itself V8 marks all of it for every twenty images of a megabyte. When the heap may
- * double before it looks, such an image costs well under half: 1.5 ms of processor time where it cost 4 in the same run.
+ * double before it looks, such an image costs 1.5 ms of processor time, where it cost up to 4.
  */
 const MAY_DOUBLE = '--heap-growing-percent=100'
 
