@@ -355,11 +355,21 @@ export const insertModel = async (
   })
 }
 
-/** Adds a model with its first price, which is in force at once. Running gateways know it within a second. A refusal is a sentence. */
-export const addModel = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<ModelId> => {
+/**
+ * Adds a model unless one of its name is there, in one statement: of two who add it at the same moment one gets its id and the other undefined.
+ * Other refusals are sentences.
+ */
+export const addModelIfFree = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<ModelId | undefined> => {
   const made = await insertModel(db, clock, actor, input, false)
   if (made.ok) return made.value
-  if (made.refusal !== 'taken') throw new Error(sayFault(made.refusal, 'The model'))
+  if (made.refusal === 'taken') return undefined
+  throw new Error(sayFault(made.refusal, 'The model'))
+}
+
+/** Adds a model with its first price, which is in force at once. Running gateways know it within a second. A refusal is a sentence. */
+export const addModel = async (db: Db, clock: Clock, actor: By, input: NewModel): Promise<ModelId> => {
+  const id = await addModelIfFree(db, clock, actor, input)
+  if (id !== undefined) return id
   throw new Error(
     `There is a model ${input.name} already. Remove it first (parvis models remove ${input.name}), or choose another name (--name).`,
   )

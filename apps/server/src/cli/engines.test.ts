@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { until } from '@parvis/testkit/until'
 import { Command } from 'commander'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { listModels } from '../catalog/models.ts'
@@ -67,6 +68,37 @@ test('a second engine of the same model is one more replica and adds no model', 
   const said = await parvis('add', '--name', 'gpu2', '--url', `${b.url}/v1`)
   expect(said).toContain('one more replica')
   expect(await catalogue()).toHaveLength(1)
+})
+
+test('two engines of one new model that are added at the same moment are its two replicas', async () => {
+  const [a, b] = [await startEngine({}, { models: ['m'] }), await startEngine({}, { models: ['m'] })]
+  // Whoever looks sees that there is no model m; nobody can add it before both have looked.
+  const gate = await database.db.connect()
+  await gate.query('begin')
+  await gate.query('lock table model in share mode')
+  const both = Promise.all([add(a.url), parvis('add', '--name', 'gpu2', '--url', b.url)])
+  const waiting = `
+    select 1
+      from pg_locks
+     where database = (select oid from pg_database where datname = current_database())
+       and relation = 'model'::regclass
+       and not granted`
+  try {
+    await Promise.race([both, until('both are about to add it', async () => (await database.db.query(waiting)).rowCount === 2)])
+  } finally {
+    await gate.query('rollback')
+    gate.release()
+  }
+  const said = await both
+  expect(said.filter((text) => text.includes('new in the catalogue'))).toHaveLength(1)
+  expect(said.filter((text) => text.includes('one more replica'))).toHaveLength(1)
+  expect(await catalogue()).toHaveLength(1)
+  const listed = JSON.parse(await parvis('list', '--json')) as { name: string; models: { id: string; name: string }[] }[]
+  expect(listed.map(({ name, models }) => [name, models.map((model) => model.name)])).toEqual([
+    ['gpu', ['m']],
+    ['gpu2', ['m']],
+  ])
+  expect(new Set(listed.flatMap(({ models }) => models.map(({ id }) => id))).size).toBe(1)
 })
 
 test('the list shows where each engine is, what it serves and whether it answers, and never a key', async () => {

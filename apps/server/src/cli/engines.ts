@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError } from 'commander'
 import { Agent } from 'undici'
 import type { ModelType } from '../catalog/model.ts'
-import { addModel, listModels } from '../catalog/models.ts'
+import { addModelIfFree, listModels, type NewModel } from '../catalog/models.ts'
 import type { Config, Environment } from '../config.ts'
 import { readAddress } from '../engines/address.ts'
 import { type DiscoveredModel, discoverDialects, discoverModels } from '../engines/discover.ts'
@@ -10,6 +10,7 @@ import { addEngine, type EngineRow, readEngines, removeEngine, type ServedModel 
 import { ENGINE_DIALECTS, type EngineDialect } from '../engines/replica.ts'
 import { readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
+import type { Db } from '../kit/db.ts'
 import type { ModelId } from '../kit/ids.ts'
 import type { UnitPrice } from '../kit/money.ts'
 import type { Secrets } from '../kit/secrets.ts'
@@ -167,25 +168,22 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
   const done = await withDatabase(config, async ({ db, secrets }) => {
     // A key sealed here is opened by the server: with another master key it could not be.
     if (key !== undefined) await readInstallation(db, secrets)
-    const plan = planModels(discovered, wanted, await listModels(db, systemClock))
-    const stranger = flags.vision?.find((name) => !plan.planned.some((model) => model.name === name))
+    const plan = async () => planModels(discovered, wanted, await listModels(db, systemClock))
+    const { planned, leftOut } = await plan()
+    const stranger = flags.vision?.find((name) => !planned.some((model) => model.name === name))
     if (stranger !== undefined) throw new Error(`There is no model ${stranger} among those to be added.`)
     // Looked at before models are added, so that a name that is taken leaves nothing behind.
     if ((await readEngines(db)).some(({ name }) => name === flags.name)) {
       throw new Error(`There is already an engine named ${flags.name}. Remove it first: parvis engines remove ${flags.name}`)
     }
-    const served: ServedModel[] = []
-    for (const model of plan.planned) {
-      const vision = flags.vision?.includes(model.name) === true
-      const modelId = model.id ?? (await addModel(db, systemClock, operatorHere(), toNewModel(model, flags.name, vision)))
-      served.push({ modelId, modelName: model.name, remoteName: model.remote })
-    }
+    const entered = await enterModels(db, plan, (model) => toNewModel(model, flags.name, flags.vision?.includes(model.name) === true))
+    const served = entered.map(({ id, name, remote }): ServedModel => ({ modelId: id, modelName: name, remoteName: remote }))
     await addEngine(
       { db, secrets, clock: systemClock },
       { name: flags.name, url: flags.url, bearer: key, models: served, speaks },
       operatorHere(),
     )
-    return plan
+    return { entered, leftOut }
   })
 
   if (silent !== undefined) io.print(`Not asked: ${silent}`)
@@ -193,16 +191,38 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
   if (speaks.length > 0) {
     io.print(`It speaks ${speaks.join(' and ')}: such requests go to it as they come. If it should get chats only: --speaks chat`)
   }
-  for (const model of done.planned) io.print(`  ${describe(model)}`)
+  for (const model of done.entered) io.print(`  ${describe(model)}`)
   if (done.leftOut.length > 0) io.print(`Left out, since they are neither for chat nor embedding nor rerank: ${done.leftOut.join(', ')}`)
-  const fresh = done.planned.filter(({ id }) => id === undefined)
-  const [first] = fresh
+  const first = done.entered.find(({ isNew }) => isNew)
   if (first === undefined) return
   io.print(`The new ones cost nothing until you say what they cost: parvis models price ${first.name} <input> <output>`)
   io.print('If a type or a context window was guessed wrong: remove engine and model, and add it with --type and --context.')
 }
 
-const toNewModel = (model: Planned, engine: string, vision: boolean): Parameters<typeof addModel>[3] => {
+type Entered = Omit<Planned, 'id'> & { readonly id: ModelId; readonly isNew: boolean }
+
+/**
+ * Puts those into the catalogue that it does not have. Whether it has one is decided by adding it: where somebody else was quicker it is planned
+ * anew, and theirs is joined like any that was there before.
+ */
+const enterModels = async (
+  db: Db,
+  plan: () => Promise<{ planned: readonly Planned[] }>,
+  toNew: (model: Planned) => NewModel,
+): Promise<Entered[]> => {
+  const added = new Set<ModelId>()
+  for (;;) {
+    const { planned } = await plan()
+    const missing = planned.find(({ id }) => id === undefined)
+    if (missing === undefined) {
+      return planned.flatMap(({ id, ...model }) => (id === undefined ? [] : [{ ...model, id, isNew: added.has(id) }]))
+    }
+    const id = await addModelIfFree(db, systemClock, operatorHere(), toNew(missing))
+    if (id !== undefined) added.add(id)
+  }
+}
+
+const toNewModel = (model: Planned, engine: string, vision: boolean): NewModel => {
   const vendor = model.remote.includes('/') ? model.remote.split('/')[0] : undefined
   const isChat = model.type === 'chat'
   return {
@@ -218,9 +238,9 @@ const toNewModel = (model: Planned, engine: string, vision: boolean): Parameters
   }
 }
 
-const describe = (model: Planned): string => {
+const describe = (model: Entered): string => {
   const there = model.remote === model.name ? '' : ` (there: ${model.remote})`
-  return model.id === undefined
+  return model.isNew
     ? `${model.name}${there}: new in the catalogue, ${model.type}, context ${model.contextTokens}`
     : `${model.name}${there}: was in the catalogue; this is one more replica of it`
 }
