@@ -7,8 +7,9 @@ import { openLog } from '@parvis/server/kit/log'
 import { no, yes } from '@parvis/server/kit/outcome'
 import { aModel, openTicket, startDataPlane } from '@parvis/testkit/data-plane'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type Body, SMALL_PIECE_BYTES } from './body.ts'
+import { addPiece, type Body, type PartialBody, SMALL_PIECE_BYTES, toBody } from './body.ts'
 import { openDeadlines } from './deadlines.ts'
 import { DEFAULT_LIMITS, openExchange } from './exchange.ts'
 import { openMemory } from './memory.ts'
@@ -323,6 +324,27 @@ describe('the pieces of a body', () => {
     expect(Buffer.concat(body.pieces).equals(bytes)).toBe(true)
     expect(body.bytes).toBe(bytes.length)
     expect(body.pieces.length).toBeLessThanOrEqual(2 * Math.ceil(bytes.length / SMALL_PIECE_BYTES))
+  })
+
+  test('are few at every moment, however they are cut', () => {
+    const sizes = fc.array(fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 2 * SMALL_PIECE_BYTES })), { maxLength: 20 })
+    fc.assert(
+      fc.property(sizes, (turns) => {
+        const body: PartialBody = { pieces: undefined, bytes: 0, small: 0, smallBytes: 0 }
+        const came: Buffer[] = []
+        for (let at = 0; turns.length > 0 && at < 2_000; at += 1) {
+          const piece = Buffer.alloc(turns[at % turns.length] ?? 1, at)
+          came.push(piece)
+          addPiece(body, piece)
+          // Those at the end that are small have not been joined yet.
+          expect((body.pieces?.length ?? 0) - body.small).toBeLessThanOrEqual(2 * Math.ceil(body.bytes / SMALL_PIECE_BYTES))
+          expect(body.small).toBeLessThanOrEqual(SMALL_PIECE_BYTES)
+        }
+        const { pieces, bytes } = toBody(body)
+        expect(bytes).toBe(came.reduce((sum, { length }) => sum + length, 0))
+        expect(Buffer.concat(pieces).equals(Buffer.concat(came))).toBe(true)
+      }),
+    )
   })
 
   test('reach the engine in order, whatever they were', async () => {

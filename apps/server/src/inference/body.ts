@@ -16,8 +16,42 @@ export const JOIN_BYTES = 64 * 1024
  */
 export const SMALL_PIECE_BYTES = 4 * 1024
 
+/** A body that is still coming. Whoever collects one may have these among its own fields. */
+export type PartialBody = {
+  /** Undefined before the first. */
+  pieces: Buffer[] | undefined
+  bytes: number
+  /** Of the pieces, those at the end that are small and not joined yet, and their bytes. */
+  small: number
+  smallBytes: number
+}
+
+export const addPiece = (body: PartialBody, piece: Buffer): void => {
+  const isSmall = piece.length < SMALL_PIECE_BYTES
+  body.bytes += piece.length
+  // Mostly it is the only one, and an array that grows from empty has room for 17.
+  if (body.pieces === undefined) body.pieces = [piece]
+  else {
+    if (!isSmall || body.smallBytes >= SMALL_PIECE_BYTES) {
+      joinLast(body.pieces, body.small)
+      body.small = 0
+      body.smallBytes = 0
+    }
+    body.pieces.push(piece)
+  }
+  if (!isSmall) return
+  body.small += 1
+  body.smallBytes += piece.length
+}
+
+/** What has come is all of it. */
+export const toBody = ({ pieces = [], bytes, small }: PartialBody): Body => {
+  if (bytes > JOIN_BYTES) joinLast(pieces, small)
+  return piecesToBody(pieces, bytes)
+}
+
 /** Makes one piece of the last ones. */
-export const joinLast = (pieces: Buffer[], count: number): void => {
+const joinLast = (pieces: Buffer[], count: number): void => {
   if (count > 1) pieces.push(Buffer.concat(pieces.splice(-count)))
 }
 

@@ -1,3 +1,5 @@
+import { addPiece, type PartialBody } from './body.ts'
+
 /** An engine that never ends an event must not fill our memory. With 20 log probabilities a token an event has some kilobytes. */
 export const MAX_EVENT_BYTES = 1 << 20
 
@@ -80,10 +82,12 @@ const NOTHING: Buffer = Buffer.alloc(0)
 /** Finds events by bytes: one may be cut anywhere, inside a character too, and several may come in one read. */
 export const splitEvents = (maxBytes = MAX_EVENT_BYTES): Splitter => new EventSplitter(maxBytes)
 
-class EventSplitter implements Splitter {
+class EventSplitter implements Splitter, PartialBody {
   readonly maxBytes: number
   pieces: Buffer[] | undefined
-  pendingBytes = 0
+  bytes = 0
+  small = 0
+  smallBytes = 0
   open = false // the pending bytes end inside what could become a blank line
 
   constructor(maxBytes: number) {
@@ -108,31 +112,30 @@ class EventSplitter implements Splitter {
     if (this.pieces === undefined) return chunk
     // Joining only when an event can end: a long one in many pieces would otherwise be copied again for each of them.
     if (!this.open && !chunk.includes(LF)) {
-      this.pieces.push(chunk)
-      this.note(chunk)
+      this.add(chunk)
       return undefined
     }
     const bytes = Buffer.concat([...this.pieces, chunk])
     this.pieces = undefined
-    this.pendingBytes = 0
+    this.bytes = 0
+    this.small = 0
+    this.smallBytes = 0
     return bytes
   }
 
   keep(bytes: Buffer, from: number): void {
     if (from === bytes.length) return
-    const piece = from === 0 ? bytes : bytes.subarray(from)
-    this.pieces = [piece]
-    this.note(piece)
+    this.add(from === 0 ? bytes : bytes.subarray(from))
   }
 
-  note(piece: Buffer): void {
-    this.pendingBytes += piece.length
+  add(piece: Buffer): void {
+    addPiece(this, piece)
     const last = piece[piece.length - 1]
     this.open = last === LF || last === CR
   }
 
   isTooLong(): boolean {
-    return this.pendingBytes > this.maxBytes
+    return this.bytes > this.maxBytes
   }
 
   rest(): Buffer {

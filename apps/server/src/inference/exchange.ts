@@ -5,7 +5,7 @@ import { newId, type OrganizationId, type ProjectId, type RequestId } from '../k
 import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type Refusal, speak } from '../kit/refusal.ts'
-import { type Body, joinLast, piecesToBody, SMALL_PIECE_BYTES } from './body.ts'
+import { addPiece, type Body, type PartialBody, toBody } from './body.ts'
 import type { Deadline, Deadlines } from './deadlines.ts'
 import type { Held, Memory } from './memory.ts'
 
@@ -274,38 +274,24 @@ class HttpExchange implements Exchange {
     if (!this.continued) this.response.writeContinue()
     this.continued = true
     return new Promise((resolve) => {
-      let pieces: Buffer[] = []
-      let bytes = 0
-      let small = 0 // of the pieces, those at the end that are small
-      let smallBytes = 0
+      const body: PartialBody = { pieces: undefined, bytes: 0, small: 0, smallBytes: 0 }
       const settle = (outcome: Outcome<Body>): void => {
         rooms.deadlines.remove(slow)
         request.off('data', take).off('end', whole).off('close', halved)
         if (!outcome.ok) {
           request.pause()
-          pieces = []
+          body.pieces = undefined
         }
         resolve(outcome)
       }
       const take = (piece: Buffer): void => {
-        bytes += piece.length
-        if (bytes > maxBytes) return settle(no({ code: 'body_too_large', maxBytes }))
+        if (body.bytes + piece.length > maxBytes) return settle(no({ code: 'body_too_large', maxBytes }))
         if (!this.hold(piece.length)) return settle(no(BUSY))
-        const isSmall = piece.length < SMALL_PIECE_BYTES
-        if (!isSmall || smallBytes >= SMALL_PIECE_BYTES) {
-          joinLast(pieces, small)
-          small = 0
-          smallBytes = 0
-        }
-        pieces.push(piece)
-        if (!isSmall) return
-        small += 1
-        smallBytes += piece.length
+        addPiece(body, piece)
       }
       const whole = (): void => {
-        joinLast(pieces, small)
-        settle(yes(piecesToBody(pieces, bytes)))
-        pieces = []
+        settle(yes(toBody(body)))
+        body.pieces = undefined
       }
       const halved = (): void => settle(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
       const slow = rooms.deadlines.add(rooms.limits.bodyMs, () => settle(no({ code: 'body_late', limitMs: rooms.limits.bodyMs })))

@@ -2,7 +2,7 @@ import type { Model } from '../catalog/model.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Ended } from '../usage/event.ts'
 import { type Answer, countedByUs, LEFT_STATUS, NO_COUNTS, NO_ROOM, toCounts, type Verdict } from './answer.ts'
-import { type Body, bufferToBody, contains, piecesToBody, type Span, slice, splice } from './body.ts'
+import { addPiece, type Body, bufferToBody, contains, type PartialBody, type Span, slice, splice, toBody } from './body.ts'
 import type { Request } from './endpoints/endpoint.ts'
 import type { Outlet } from './exchange.ts'
 import { withBothNames } from './reasoning-names.ts'
@@ -23,13 +23,15 @@ export const wholeAnswer = (exchange: Outlet, request: Request, model: Model, re
   new WholeAnswer(exchange, request, model, remoteModel)
 
 /** A class, since each request has one: closures and what they share were 400 bytes more. */
-class WholeAnswer implements Answer {
+class WholeAnswer implements Answer, PartialBody {
   readonly exchange: Outlet
   readonly request: Request
   readonly model: Model
   readonly remoteModel: string
   pieces: Buffer[] | undefined
   bytes = 0
+  small = 0
+  smallBytes = 0
 
   constructor(exchange: Outlet, request: Request, model: Model, remoteModel: string) {
     this.exchange = exchange
@@ -39,18 +41,17 @@ class WholeAnswer implements Answer {
   }
 
   data(chunk: Buffer): Verdict | undefined {
-    this.bytes += chunk.length
-    if (this.bytes > MAX_ANSWER_BYTES) return this.failed('its answer is too large', `an answer of more than ${MAX_ANSWER_BYTES} bytes`)
+    if (this.bytes + chunk.length > MAX_ANSWER_BYTES) {
+      return this.failed('its answer is too large', `an answer of more than ${MAX_ANSWER_BYTES} bytes`)
+    }
     if (!this.exchange.hold(chunk.length)) return NO_ROOM
-    // Mostly it is the only one, and an array that grows from empty has room for 17.
-    if (this.pieces === undefined) this.pieces = [chunk]
-    else this.pieces.push(chunk)
+    addPiece(this, chunk)
     return undefined
   }
 
   end(): Verdict {
     const { exchange, request, model, remoteModel } = this
-    const body = piecesToBody(this.pieces ?? [], this.bytes)
+    const body = toBody(this)
     const scanned = scan(body, WATCHED)
     if (!scanned.ok) return this.failed('its answer cannot be read', `an answer that is not JSON: ${scanned.refusal}`)
     const { spans } = scanned.value

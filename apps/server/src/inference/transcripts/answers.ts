@@ -1,7 +1,7 @@
 import { durationMsOf, EngineTranscript, EngineTranscriptEvent, type TranscriptFormat } from '@parvis/wire/openai/transcription'
 import type { Model } from '../../catalog/model.ts'
 import { type Answer, LEFT_STATUS, NO_COUNTS, NO_ROOM, type Verdict } from '../answer.ts'
-import { bufferToBody } from '../body.ts'
+import { addPiece, bufferToBody, type PartialBody } from '../body.ts'
 import { brokenStream } from '../broken-stream.ts'
 import { dataOf, MAX_EVENT_BYTES, splitEvents } from '../events.ts'
 import { DONE_EVENT, type Exchange } from '../exchange.ts'
@@ -34,18 +34,18 @@ export const wholeTranscript = (
   wanted: { readonly format: TranscriptFormat; readonly segments: boolean },
 ): Answer => {
   const failed = (reason: string, log: string): Verdict => ({ refusal: { code: 'engine_failed', model: model.name, reason }, log })
-  const pieces: Buffer[] = []
-  let bytes = 0
+  const body: PartialBody = { pieces: undefined, bytes: 0, small: 0, smallBytes: 0 }
   return {
     data(chunk) {
-      bytes += chunk.length
-      if (bytes > MAX_TRANSCRIPT_BYTES) return failed('its answer is too large', `an answer of more than ${MAX_TRANSCRIPT_BYTES} bytes`)
+      if (body.bytes + chunk.length > MAX_TRANSCRIPT_BYTES) {
+        return failed('its answer is too large', `an answer of more than ${MAX_TRANSCRIPT_BYTES} bytes`)
+      }
       if (!exchange.hold(chunk.length)) return NO_ROOM
-      pieces.push(chunk)
+      addPiece(body, chunk)
       return undefined
     },
     end() {
-      const value = toValue(Buffer.concat(pieces, bytes).toString())
+      const value = toValue(Buffer.concat(body.pieces ?? []).toString())
       const read = EngineTranscript.safeParse(value)
       if (!read.success) return failed('its answer cannot be read', 'an answer that is no transcript')
       const durationMs = durationMsOf(read.data)
