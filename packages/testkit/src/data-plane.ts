@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { connect, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import { type Model, NO_RULES } from '@parvis/server/catalog/model'
-import type { Replica } from '@parvis/server/engines/replica'
+import type { Leaving, Replica } from '@parvis/server/engines/replica'
 import { bufferToBody } from '@parvis/server/inference/body'
 import { guessUnseen, mixOf } from '@parvis/server/inference/guess'
 import { inferenceRoutes, refuseUnroutable } from '@parvis/server/inference/routes'
@@ -77,7 +77,7 @@ export const startDataPlane = async (options: {
     aModel({ name: 'tiny-embed', type: 'embedding', maxOutputTokens: null, dimensions: 8, matryoshka: [2, 4] }),
   ]
   const records: UsageEvent[] = []
-  const seats = { taken: 0, left: [] as ('clean' | 'failed' | 'broken')[] }
+  const seats = { taken: 0, left: [] as Leaving[] }
   const settled: number[] = []
   const lines: string[] = []
   const clients = new Set<Client>()

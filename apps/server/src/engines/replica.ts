@@ -25,14 +25,17 @@ export type Replica = {
   readonly speaks?: readonly EngineDialect[] | undefined
 }
 
+/**
+ * `clean`: the exchange on the connection has come to its end. `failed`: it has, but the engine did not do what it is there for. `broken`: the
+ * connection must not be used again; the engine is then looked at once more before others are sent to it. `unused`: nothing was sent, so that
+ * nothing is known of the engine that was not known before.
+ */
+export type Leaving = 'clean' | 'failed' | 'broken' | 'unused'
+
 /** A place at a replica. A seat is a connection: whoever takes one leaves it, whatever happened in between. */
 export type Seat = {
   readonly replica: Replica
   readonly client: Client
-  /**
-   * `clean` when the exchange on the connection has come to its end. `failed` when it has, but the engine did not do what it is
-   * there for. `broken` when the connection must not be used again; the engine is then looked at once more before others are
-   * sent to it. Safe to call twice.
-   */
-  leave(how: 'clean' | 'failed' | 'broken'): void
+  /** Safe to call twice. */
+  leave(how: Leaving): void
 }

@@ -3,7 +3,7 @@ import type { Clock } from '../kit/clock.ts'
 import type { EngineId, ModelId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Directory, Engine } from './directory.ts'
-import type { Replica, Seat } from './replica.ts'
+import type { Leaving, Replica, Seat } from './replica.ts'
 import { NOBODY, openTurns, type Party, type Turns } from './turns.ts'
 
 /**
@@ -127,7 +127,7 @@ export const openSeats = (options: {
     const connection = client
     let left = false
 
-    const giveBack = (how: 'clean' | 'failed' | 'broken'): void => {
+    const giveBack = (how: Leaving): void => {
       engine.busy -= 1
       // Whoever leaves in the middle of an exchange has left it broken, whatever they say; but it says nothing about the engine.
       const reusable = how !== 'broken' && connection.stats.size === 0 && !connection.destroyed
@@ -140,8 +140,8 @@ export const openSeats = (options: {
       if (how === 'broken' && !engine.gone) directory.suspect(engine)
       // An earlier process of the engine is nothing to judge this one by.
       if (engine.idle === shelf) {
-        if (how !== 'clean') directory.failed(engine, how)
-        else if (reusable) directory.served(engine)
+        if (how === 'failed' || how === 'broken') directory.failed(engine, how)
+        else if (how === 'clean' && reusable) directory.served(engine)
       }
       serve(engine)
     }

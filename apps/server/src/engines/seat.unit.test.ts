@@ -277,6 +277,20 @@ test('a connection broken in use raises suspicion: others are preferred until th
   expect(seatOf(await takeSeat(model, never)).replica.name).toBe('engine-1')
 })
 
+test('a seat that is left before anything was sent says nothing about its engine, neither good nor bad', async () => {
+  const { takeSeat, addEngine, directory } = open()
+  const engine = addEngine()
+  addEngine()
+  for (let each = 0; each < 4; each += 1) directory.failed(engine, 'failed')
+  const seat = seatOf(await takeSeat(model, never))
+  expect(seat.replica.engineId).toBe(engine.id)
+  seat.leave('unused')
+  await turn()
+  expect([engine.busy, engine.state]).toEqual([0, 'ready'])
+  directory.failed(engine, 'failed')
+  expect(engine.reason).toBe('5 calls to it failed in a row')
+})
+
 const call = (seat: Seat): Promise<number> =>
   new Promise((done, fail) => {
     seat.client.dispatch(

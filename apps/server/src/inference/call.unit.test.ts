@@ -1,5 +1,9 @@
+import { randomUUID } from 'node:crypto'
+import type { EngineId, ModelId } from '@parvis/server/kit/ids'
+import { yes } from '@parvis/server/kit/outcome'
 import { startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
+import { Client } from 'undici'
 import { expect, test } from 'vitest'
 
 const CHAT = '/v1/chat/completions'
@@ -131,6 +135,46 @@ test.each([true, false])(
     expect(withdrawn).toEqual(begun)
     expect([plane.records, plane.settled, engine.requests]).toEqual([[], [0], []])
     expect(plane.log.join('')).not.toContain('A request failed')
+  },
+)
+
+test.each([true, false])(
+  'a client that has left before its request was sent says nothing about the engine (stream: %s)',
+  async (stream) => {
+    await using engine = await startScriptedEngine()
+    const left: string[] = []
+    let asked = (): void => {}
+    const asking = new Promise<void>((resolve) => {
+      asked = resolve
+    })
+    const client = new Client(engine.url)
+    await using plane = await startDataPlane({
+      engine: engine.url,
+      rooms: {
+        takeSeat: async (model, caller) => {
+          asked()
+          await new Promise((resolve) => caller.signal().addEventListener('abort', resolve))
+          const replica = {
+            name: 'x',
+            engineId: randomUUID() as EngineId,
+            modelId: model.id as ModelId,
+            origin: engine.url,
+            basePath: '',
+            remoteModel: model.name,
+            bearer: undefined,
+          }
+          return yes({ replica, client, leave: (how) => void left.push(how) })
+        },
+      },
+    })
+    const caller = await plane.raw()
+    caller.post(CHAT, JSON.stringify({ ...ASK, stream }))
+    await asking
+    caller.socket.destroy()
+    await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'none', input: 0, output: 0 }])
+    expect(left).toEqual(['unused'])
+    expect(engine.requests).toEqual([])
+    await client.close()
   },
 )
 

@@ -133,7 +133,7 @@ describe('a bug of ours', () => {
     await using house = await open({ unreadable, limits: { firstByteMs: 100 } })
     const answer = await house.plane.ask(CHAT, STREAM)
     expect([answer.status, (await answer.text()).includes(BUG)]).toEqual([500, false])
-    expect(house.left).toEqual(['clean'])
+    expect(house.left).toEqual(['unused'])
     expect(house.engine.requests).toEqual([])
     // Whatever the first one might have left in the deadlines is over before the next one is.
     house.engine.play({ holdAfter: 0 })

@@ -2,7 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { EngineError } from '@parvis/wire/openai/error'
 import type { Dispatcher } from 'undici'
 import type { Model } from '../catalog/model.ts'
-import type { Replica, Seat } from '../engines/replica.ts'
+import type { Leaving, Replica, Seat } from '../engines/replica.ts'
 import type { Caller } from '../iam/caller.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
 import type { EngineId } from '../kit/ids.ts'
@@ -84,7 +84,7 @@ export const openRelay = (options: Omit<RelayParts, 'plainEngines'>, plainEngine
         new EngineCall(parts, exchange, speaks ? native.request : checked, model, seat, spending, resolve, reject).start(caller, spending)
       } catch (error) {
         // There is not even a call that could leave it.
-        seat.leave('clean')
+        seat.leave('unused')
         throw error
       }
     })
@@ -372,7 +372,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
     if (exchange.over === 'client_left') parts.log.error({ requestId: exchange.id, err: error }, 'A call failed when its client had left')
   }
 
-  settle(how: 'clean' | 'failed' | 'broken'): void {
+  settle(how: Exclude<Leaving, 'unused'>): void {
     const { exchange, parts, request } = this
     const { deadlines } = parts
     this.settled = true
@@ -380,7 +380,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
     if (request.stream) exchange.whenDrained(undefined)
     deadlines.remove(this.quiet)
     if (this.alive !== undefined) deadlines.remove(this.alive)
-    this.seat.leave(how)
+    this.seat.leave(how === 'clean' && this.controller === undefined ? 'unused' : how)
   }
 }
 
