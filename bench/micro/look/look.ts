@@ -30,19 +30,33 @@ const seeing = (type: string, image: Buffer): Body =>
     { type: 'image_url', image_url: { url: dataUrl(type, image) } },
   ])
 
-const BODIES: readonly (readonly [string, Body])[] = [
-  ['1 KB of text', asking('x'.repeat(1_000))],
-  ['20 KB of text', asking('x'.repeat(20_000))],
-  ['1 MB of text', asking('x'.repeat(1_000_000))],
-  ['1 MB with a PNG', seeing('image/png', png(800, 600, 750_000))],
-  ['1 MB with a photograph', seeing('image/jpeg', jpeg(800, 600, { preface: 750_000 / 3 }))],
-  [
-    '130 KB in 500 turns',
+/** A photograph of 750,000 bytes, which are a megabyte in base64. Its size stands behind its preface: what the camera notes, profiles, a small picture. */
+const photograph = (prefaceBytes: number): Buffer => {
+  const bytes = Buffer.alloc(750_000)
+  jpeg(800, 600, { preface: prefaceBytes }).copy(bytes)
+  return bytes
+}
+
+/** Called by the size that it has. */
+const named = (what: string, body: Body): readonly [string, Body] => [
+  body.bytes < 1_000_000 ? `${Math.round(body.bytes / 1_000)} KB ${what}` : `${(body.bytes / 1_000_000).toFixed(1)} MB ${what}`,
+  body,
+]
+
+const BODIES = [
+  named('of text', asking('x'.repeat(1_000))),
+  named('of text', asking('x'.repeat(20_000))),
+  named('of text', asking('x'.repeat(1_000_000))),
+  named('with a PNG', seeing('image/png', png(800, 600, 750_000))),
+  named('with a photograph', seeing('image/jpeg', photograph(10_000))),
+  named('with a photograph, size at 250 KB', seeing('image/jpeg', photograph(250_000))),
+  named(
+    'in 500 turns',
     cut({
       model: MODEL.name,
       messages: Array.from({ length: 500 }, (_, turn) => ({ role: turn % 2 === 0 ? 'user' : 'assistant', content: 'hello '.repeat(40) })),
     }),
-  ],
+  ),
 ]
 
 const CHUNKS = 200
