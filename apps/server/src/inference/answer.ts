@@ -32,16 +32,17 @@ export type Answer = {
 /**
  * Either there is something to record, or nothing has reached the client and it can be told no.
  * `log` says what was odd, without a word of content. `elsewhere`: another engine may do better. `idle`: this one did not work on the request,
- * so nothing of it is recorded.
+ * so nothing of it is recorded. `ours`: it is nothing that the engine has done.
  */
 export type Verdict =
   | { readonly ending: Ending; readonly log?: string }
-  | { readonly refusal: Refusal; readonly log?: string; readonly elsewhere?: boolean; readonly idle?: boolean }
+  | { readonly refusal: Refusal; readonly log?: string; readonly elsewhere?: boolean; readonly idle?: boolean; readonly ours?: boolean }
 
 /** There is no room of ours for an answer. Its engine has made it and is to blame for nothing. */
 export const NO_ROOM: Verdict = {
   refusal: { code: 'busy', reason: 'too many large answers are in flight', retryAfterMs: 1_000 },
-  log: 'no room for the answer',
+  log: 'No room in memory for the answer of an engine',
+  ours: true,
 }
 
 export const NO_COUNTS: Counts = { input: 0, cachedInput: 0, output: 0, reasoning: 0, audioInput: 0, audioMs: 0, images: 0, pages: 0 }

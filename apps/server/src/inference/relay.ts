@@ -337,8 +337,10 @@ class EngineCall implements Dispatcher.DispatchHandler {
     const { exchange, firstByteAt, parts, seat } = this
     const { replica } = seat
     if (how !== 'ended') this.controller?.abort(STOPPED)
-    if (verdict.log !== undefined)
-      parts.log.warn({ requestId: exchange.id, replica: replica.name, model: this.model.name }, `Engine: ${verdict.log}`)
+    if (verdict.log !== undefined) {
+      const said = 'refusal' in verdict && verdict.ours === true ? verdict.log : `Engine: ${verdict.log}`
+      parts.log.warn({ requestId: exchange.id, replica: replica.name, model: this.model.name }, said)
+    }
     const begun = this.controller !== undefined
     const endedAt = parts.clock.now()
     if ('ending' in verdict) {

@@ -105,6 +105,10 @@ describe('a whole answer', () => {
     expect(plane.seats.left).toEqual(['clean'])
     expect(plane.records).toMatchObject([{ ended: 'engine_failed', status: 503, counted: 'delivered', output: 0, replica: 'scripted' }])
     expect(plane.settled).toEqual([guessedTokens(ASK.messages)])
+    const said = plane.log
+      .map((line) => JSON.parse(line) as { msg: string; replica?: string })
+      .filter(({ replica }) => replica === 'scripted')
+    expect(said.map(({ msg }) => msg)).toEqual(['No room in memory for the answer of an engine'])
     engine.play({})
     await expect.poll(async () => (await plane.ask(CHAT, ASK)).status).toBe(200)
   })
