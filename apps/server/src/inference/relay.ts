@@ -81,13 +81,25 @@ export const openRelay = (options: Omit<RelayParts, 'plainEngines'>, plainEngine
       try {
         const { native } = checked
         const speaks = native !== undefined && seat.replica.speaks?.includes(native.dialect) === true
-        new EngineCall(parts, exchange, speaks ? native.request : checked, model, seat, spending, resolve, reject).start(caller, spending)
+        const request = speaks ? native.request : checked
+        new EngineCall(parts, { exchange, request, model, seat, spending, resolve, reject }).start(caller, spending)
       } catch (error) {
         // There is not even a call that could leave it.
         seat.leave('unused')
         throw error
       }
     })
+}
+
+/** What a call is for, and who waits for what becomes of it. */
+type Calling = {
+  readonly exchange: Exchange
+  readonly request: Request
+  readonly model: Model
+  readonly seat: Seat
+  readonly spending: Spending
+  readonly resolve: (relayed: Awaited<ReturnType<Relay>>) => void
+  readonly reject: (error: Error) => void
 }
 
 /** A class, since there is one for each request and its functions would be made anew for each, as `exchange.ts` says. */
@@ -97,8 +109,8 @@ class EngineCall implements Dispatcher.DispatchHandler {
   readonly request: Request
   readonly model: Model
   readonly seat: Seat
-  readonly resolve: (relayed: Awaited<ReturnType<Relay>>) => void
-  readonly reject: (error: Error) => void
+  readonly resolve: Calling['resolve']
+  readonly reject: Calling['reject']
   readonly plain: boolean
   readonly answer: Answer
   readonly quiet: Deadline
@@ -115,16 +127,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   done = false
   again = false
 
-  constructor(
-    parts: RelayParts,
-    exchange: Exchange,
-    request: Request,
-    model: Model,
-    seat: Seat,
-    spending: Spending,
-    resolve: EngineCall['resolve'],
-    reject: EngineCall['reject'],
-  ) {
+  constructor(parts: RelayParts, { exchange, request, model, seat, spending, resolve, reject }: Calling) {
     const { limits, deadlines } = parts
     const { remoteModel, engineId } = seat.replica
     const { translate, stream } = request
@@ -345,10 +348,20 @@ class EngineCall implements Dispatcher.DispatchHandler {
     const endedAt = parts.clock.now()
     if ('ending' in verdict) {
       const { counts, counted, ended, status, words, finish } = verdict.ending
-      const count = begun ? { counts, counted } : { counts: NO_COUNTS, counted: 'none' as const }
       // Field by field: usage/event.ts says why.
       return this.resolve(
-        yes({ counts: count.counts, counted: count.counted, ended, status, words, finish, firstByteAt, endedAt, replica, begun }),
+        yes({
+          counts: begun ? counts : NO_COUNTS,
+          counted: begun ? counted : 'none',
+          ended,
+          status,
+          words,
+          finish,
+          firstByteAt,
+          endedAt,
+          replica,
+          begun,
+        }),
       )
     }
     const ended = verdict.refusal.code === 'engine_late' ? 'timed_out' : 'engine_failed'
