@@ -124,7 +124,7 @@ export const openGateway = async (
       admit,
       takeSeat: engines.takeSeat,
       replicaOf: engines.replicaOf,
-      begin: usage.begin,
+      noteBegun: usage.noteBegun,
       withdraw: usage.withdraw,
       record: usage.record,
       models: served.list,

@@ -151,7 +151,7 @@ export const startDataPlane = async (options: {
         })
       },
       replicaOf: () => undefined,
-      begin: () => undefined,
+      noteBegun: () => undefined,
       withdraw: () => undefined,
       record: async (event) => void records.push(event),
       clock: systemClock,

@@ -24,7 +24,7 @@ export type Rooms = {
   admit: Admit
   takeSeat: TakeSeat
   replicaOf: Engines['replicaOf']
-  begin: Usage['begin']
+  noteBegun: Usage['noteBegun']
   withdraw: Usage['withdraw']
   record: Usage['record']
   clock: Clock
@@ -76,9 +76,8 @@ export const serve =
       if (!request.ok) return exchange.refuse(request.refusal)
 
       const begun = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
-      const whole = !request.value.stream
       open = begun
-      rooms.begin(begun, whole)
+      rooms.noteBegun(begun, request.value.stream ? 'streamed' : 'whole')
       const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
       if (!relayed.ok) {
         const { failed, refusal } = relayed

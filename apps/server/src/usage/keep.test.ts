@@ -108,13 +108,13 @@ test('an answer that has begun and never ended is shipped as lost by the next pr
   const lost = { ended: 'lost', counted: 'none', charged: false, input: 0, cachedInput: 0, output: 0 } as const
   const [ended, withdrawn, running] = [usageEventOf(), usageEventOf(), usageEventOf()]
   const first = await openUsage({ dataDir, db: database.db, clock: systemClock, log: silent, limits: { shipEveryMs: 60_000 } })
-  for (const event of [ended, withdrawn, running]) first.begin({ ...event, ...lost })
+  for (const event of [ended, withdrawn, running]) first.noteBegun({ ...event, ...lost }, 'streamed')
   await first.record(ended)
   first.withdraw(withdrawn.id)
   // As a killed process leaves it: an event in the journal and nobody to say that its answer has ended.
   const half = await openOpenings({ directory: join(dataDir, 'usage'), log: silent })
-  half.begin({ ...ended, ...lost })
-  half.begin({ ...running, ...lost })
+  half.note({ ...ended, ...lost }, 'streamed')
+  half.note({ ...running, ...lost }, 'streamed')
   await half.close()
   await first.close()
 
@@ -145,14 +145,14 @@ test('a whole answer that is over at once is not noted, and one that runs on is'
   const noted = async (): Promise<string[]> =>
     (await Promise.all((await listOpenings(dataDir)).map(readOpenings))).flat().map((payload) => (JSON.parse(payload) as { id: string }).id)
   for (let round = 0; round < 3; round += 1) {
-    openings.begin(short, true)
+    openings.note(short, 'whole')
     openings.end(short.id)
     // Long enough for a look at it that finds nothing to note.
     await new Promise((done) => setTimeout(done, 20))
   }
-  openings.begin(long, true)
+  openings.note(long, 'whole')
   await until('it is noted', async () => (await noted()).includes(long.id))
-  openings.begin(stream)
+  openings.note(stream, 'streamed')
   await until('the stream is noted', async () => (await noted()).includes(stream.id))
   expect(await noted()).toEqual([long.id, stream.id])
   for (const { id } of [long, stream]) openings.end(id)
@@ -163,7 +163,7 @@ test('what runs survives when the list of what has begun is written anew', async
   const directory = dataDir
   const openings = await openOpenings({ directory, log: silent })
   const running = Array.from({ length: 20 }, () => usageEventOf())
-  for (const event of running) openings.begin(event)
+  for (const event of running) openings.note(event, 'streamed')
   const isNoted = async (id: string): Promise<boolean> => {
     const [path = ''] = await listOpenings(directory)
     // It may just have been written anew under another name.
@@ -171,7 +171,7 @@ test('what runs survives when the list of what has begun is written anew', async
   }
   for (let round = 0; round < 24; round += 1) {
     const more = Array.from({ length: 500 }, () => usageEventOf())
-    for (const event of more) openings.begin(event)
+    for (const event of more) openings.note(event, 'streamed')
     await until('the last one is noted', () => isNoted(more.at(-1)?.id ?? ''))
     for (const event of more) openings.end(event.id)
   }

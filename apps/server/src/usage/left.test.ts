@@ -36,7 +36,7 @@ const leave = async (number: number): Promise<{ ended: RecordedEvent; lost: Reco
   await journal.close()
   const lost: RecordedEvent = { ...running, ended: 'lost', counted: 'none', charged: false, input: 0, cachedInput: 0, output: 0 }
   const openings = await openOpenings({ directory, log })
-  openings.begin(lost)
+  openings.note(lost, 'streamed')
   await openings.close()
   return { ended, lost }
 }

@@ -25,13 +25,16 @@ const MAX_OPEN = 100_000
 /** So that with thousands of open answers one is found among a few. */
 const LISTS = 1_024
 
+/** How an answer comes to its client: bit by bit, or all of it at its end. */
+export type Coming = 'streamed' | 'whole'
+
 /**
  * What was begun and has not ended. Nobody waits for it and nothing is synced: the operating system keeps what a killed process has
  * written. What has no note when we die is not listed as lost, and costs nothing either way (which answers that are: README.md, "Lost answers").
  */
 export type Openings = {
-  /** An answer begins; `whole`: all of it will come at its end. `event` is what shall be in the books if it is noted and nobody ever says how it ended. */
-  begin: (event: UsageEvent, whole?: boolean) => void
+  /** An answer begins. `event` is what shall be in the books if it is noted and nobody ever says how it ended. */
+  note: (event: UsageEvent, coming: Coming) => void
   /** It has its event in the journal, which says more than we could. */
   end: (id: RequestId) => void
   /** It was refused, with nothing sent: there will be no event. */
@@ -166,27 +169,27 @@ export const openOpenings = async (options: {
 
   /** Notes what is due. What cannot be noted is due again, in a while. */
   const noteDue = async (): Promise<void> => {
-    const [begun, over] = [due, withdrawn]
+    const [noting, takingBack] = [due, withdrawn]
     due = new Map()
     withdrawn = []
-    onItsWay = begun
+    onItsWay = noting
     try {
       clearRecords(records)
-      for (const event of begun.values()) addRecord(records, JSON.stringify(event), toMore?.(event))
-      for (const id of over) addRecord(records, JSON.stringify({ withdrawn: id }))
+      for (const event of noting.values()) addRecord(records, JSON.stringify(event), toMore?.(event))
+      for (const id of takingBack) addRecord(records, JSON.stringify({ withdrawn: id }))
       if (torn) await handle.truncate(fileBytes)
       torn = true
       const { bytes, length } = records
       checkWritten((await handle.write(bytes, 0, length, fileBytes)).bytesWritten)
       torn = false
       fileBytes += length
-      for (const event of begun.values()) noted.add(event)
+      for (const event of noting.values()) noted.add(event)
       onItsWay = undefined
       complained = false
       if (fileBytes >= renewAtBytes) await renew()
     } catch (error) {
-      due = new Map([...begun, ...due])
-      withdrawn = [...over, ...withdrawn]
+      due = new Map([...noting, ...due])
+      withdrawn = [...takingBack, ...withdrawn]
       onItsWay = undefined
       if (!complained) log.warn({ err: error }, 'what has begun cannot be noted; if this process dies, open answers are not listed as lost')
       complained = true
@@ -196,14 +199,14 @@ export const openOpenings = async (options: {
 
   const retry = (): void => {
     retrying = undefined
-    note()
+    write()
   }
 
-  const note = (): void => {
+  const write = (): void => {
     if (closed || retrying !== undefined || due.size + withdrawn.length === 0) return
     writing ??= noteDue().then(() => {
       writing = undefined
-      note()
+      write()
     })
   }
 
@@ -212,7 +215,7 @@ export const openOpenings = async (options: {
     for (const [id, event] of aging) due.set(id, event)
     aging = young
     young = new Map()
-    note()
+    write()
     if (aging.size > 0) lookLater()
   }
 
@@ -221,21 +224,21 @@ export const openOpenings = async (options: {
   }
 
   return {
-    begin: (event, whole = false) => {
+    note: (event, coming) => {
       if (closed || runningNow() >= MAX_OPEN) return
-      if (whole) {
+      if (coming === 'whole') {
         young.set(event.id, event)
         lookLater()
       } else {
         due.set(event.id, event)
-        note()
+        write()
       }
     },
     end: (id) => void (forgetUnwritten(id) || forgetWritten(id)),
     withdraw: (id) => {
       if (forgetUnwritten(id) || !forgetWritten(id) || closed) return
       withdrawn.push(id)
-      note()
+      write()
     },
     left: () => [...left],
     forget: async (done) => {

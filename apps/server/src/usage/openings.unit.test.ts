@@ -79,7 +79,7 @@ const breakWrites = async (fails: (length: number, at: number) => boolean) => {
 test('with more open answers than a file should hold, a note is a few bytes more and not a new file with all of them', async () => {
   const openings = await openOpenings({ directory, log })
   const open = some(10_000)
-  for (const event of open) openings.begin(event)
+  for (const event of open) openings.note(event, 'streamed')
   await untilNoted(open)
   const before = await lastNumber()
   const look = async () => {
@@ -89,7 +89,7 @@ test('with more open answers than a file should hold, a note is a few bytes more
   const more = some(30)
   for (const event of more) {
     const seen = await look()
-    openings.begin(event)
+    openings.note(event, 'streamed')
     await until('it is noted', async () => (await look()) !== seen)
   }
   await untilNoted([...open, ...more])
@@ -98,7 +98,7 @@ test('with more open answers than a file should hold, a note is a few bytes more
   // It is still written anew when half of it is of answers long over.
   for (const event of open.slice(10)) openings.end(event.id)
   const late = some(12_000)
-  for (const event of late) openings.begin(event)
+  for (const event of late) openings.note(event, 'streamed')
   await until(
     'it holds what runs and no more',
     async () => (await noted()).join() === idsOf([...open.slice(0, 10), ...more, ...late]).join(),
@@ -146,18 +146,18 @@ test('what ends or is withdrawn while it cannot be noted is not noted later, and
     return until('those that run are noted, and no other is', async () => (await noted()).join() === idsOf(events).join())
   }
   const [first, second, third, ...others] = some(23) as [UsageEvent, UsageEvent, UsageEvent, ...UsageEvent[]]
-  openings.begin(first)
+  openings.note(first, 'streamed')
   await untilOnly([first])
 
   // Half of them reach the disk, each time.
-  await whileFull(() => [...others, second].forEach((event) => openings.begin(event)))
+  await whileFull(() => [...others, second].forEach((event) => openings.note(event, 'streamed')))
   for (const { id } of others.slice(0, 10)) openings.end(id)
   for (const { id } of others.slice(10)) openings.withdraw(id)
   await untilOnly([first, second])
 
   await whileFull(() => {
     openings.withdraw(first.id)
-    openings.begin(third)
+    openings.note(third, 'streamed')
   })
   await untilOnly([second, third])
   await openings.close()
@@ -169,7 +169,7 @@ test('a full disk is not asked again for each answer that begins, and a stop not
   const openings = await openOpenings({ directory, log, limits: { retryMs: 3_600_000 } })
   const events = some(50)
   for (const event of events) {
-    openings.begin(event)
+    openings.note(event, 'streamed')
     await until('it was tried', () => broken.failures() > 0)
     await stat(directory)
   }
@@ -184,11 +184,11 @@ test('a new file that gets only a part goes again, and the old one goes on', asy
   const broken = await breakWrites((_, at) => isFull && at === 0)
   const openings = await openOpenings({ directory, log, limits: { fileBytes: 2_000, retryMs: 5 } })
   const [first, ...others] = some(40) as [UsageEvent, ...UsageEvent[]]
-  openings.begin(first)
+  openings.note(first, 'streamed')
   await untilNoted([first])
   isFull = true
   for (const [index, event] of others.entries()) {
-    openings.begin(event)
+    openings.note(event, 'streamed')
     await untilNoted([first, ...others.slice(0, index + 1)])
   }
   expect(broken.failures()).toBeGreaterThan(1)
@@ -197,7 +197,7 @@ test('a new file that gets only a part goes again, and the old one goes on', asy
   isFull = false
   const before = await lastNumber()
   const more = some(40)
-  for (const event of more) openings.begin(event)
+  for (const event of more) openings.note(event, 'streamed')
   await until('it is written anew', async () => (await lastNumber()) > before)
   await untilNoted([first, ...others, ...more])
   await untilOneFile()
@@ -218,7 +218,7 @@ test('in whatever order answers begin, end and are withdrawn, those that run are
       for (const { does: what, which } of does) {
         if (what === 'begin' || what === 'begin whole') {
           const event = which % 4 > 0 ? alike(usageEventOf()) : usageEventOf()
-          openings.begin(event, what === 'begin whole')
+          openings.note(event, what === 'begin whole' ? 'whole' : 'streamed')
           running.push(event)
         } else if (what === 'wait') {
           // About as long as a write takes.

@@ -7,7 +7,7 @@ import { type Metrics, openMetrics } from '../kit/metrics.ts'
 import { type ChargePolicy, moreOf, type UsageEvent } from './event.ts'
 import { readGateway } from './gateway.ts'
 import { type JournalLimits, makeJournalDir, openJournal } from './journal.ts'
-import { openOpenings } from './openings.ts'
+import { type Coming, openOpenings } from './openings.ts'
 import { openShipper, openShipping, type Shipped } from './ship.ts'
 
 /** What is not in the database by then stays on disk for the next start. */
@@ -21,10 +21,10 @@ export type UsageLimits = Partial<JournalLimits> & { readonly shipEveryMs?: numb
 export type Usage = {
   record: RecordUsage
   /**
-   * Notes that an answer begins (a `whole` one when it is open for a while), with the event that is shipped as lost if this process dies before its end. Nobody
+   * Notes that an answer begins (a whole one when it is open for a while), with the event that is shipped as lost if this process dies before its end. Nobody
    * waits for it. `record` ends it.
    */
-  begin: (event: UsageEvent, whole?: boolean) => void
+  noteBegun: (event: UsageEvent, coming: Coming) => void
   /** The answer was refused after all, with nothing sent. */
   withdraw: (id: RequestId) => void
   /** Why usage cannot be written down now, or undefined. While there is a reason, nothing may be admitted. */
@@ -110,7 +110,7 @@ export const openUsage = async (options: {
       ending.events.push(event)
       return done
     },
-    begin: openings.begin,
+    noteBegun: openings.note,
     withdraw: openings.withdraw,
     fault: journal.fault,
     close: async () => {

@@ -7,7 +7,7 @@ const [directory = '', answers = ''] = process.argv.slice(2)
 const openings = await openOpenings({ directory, log: pino(), limits: { retryMs: 20 } })
 for (let each = 0; each < Number(answers); each += 1) {
   const event = usageEventOf()
-  openings.begin(event)
+  openings.note(event, 'streamed')
   process.stdout.write(`begun ${event.id}\n`)
 }
 setInterval(() => undefined, 60_000)
