@@ -124,7 +124,7 @@ export const openGateway = async (
       admit,
       takeSeat: engines.takeSeat,
       replicaOf: engines.replicaOf,
-      noteBegun: usage.noteBegun,
+      noteOpen: usage.noteOpen,
       withdraw: usage.withdraw,
       record: usage.record,
       models: served.list,

@@ -151,7 +151,7 @@ export const startDataPlane = async (options: {
         })
       },
       replicaOf: () => undefined,
-      noteBegun: () => undefined,
+      noteOpen: () => undefined,
       withdraw: () => undefined,
       record: async (event) => void records.push(event),
       clock: systemClock,

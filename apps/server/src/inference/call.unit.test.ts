@@ -118,7 +118,7 @@ test.each([true, false])(
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
-        noteBegun: ({ id }) => void begun.push(id),
+        noteOpen: ({ id }) => void begun.push(id),
         withdraw: (id) => void withdrawn.push(id),
         takeSeat: (_model, caller) =>
           new Promise((_resolve, reject) => {

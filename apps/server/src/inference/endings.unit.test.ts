@@ -24,7 +24,7 @@ test('what an engine is given has begun before, and ends as an event or is withd
   await using engine = await startScriptedEngine()
   const begun: UsageEvent[] = []
   const withdrawn: RequestId[] = []
-  const rooms = { noteBegun: (event: UsageEvent) => void begun.push(event), withdraw: (id: RequestId) => void withdrawn.push(id) }
+  const rooms = { noteOpen: (event: UsageEvent) => void begun.push(event), withdraw: (id: RequestId) => void withdrawn.push(id) }
   await using plane = await startDataPlane({ engine: engine.url, rooms })
   await (await plane.ask(CHAT, ASK)).text()
   engine.play({ status: 503 })

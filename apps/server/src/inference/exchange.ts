@@ -275,7 +275,7 @@ class HttpExchange implements Exchange {
     this.continued = true
     return new Promise((resolve) => {
       const body: PartialBody = { pieces: undefined, bytes: 0, small: 0, smallBytes: 0 }
-      const settle = (outcome: Outcome<Body>): void => {
+      const endReading = (outcome: Outcome<Body>): void => {
         rooms.deadlines.remove(slow)
         request.off('data', take).off('end', whole).off('close', halved)
         if (!outcome.ok) {
@@ -285,16 +285,16 @@ class HttpExchange implements Exchange {
         resolve(outcome)
       }
       const take = (piece: Buffer): void => {
-        if (body.bytes + piece.length > maxBytes) return settle(no({ code: 'body_too_large', maxBytes }))
-        if (!this.hold(piece.length)) return settle(no(BUSY))
+        if (body.bytes + piece.length > maxBytes) return endReading(no({ code: 'body_too_large', maxBytes }))
+        if (!this.hold(piece.length)) return endReading(no(BUSY))
         addPiece(body, piece)
       }
       const whole = (): void => {
-        settle(yes(toBody(body)))
+        endReading(yes(toBody(body)))
         body.pieces = undefined
       }
-      const halved = (): void => settle(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
-      const slow = rooms.deadlines.add(rooms.limits.bodyMs, () => settle(no({ code: 'body_late', limitMs: rooms.limits.bodyMs })))
+      const halved = (): void => endReading(no({ code: 'body_not_json', reason: 'the connection ended before the body did' }))
+      const slow = rooms.deadlines.add(rooms.limits.bodyMs, () => endReading(no({ code: 'body_late', limitMs: rooms.limits.bodyMs })))
       request.on('error', ignore) // `close` follows
       if (request.destroyed) return halved()
       request.on('data', take).on('end', whole).on('close', halved)

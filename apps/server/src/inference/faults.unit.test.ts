@@ -86,7 +86,7 @@ describe('a bug of ours', () => {
   const noting = () => {
     const begun: string[] = []
     const withdrawn: string[] = []
-    const rooms = { noteBegun: ({ id }: { id: string }) => void begun.push(id), withdraw: (id: string) => void withdrawn.push(id) }
+    const rooms = { noteOpen: ({ id }: { id: string }) => void begun.push(id), withdraw: (id: string) => void withdrawn.push(id) }
     return { begun, withdrawn, rooms }
   }
 

@@ -124,7 +124,7 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
     } catch (error) {
       recording.exchange.fault(error)
     } finally {
-      recording.over()
+      recording.done()
       running.delete(recording)
     }
   }

@@ -32,7 +32,7 @@ export type Recording = {
   /** Gives the answer from its beginning. False: its beginning is not kept, or there are too many already. */
   attach(exchange: Exchange): boolean
   /** `serve` has nothing more to say. */
-  over(): void
+  done(): void
   /** No longer waits for clients to come back. */
   stop(): void
   /** Forgets the answer; who is attached gets it to its end all the same. */
@@ -263,7 +263,7 @@ export const record = (
       else for (const step of steps) step.play(exchange)
       return true
     },
-    over: () =>
+    done: () =>
       close(
         one(0, () => {}),
         false,

@@ -26,11 +26,11 @@ export type Relayed = Ending & {
   /** The one that answered. */
   readonly replica: Replica
   /** The request was on its way to it. */
-  readonly begun: boolean
+  readonly reached: boolean
 }
 
 /** A no to the client from an engine that had the request: nobody got an answer, and somebody has worked. */
-export type Failed = Omit<Relayed, 'status' | 'finish'> & { /** A stream had been begun with a comment. */ readonly sent: boolean }
+export type Failed = Omit<Relayed, 'status' | 'finish'> & { /** A stream had been begun, with a comment. */ readonly begun: boolean }
 
 /** What a stream spends while it runs, and how it hears that no more may be spent. */
 export type Spending = Pick<Ticket, 'watch' | 'spend'>
@@ -119,7 +119,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   /** The engine's own error answer, while it is being read. */
   failing: EngineFailure | undefined
   firstByteAt: Instant | null = null
-  settled = false
+  released = false
   paused = false
   pausedAtMs = 0
   /** How long the client has held the engine back before. */
@@ -150,8 +150,8 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   start(caller: Caller, spending: Spending): void {
     const { exchange, request } = this
-    exchange.whenOver((over) => this.over(over))
-    if (this.settled) return
+    exchange.whenOver((over) => this.abandoned(over))
+    if (this.released) return
     spending.watch(() => this.exhausted())
     if (request.stream) exchange.whenDrained(() => this.drained())
     try {
@@ -185,11 +185,11 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.controller = controller
-    if (this.settled) controller.abort(STOPPED)
+    if (this.released) controller.abort(STOPPED)
   }
 
   onResponseStart(_controller: Dispatcher.DispatchController, status: number, headers: IncomingHttpHeaders): void {
-    if (this.settled || status < 200) return
+    if (this.released || status < 200) return
     try {
       const wanted = this.request.stream ? 'text/event-stream' : 'application/json'
       const type = String(headers['content-type'] ?? '').toLowerCase()
@@ -201,7 +201,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(_controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.settled) return
+    if (this.released) return
     try {
       const { parts, answer } = this
       const { limits, deadlines } = parts
@@ -211,7 +211,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
       if (this.failing !== undefined) return this.readFailure(this.failing, chunk)
       const verdict = answer.data(chunk)
       // A budget may have run out with what came.
-      if (verdict === undefined || this.settled) return
+      if (verdict === undefined || this.released) return
       if (verdict === 'done') {
         this.done = true
         deadlines.move(this.quiet, AFTER_DONE_MS)
@@ -223,7 +223,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseEnd(): void {
-    if (this.settled) return
+    if (this.released) return
     try {
       const { failing, request, seat } = this
       if (failing === undefined) return this.conclude(this.answer.end(), 'ended')
@@ -236,7 +236,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    if (this.settled) return
+    if (this.released) return
     try {
       if (this.done) return this.conclude(this.answer.end(), 'failed')
       const failed = errorToRefusal(error, this.model, this.request.stream && this.firstByteAt !== null)
@@ -248,8 +248,8 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 
   /** Nobody waits any more, or the time is up. */
-  over(over: Over): void {
-    if (this.settled) return
+  abandoned(over: Over): void {
+    if (this.released) return
     try {
       const { totalMs } = this.parts.limits
       const verdict = this.answer.broken(over, { code: 'engine_late', limitMs: totalMs })
@@ -264,7 +264,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   /** A budget has run out. */
   exhausted(): void {
-    if (this.settled) return
+    if (this.released) return
     try {
       const verdict = this.answer.exhausted?.()
       if (verdict !== undefined) this.conclude(verdict, 'stopped')
@@ -275,7 +275,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   /** The engine has said nothing for too long. */
   silent(): void {
-    if (this.settled) return
+    if (this.released) return
     try {
       if (this.done) return this.conclude(this.answer.end(), 'stopped')
       const { firstByteMs, idleMs } = this.parts.limits
@@ -288,7 +288,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   ping(): void {
     const { answer, alive, parts } = this
-    if (alive === undefined || this.settled) return
+    if (alive === undefined || this.released) return
     try {
       if (!this.paused && !this.done && this.failing === undefined) answer.ping?.()
       parts.deadlines.again(alive, parts.limits.pingMs)
@@ -306,7 +306,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   }
 
   drained(): void {
-    if (this.settled || !this.paused) return
+    if (this.released || !this.paused) return
     try {
       this.paused = false
       this.pausedMs += performance.now() - this.pausedAtMs
@@ -335,8 +335,8 @@ class EngineCall implements Dispatcher.DispatchHandler {
 
   /** `ended`: the engine had no more to say. `stopped`: we did not want more, or had no room for it, and it is not the engine's fault. */
   conclude(verdict: Verdict, how: 'ended' | 'stopped' | 'failed'): void {
-    if (this.settled) return
-    this.settle(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
+    if (this.released) return
+    this.release(how === 'failed' ? 'broken' : isFailure(verdict) ? 'failed' : 'clean')
     const { exchange, firstByteAt, parts, seat } = this
     const { replica } = seat
     if (how !== 'ended') this.controller?.abort(STOPPED)
@@ -344,15 +344,15 @@ class EngineCall implements Dispatcher.DispatchHandler {
       const said = 'refusal' in verdict && verdict.ours === true ? verdict.log : `Engine: ${verdict.log}`
       parts.log.warn({ requestId: exchange.id, replica: replica.name, model: this.model.name }, said)
     }
-    const begun = this.controller !== undefined
+    const reached = this.controller !== undefined
     const endedAt = parts.clock.now()
     if ('ending' in verdict) {
       const { counts, counted, ended, status, words, finish } = verdict.ending
       // Field by field: usage/event.ts says why.
       return this.resolve(
         yes({
-          counts: begun ? counts : NO_COUNTS,
-          counted: begun ? counted : 'none',
+          counts: reached ? counts : NO_COUNTS,
+          counted: reached ? counted : 'none',
           ended,
           status,
           words,
@@ -360,17 +360,17 @@ class EngineCall implements Dispatcher.DispatchHandler {
           firstByteAt,
           endedAt,
           replica,
-          begun,
+          reached,
         }),
       )
     }
     const ended = verdict.refusal.code === 'engine_late' ? 'timed_out' : 'engine_failed'
-    const failed = { ...countedByUs(this.request, 0), ended, sent: exchange.begun, firstByteAt, endedAt, replica, begun } as const
+    const failed = { ...countedByUs(this.request, 0), ended, begun: exchange.begun, firstByteAt, endedAt, replica, reached } as const
     this.resolve({
       ...no(verdict.refusal),
       elsewhere: verdict.elsewhere === true,
       again: this.again,
-      ...(begun && verdict.idle !== true ? { failed } : {}),
+      ...(reached && verdict.idle !== true ? { failed } : {}),
     })
   }
 
@@ -379,7 +379,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
    * whoever keeps a budget would end with it. It ends this request, and is not the engine's fault.
    */
   fault(error: unknown): void {
-    this.settle('clean')
+    this.release('clean')
     this.controller?.abort(STOPPED)
     this.reject(error instanceof Error ? error : new Error('the relay failed', { cause: error }))
     const { exchange, parts } = this
@@ -387,10 +387,11 @@ class EngineCall implements Dispatcher.DispatchHandler {
     if (exchange.over === 'client_left') parts.log.error({ requestId: exchange.id, err: error }, 'A call failed when its client had left')
   }
 
-  settle(how: Exclude<Leaving, 'unused'>): void {
+  /** Gives back what the call has: its seat, its limits of time, the ear that it lent to the client. What comes after that counts no more. */
+  release(how: Exclude<Leaving, 'unused'>): void {
     const { exchange, parts, request } = this
     const { deadlines } = parts
-    this.settled = true
+    this.released = true
     exchange.whenOver(undefined)
     if (request.stream) exchange.whenDrained(undefined)
     deadlines.remove(this.quiet)
@@ -497,7 +498,7 @@ const retryMs = (failure: EngineFailure): number => {
 }
 
 /** Nobody there is 503, and worth another try; somebody there who speaks nonsense is 500. */
-const errorToRefusal = (error: Error, model: Model, begun: boolean): { refusal: Refusal; log: string; elsewhere: boolean } => {
+const errorToRefusal = (error: Error, model: Model, answering: boolean): { refusal: Refusal; log: string; elsewhere: boolean } => {
   const code = 'code' in error && typeof error.code === 'string' ? error.code : error.name
   const failed = (reason: string, log: string) =>
     ({ refusal: { code: 'engine_failed', model: model.name, reason }, log, elsewhere: false }) as const
@@ -509,7 +510,7 @@ const errorToRefusal = (error: Error, model: Model, begun: boolean): { refusal: 
   ) {
     return failed('its answer cannot be read', `protocol error ${code}`)
   }
-  if (begun) return failed('it broke off', `broke off, ${code}`)
+  if (answering) return failed('it broke off', `broke off, ${code}`)
   return {
     refusal: { code: 'engine_unavailable', model: model.name, reason: 'it did not answer', retryAfterMs: RETRY_MS },
     log: `no answer, ${code}`,

@@ -78,9 +78,9 @@ export const inferenceRoutes = (
     const { project } = request.params
     // Whatever else stands in front of /v1, a UUID in capitals too, is no route (data-plane.md 2.1).
     if (project !== undefined && !isUuid(project)) return refuseUnknownRoute(request, reply)
-    const begin = (): Exchange => open(request, reply, project as ProjectId | undefined, manner)
-    if (manner !== undefined && rooms.handOver?.(request, reply, (refusal) => begin().refuse(refusal)) === true) return
-    run(begin(), work, request.params)
+    const make = (): Exchange => open(request, reply, project as ProjectId | undefined, manner)
+    if (manner !== undefined && rooms.handOver?.(request, reply, (refusal) => make().refuse(refusal)) === true) return
+    run(make(), work, request.params)
   }
 
   const route = (method: 'GET' | 'POST', path: string, work: Handle, manner?: Manner): void => {

@@ -24,7 +24,7 @@ export type Rooms = {
   admit: Admit
   takeSeat: TakeSeat
   replicaOf: Engines['replicaOf']
-  noteBegun: Usage['noteBegun']
+  noteOpen: Usage['noteOpen']
   withdraw: Usage['withdraw']
   record: Usage['record']
   clock: Clock
@@ -75,9 +75,9 @@ export const serve =
       const request = asked.value.complete === undefined ? asked : await asked.value.complete(exchange)
       if (!request.ok) return exchange.refuse(request.refusal)
 
-      const begun = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
-      open = begun
-      rooms.noteBegun(begun, request.value.stream ? 'streamed' : 'whole')
+      const lost = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
+      open = lost
+      rooms.noteOpen(lost, request.value.stream ? 'streamed' : 'whole')
       const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
       if (!relayed.ok) {
         const { failed, refusal } = relayed
@@ -86,8 +86,8 @@ export const serve =
         if (failed === undefined) return
         // A no need not wait for the disk: it is no answer that could be lost.
         used = toUsed(request.value, failed)
-        const status = failed.sent ? 200 : (endpoint.dialect?.speak(refusal, exchange.id) ?? speak(refusal)).status
-        const event = usageEvent(begun, request.value, { ...failed, status })
+        const status = failed.begun ? 200 : (endpoint.dialect?.speak(refusal, exchange.id) ?? speak(refusal)).status
+        const event = usageEvent(lost, request.value, { ...failed, status })
         open = undefined
         return await rooms.record(event)
       }
@@ -97,7 +97,7 @@ export const serve =
       used = toUsed(request.value, ended)
       const { guessed } = request.value.estimate
       if (guessed !== undefined && isCounted) input.learn(model.value.name, guessed.mix, used.input)
-      const event = usageEvent(begun, request.value, ended, exchange.over)
+      const event = usageEvent(lost, request.value, ended, exchange.over)
       open = undefined
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
       await rooms.record(event)
@@ -123,9 +123,9 @@ const estimateOf = ({ estimate, stream }: Request, count: () => Promise<number |
   return { ...asked, spread: { least: guessed.least, most: guessed.most, count } }
 }
 
-/** Limits count what is not counted, too: an engine that has begun has had all of the input, and leaving early makes room for no more. */
-const toUsed = ({ estimate }: Request, { counts, counted, begun }: Pick<Relayed, 'counts' | 'counted' | 'begun'>): Used => {
-  if (counted === 'engine' || counted === 'tokenizer' || !begun) return counts
+/** Limits count what is not counted, too: an engine that was reached has had all of the input, and leaving early makes room for no more. */
+const toUsed = ({ estimate }: Request, { counts, counted, reached }: Pick<Relayed, 'counts' | 'counted' | 'reached'>): Used => {
+  if (counted === 'engine' || counted === 'tokenizer' || !reached) return counts
   return {
     ...counts,
     input: Math.max(counts.input, estimate.inputTokens),

@@ -77,11 +77,11 @@ class StreamedAnswer implements Answer {
   readonly remoteName: Text | undefined // as the engine writes it, where it is another than ours
   readonly name: Text
   readonly events = splitEvents()
-  begun = false // the first event was one
+  hasFirst = false // the first event has come, and was one
   sent = false // and is on its way to the client
   finished = false // a finish reason has been seen
   atLimit = false // and it was the limit of output
-  over = false // what follows is of no use to a client
+  pastEnd = false // what follows is of no use to a client
   done: Buffer | undefined // the last event, as it came
   failure: Failure | undefined
   // The last event that went on, for what all of a stream have in common. As text: a small piece of what was read keeps 64 KB of the process' memory from being used
@@ -132,8 +132,8 @@ class StreamedAnswer implements Answer {
   exhausted(): Verdict | undefined {
     const { exchange, latest, model } = this
     const unfinished = this.unfinishedPlaces()
-    if (unfinished.length === 0 || this.over || latest === undefined) return undefined
-    this.over = true
+    if (unfinished.length === 0 || this.pastEnd || latest === undefined) return undefined
+    this.pastEnd = true
     this.flush()
     const frame: Record<string, unknown> = { ...textToObject(latest), model: model.name }
     const ended = this.ending('budget', () => exchange.end(DONE_EVENT))
@@ -179,7 +179,7 @@ class StreamedAnswer implements Answer {
     this.text = text
     let start = 0
     for (let end = endOfEvent(text, 0); end >= 0; end = endOfEvent(text, start)) {
-      if (!this.over) this.look(text.slice(start, end), start, end)
+      if (!this.pastEnd) this.look(text.slice(start, end), start, end)
       start = end
     }
     // A piece of a text keeps all of it. Mostly one read is one event, and that is the text itself.
@@ -194,21 +194,21 @@ class StreamedAnswer implements Answer {
   look(text: Text, start: number, end: number): void {
     const { request } = this
     const at = payloadOf(text)
-    if (at < 0) return this.begun ? this.pass(end) : this.change(start, end, '')
+    if (at < 0) return this.hasFirst ? this.pass(end) : this.change(start, end, '')
     if (text.startsWith(DONE, at)) {
       this.done = this.read.subarray(start, end)
-      this.over = true
+      this.pastEnd = true
       return
     }
-    if (!this.begun || isOdd(text, at)) {
+    if (!this.hasFirst || isOdd(text, at)) {
       const kind = kindOf(text, at)
       if (kind !== 'answer') {
         this.failure = kind === 'error' ? REPORTED : UNREADABLE
-        this.over = true
+        this.pastEnd = true
         return
       }
     }
-    this.begun = true
+    this.hasFirst = true
     this.latest = text
     const told = usageIn(text, at)
     const isAlone = told !== undefined && hasNoChoices(text, at)

@@ -52,26 +52,26 @@ export const lostEvent = (
  * What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. `over`: why the
  * client does not get the end of it, where the time was up or the client left while the answer was being counted.
  */
-export const usageEvent = (begun: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish'>, over?: Over): UsageEvent => {
+export const usageEvent = (lost: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish'>, over?: Over): UsageEvent => {
   const { counts } = relayed
   const missed = over !== undefined && isWhole(relayed.ended) ? over : undefined
   return {
-    id: begun.id,
-    organizationId: begun.organizationId,
-    projectId: begun.projectId,
-    principalId: begun.principalId,
-    accessKey: begun.accessKey,
-    modelAsked: begun.modelAsked,
-    model: begun.model,
-    priceId: begun.priceId,
-    poolId: begun.poolId,
+    id: lost.id,
+    organizationId: lost.organizationId,
+    projectId: lost.projectId,
+    principalId: lost.principalId,
+    accessKey: lost.accessKey,
+    modelAsked: lost.modelAsked,
+    model: lost.model,
+    priceId: lost.priceId,
+    poolId: lost.poolId,
     replica: relayed.replica.name,
-    endpoint: begun.endpoint,
-    mode: begun.mode,
+    endpoint: lost.endpoint,
+    mode: lost.mode,
     status: missed === undefined || request.stream ? relayed.status : missed === 'timed_out' ? LATE_STATUS : LEFT_STATUS,
     ended: missed ?? relayed.ended,
     counted: relayed.counted,
-    acceptedAt: begun.acceptedAt,
+    acceptedAt: lost.acceptedAt,
     firstByteAt: relayed.firstByteAt,
     endedAt: relayed.endedAt,
     input: counts.input,
@@ -89,8 +89,8 @@ export const usageEvent = (begun: UsageEvent, request: Request, relayed: Omit<Re
 const isWhole = (ended: Ended): boolean => ended === 'complete' || ended === 'length' || ended === 'budget'
 
 /** What is written down where a bug of ours was the end: an engine may have worked, and nobody knows how much. It is never charged. */
-export const faultEvent = (begun: UsageEvent, exchange: Pick<Exchange, 'begun' | 'over'>, endedAt: Instant): UsageEvent => ({
-  ...begun,
+export const faultEvent = (lost: UsageEvent, exchange: Pick<Exchange, 'begun' | 'over'>, endedAt: Instant): UsageEvent => ({
+  ...lost,
   status: exchange.begun ? 200 : exchange.over === 'client_left' ? LEFT_STATUS : FAULT_STATUS,
   ended: 'engine_failed',
   endedAt,

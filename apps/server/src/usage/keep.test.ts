@@ -108,7 +108,7 @@ test('an answer that has begun and never ended is shipped as lost by the next pr
   const lost = { ended: 'lost', counted: 'none', charged: false, input: 0, cachedInput: 0, output: 0 } as const
   const [ended, withdrawn, running] = [usageEventOf(), usageEventOf(), usageEventOf()]
   const first = await openUsage({ dataDir, db: database.db, clock: systemClock, log: silent, limits: { shipEveryMs: 60_000 } })
-  for (const event of [ended, withdrawn, running]) first.noteBegun({ ...event, ...lost }, 'streamed')
+  for (const event of [ended, withdrawn, running]) first.noteOpen({ ...event, ...lost }, 'streamed')
   await first.record(ended)
   first.withdraw(withdrawn.id)
   // As a killed process leaves it: an event in the journal and nobody to say that its answer has ended.

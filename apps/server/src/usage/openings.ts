@@ -33,7 +33,7 @@ export type Coming = 'streamed' | 'whole'
  * written. What has no note when we die is not listed as lost, and costs nothing either way (which answers that are: README.md, "Lost answers").
  */
 export type Openings = {
-  /** An answer begins. `event` is what shall be in the books if it is noted and nobody ever says how it ended. */
+  /** An answer is open from now on. `event` is what shall be in the books if it is noted and nobody ever says how it ended. */
   note: (event: UsageEvent, coming: Coming) => void
   /** It has its event in the journal, which says more than we could. */
   end: (id: RequestId) => void

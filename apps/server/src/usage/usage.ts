@@ -21,10 +21,10 @@ export type UsageLimits = Partial<JournalLimits> & { readonly shipEveryMs?: numb
 export type Usage = {
   record: RecordUsage
   /**
-   * Notes that an answer begins (a whole one when it is open for a while), with the event that is shipped as lost if this process dies before its end. Nobody
+   * Notes that an answer is open (a whole one when it has been so for a while), with the event that is shipped as lost if this process dies before its end. Nobody
    * waits for it. `record` ends it.
    */
-  noteBegun: (event: UsageEvent, coming: Coming) => void
+  noteOpen: (event: UsageEvent, coming: Coming) => void
   /** The answer was refused after all, with nothing sent. */
   withdraw: (id: RequestId) => void
   /** Why usage cannot be written down now, or undefined. While there is a reason, nothing may be admitted. */
@@ -110,7 +110,7 @@ export const openUsage = async (options: {
       ending.events.push(event)
       return done
     },
-    noteBegun: openings.note,
+    noteOpen: openings.note,
     withdraw: openings.withdraw,
     fault: journal.fault,
     close: async () => {

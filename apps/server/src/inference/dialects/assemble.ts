@@ -19,7 +19,7 @@ export type Assembly = {
 }
 
 /** A call of which fragments have come. It becomes a block when its name is known and it is its turn. */
-type Call = { id: string; readonly name: string; text: string; over: boolean }
+type Call = { id: string; readonly name: string; text: string; closed: boolean }
 
 /**
  * Puts the pieces of an answer together, streamed or whole: the other dialects say of each block where it begins and where it ends,
@@ -55,12 +55,12 @@ export const assemble = (newCallId: (index: number) => string): Assembly => {
     const { call, index, block } = current
     // A function without parameters; as JSON an empty string would be an error to whoever parses it.
     if (block.kind === 'call' && block.arguments === '') grow('{}')
-    if (call !== undefined) call.over = true
+    if (call !== undefined) call.closed = true
     steps.push({ does: 'close', index, block })
     current = undefined
   }
 
-  /** Opens calls in their order, as far as the one before them is over. */
+  /** Opens calls in their order, as far as the one before them is closed. */
   const advance = (force: boolean): void => {
     for (;;) {
       if (current?.call !== undefined) {
@@ -92,7 +92,7 @@ export const assemble = (newCallId: (index: number) => string): Assembly => {
     if (known !== undefined && !another) return known
     // Without a name there is nothing that could be called.
     if (piece.name === '') return undefined
-    const call = { id: piece.id, name: piece.name, text: '', over: false }
+    const call = { id: piece.id, name: piece.name, text: '', closed: false }
     calls.set(piece.place, call)
     waiting.push(call)
     return call
@@ -110,7 +110,7 @@ export const assemble = (newCallId: (index: number) => string): Assembly => {
       if (piece.kind !== 'call') say(piece.kind, piece.text)
       else {
         const call = callAt(piece)
-        if (call !== undefined && !call.over) call.text += piece.arguments
+        if (call !== undefined && !call.closed) call.text += piece.arguments
         advance(false)
       }
       return taken()

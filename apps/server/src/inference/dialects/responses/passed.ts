@@ -41,7 +41,7 @@ export const passedStream = (
   let last: Buffer | undefined // the last event, which waits
   let counts: Counts | undefined
   let atLimit = false
-  let over = false // nothing that follows matters
+  let pastEnd = false // nothing that follows matters
   let failure: { reason: string; log: string } | undefined
   let delivered = 0
 
@@ -52,14 +52,14 @@ export const passedStream = (
   }
 
   const look = (event: Buffer): void => {
-    if (over) return
+    if (pastEnd) return
     const read = readEvent(event)
     if (read === 'comment') {
       if (sequence > 0) out.push(event)
       return
     }
     if (read === 'done') {
-      over = true
+      pastEnd = true
       return
     }
     const named = read === 'garbage' ? undefined : read['type']
@@ -69,7 +69,7 @@ export const passedStream = (
       failure = { reason: 'it reported an error', log: 'an error inside a stream' }
     } else if (type === '') failure = { reason: 'its stream cannot be read', log: 'an event without a type' }
     if (failure !== undefined || read === 'garbage') {
-      over = true
+      pastEnd = true
       return
     }
     const theirs = renamed(read, type)
@@ -85,7 +85,7 @@ export const passedStream = (
       spend(delivered)
       return
     }
-    over = true
+    pastEnd = true
     last = passed
     counts = responseCounts(response?.['usage'])
     atLimit = toFields(response?.['incomplete_details'])['reason'] === 'max_output_tokens'
@@ -102,10 +102,11 @@ export const passedStream = (
 
   /** How it went wrong, with what the engine has told of the response until then. */
   const failureEvents = (refusal: Refusal): Buffer => {
-    const begun = response ?? beginResponse(exchange, asked, model.name, clock)
-    const opening = sequence > 0 ? [] : [emit('response.created', { response: begun }), emit('response.in_progress', { response: begun })]
+    const created = response ?? beginResponse(exchange, asked, model.name, clock)
+    const opening =
+      sequence > 0 ? [] : [emit('response.created', { response: created }), emit('response.in_progress', { response: created })]
     const { error, event } = failureOf(refusal)
-    const told = { ...begun, status: 'failed', error, output: items.all('incomplete'), completed_at: null }
+    const told = { ...created, status: 'failed', error, output: items.all('incomplete'), completed_at: null }
     return Buffer.concat([...opening, emit('response.failed', { response: told }), emit('error', event)])
   }
 
@@ -142,7 +143,7 @@ export const passedStream = (
       const keepsUp = flush()
       if (failure !== undefined) return failed(failure.reason, failure.log)
       if (!fits) return failed('its stream cannot be read', `an event of more than ${maxBytes} bytes`)
-      if (over) return 'done'
+      if (pastEnd) return 'done'
       return keepsUp ? undefined : 'wait'
     },
 
@@ -152,8 +153,8 @@ export const passedStream = (
     },
 
     exhausted() {
-      if (over || response === undefined) return undefined
-      over = true
+      if (pastEnd || response === undefined) return undefined
+      pastEnd = true
       for (const { type, ...fields } of items.close()) out.push(emit(type, fields))
       flush()
       const ended = ending('budget', () => exchange.end(cut))
