@@ -72,7 +72,7 @@ export const lostOf = ({ name, lastEvents }: System, answers: readonly Answer[],
 export type Engines = { readonly whole: Child; readonly stream: Child; stop(): Promise<void> }
 
 /** The engines live on the other core: what they cost is nobody's here. */
-export const startEngines = async (chunks: number, chunkEveryMs: number): Promise<Engines> => {
+export const startEngines = async (chunks: number, chunkEveryMs: number, counts = false): Promise<Engines> => {
   const whole = await startNginxEngine('mock')
   const stream = await startChild([
     ...SOURCE,
@@ -80,6 +80,7 @@ export const startEngines = async (chunks: number, chunkEveryMs: number): Promis
     String(chunks),
     String(chunkEveryMs),
     'stream',
+    ...(counts ? ['counts'] : []),
   ])
   pin([whole.pid, stream.pid], OTHER_CORE)
   return {

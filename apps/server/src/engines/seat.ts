@@ -1,4 +1,4 @@
-import { Client } from 'undici'
+import { buildConnector, Client } from 'undici'
 import type { Clock } from '../kit/clock.ts'
 import type { EngineId, ModelId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
@@ -64,10 +64,13 @@ export const pick = <T extends Candidate>(engines: readonly T[]): T | undefined 
   return best
 }
 
+/** One for all connections: each would bring its own, with a cache of TLS sessions that is never asked twice, and keep it for as long as a stream is open. */
+const CONNECTOR = buildConnector({ timeout: CONNECT_LIMIT_MS })
+
 const connect = (origin: string): Client =>
   new Client(origin, {
     pipelining: 1,
-    connect: { timeout: CONNECT_LIMIT_MS },
+    connect: CONNECTOR,
     keepAliveTimeout: KEEP_ALIVE_MS,
     keepAliveMaxTimeout: KEEP_ALIVE_MAX_MS,
     // The relay has deadlines of its own: an engine may think for minutes.

@@ -19,6 +19,8 @@ export type Ending = {
 export type Answer = {
   /** `wait`: the client does not keep up. `done`: this was the last that matters. Otherwise go on, unless there is a verdict. */
   data(chunk: Buffer): 'wait' | 'done' | Verdict | undefined
+  /** Some of it is on its way to the client, and its engine has counted the input: nobody needs the bytes of the request any more. A stream only. */
+  isCounted?(): boolean
   /** A sign of life for a client that waits; a stream only. */
   ping?(): void
   /** A budget has run out: the answer ends here, as one that has reached its limit. Undefined where it is at its end anyway. */

@@ -65,6 +65,8 @@ export type Exchange = {
   readBody(organizationId: OrganizationId): Promise<Outcome<Body>>
   /** Counts bytes that are held for this request (memory.ts); false when there is no room. Given back at the end, and when it is refused. */
   hold(bytes: number): boolean
+  /** Gives back what is held, where it was let go before the end. */
+  release(): void
   /** Fetches what the request points at, by the one guarded way; what comes is held for this request. */
   fetch(url: string, bounds: FetchBounds): Promise<Fetched>
   /**
@@ -303,6 +305,10 @@ class HttpExchange implements Exchange {
 
   hold(bytes: number): boolean {
     return !this.answered && this.held.hold(bytes)
+  }
+
+  release(): void {
+    this.held.release()
   }
 
   async fetch(url: string, { maxBytes, timeMs, accept }: FetchBounds): Promise<Fetched> {

@@ -199,6 +199,7 @@ export const record = (
     signal: () => abort.signal,
     readBody: async () => yes(body),
     hold: (more) => !closed && held.hold(more),
+    release: () => undefined, // what was held is the body, which is ours until the end
     async fetch(url, { maxBytes, timeMs, accept }) {
       const fetched = await guardedFetch(url, { maxBytes, timeMs, headers: { accept }, signal: abort.signal, allow: limits.fetchAllow })
       if (fetched.ok && !held.hold(fetched.body.length)) return { ok: false, reason: 'too many large requests are in flight' }

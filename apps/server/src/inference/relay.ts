@@ -14,7 +14,7 @@ import { type Answer, countedByUs, type Ending, NO_COUNTS, type Verdict } from '
 import type { Body } from './body.ts'
 import type { Deadline, Deadlines } from './deadlines.ts'
 import { translated } from './dialects/translator.ts'
-import type { Request } from './endpoints/endpoint.ts'
+import { gone, type Request } from './endpoints/endpoint.ts'
 import type { Exchange, InferenceLimits, Over } from './exchange.ts'
 import { streamedAnswer } from './streamed-answer.ts'
 import { wholeAnswer } from './whole-answer.ts'
@@ -116,6 +116,8 @@ class EngineCall implements Dispatcher.DispatchHandler {
   readonly quiet: Deadline
   readonly alive: Deadline | undefined
   controller: Dispatcher.DispatchController | undefined
+  /** What the engine gets, until nobody can need it any more. */
+  pieces: Buffer[] | undefined
   /** The engine's own error answer, while it is being read. */
   failing: EngineFailure | undefined
   firstByteAt: Instant | null = null
@@ -180,7 +182,17 @@ class EngineCall implements Dispatcher.DispatchHandler {
     if (replica.bearer !== undefined) headers.push('authorization', `Bearer ${replica.bearer}`)
     const path = `${replica.basePath}${request.enginePath}`
     // Our own deadlines stand around the call: an engine may think for minutes.
-    seat.client.dispatch({ method: 'POST', path, headers, body: bodyToDispatch(body), headersTimeout: 0, bodyTimeout: 0 }, this)
+    const sent = bodyToDispatch(body, request.stream)
+    seat.client.dispatch({ method: 'POST', path, headers, body: sent as Buffer, headersTimeout: 0, bodyTimeout: 0 }, this)
+    if (request.stream && Array.isArray(sent)) this.pieces = sent
+  }
+
+  /** An open stream keeps nothing of its prompt, which may be hundreds of kilobytes. */
+  letGo(pieces: Buffer[]): void {
+    this.pieces = undefined
+    pieces.length = 0
+    this.request.bytesFor = gone
+    this.exchange.release()
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -188,9 +200,10 @@ class EngineCall implements Dispatcher.DispatchHandler {
     if (this.released) controller.abort(STOPPED)
   }
 
-  onResponseStart(_controller: Dispatcher.DispatchController, status: number, headers: IncomingHttpHeaders): void {
+  onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: IncomingHttpHeaders): void {
     if (this.released || status < 200) return
     try {
+      controller.rawHeaders = null // 1.5 KB of each open stream, and a part of what they were read into
       const wanted = this.request.stream ? 'text/event-stream' : 'application/json'
       const type = String(headers['content-type'] ?? '').toLowerCase()
       if (status === 200 && type.startsWith(wanted) && headers['content-encoding'] === undefined) return
@@ -210,6 +223,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
       this.firstByteAt ??= parts.clock.now()
       if (this.failing !== undefined) return this.readFailure(this.failing, chunk)
       const verdict = answer.data(chunk)
+      if (this.pieces !== undefined && answer.isCounted?.() === true) this.letGo(this.pieces)
       // A budget may have run out with what came.
       if (verdict === undefined || this.released) return
       if (verdict === 'done') {
@@ -410,9 +424,13 @@ const STOPPED = new Error('nobody waits for this answer any more')
  * A small body goes as one buffer. A large one goes in its pieces, since joining it costs more than all the rest of the relay;
  * undici takes any iterable, which its types do not say.
  */
-const bodyToDispatch = (body: Body): Buffer => {
-  const [only] = body.pieces
-  return body.pieces.length === 1 && only !== undefined ? only : (body.pieces as unknown as Buffer)
+/**
+ * undici holds a buffer until the answer has ended, and of a list only the list, out of which we can take the pieces again: a stream's body is sent as one. It
+ * costs some microseconds, so a whole answer's is not.
+ */
+const bodyToDispatch = ({ pieces }: Body, stream: boolean): Buffer | Buffer[] => {
+  const [only] = pieces
+  return pieces.length === 1 && only !== undefined && !stream ? only : [...pieces]
 }
 
 type EngineFailure = {

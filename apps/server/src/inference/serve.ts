@@ -1,11 +1,14 @@
+import type { Model } from '../catalog/model.ts'
 import type { Resolve } from '../catalog/resolve.ts'
 import type { Engines } from '../engines/engines.ts'
 import type { TakeSeat } from '../engines/seat.ts'
 import type { Authenticate } from '../iam/authenticate.ts'
+import type { Caller } from '../iam/caller.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
+import { yes } from '../kit/outcome.ts'
 import { speak } from '../kit/refusal.ts'
-import type { Admit, Estimate, Used } from '../quota/admit.ts'
+import type { Admit, Estimate, Ticket, Used } from '../quota/admit.ts'
 import type { UsageEvent } from '../usage/event.ts'
 import type { Usage } from '../usage/usage.ts'
 import type { Call } from './call.ts'
@@ -38,9 +41,8 @@ export type Input = Guesses & { readonly count: CountInput; readonly measure: Me
  * A request, from socket to engine and back: every branch is here and none of the details.
  * The order of checks is data-plane.md 3.2.
  */
-export const serve =
-  <R extends Reading>(rooms: Rooms, call: Call, input: Input, endpoint: Endpoint<R> | FormEndpoint<R>) =>
-  async (exchange: Exchange): Promise<void> => {
+export const serve = <R extends Reading>(rooms: Rooms, call: Call, input: Input, endpoint: Endpoint<R> | FormEndpoint<R>) => {
+  const served = async (exchange: Exchange): Promise<void> => {
     const caller = rooms.authenticate(exchange.authorization, exchange.projectId, exchange)
     if (!caller.ok) return exchange.refuse(caller.refusal)
 
@@ -67,18 +69,32 @@ export const serve =
     )
     if (!ticket.ok) return exchange.refuse(ticket.refusal)
     exchange.setHeaders(ticket.value.headers())
+    return answered(exchange, caller.value, reading.value.model, model.value, asked.value, ticket.value)
+  }
 
+  /**
+   * From the ticket on. A function that waits keeps all that it ever had, and an answer may take minutes: what was read of the body, which is more than
+   * all else of an open stream, stays behind in the one above.
+   */
+  const answered = async (
+    exchange: Exchange,
+    caller: Caller,
+    modelAsked: string,
+    model: Model,
+    asked: Request,
+    ticket: Ticket,
+  ): Promise<void> => {
     let used: Used | undefined
     /** What an engine may have, and the journal has not been told of. */
     let open: UsageEvent | undefined
     try {
-      const request = asked.value.complete === undefined ? asked : await asked.value.complete(exchange)
+      const request = asked.complete === undefined ? yes(asked) : await asked.complete(exchange)
       if (!request.ok) return exchange.refuse(request.refusal)
 
-      const lost = lostEvent(exchange, caller.value, endpoint, reading.value, model.value)
+      const lost = lostEvent(exchange, caller, endpoint, modelAsked, model)
       open = lost
       rooms.noteOpen(lost, request.value.stream ? 'streamed' : 'whole')
-      const relayed = await call(exchange, caller.value, request.value, model.value, ticket.value)
+      const relayed = await call(exchange, caller, request.value, model, ticket)
       if (!relayed.ok) {
         const { failed, refusal } = relayed
         if (failed === undefined) rooms.withdraw(exchange.id)
@@ -93,10 +109,10 @@ export const serve =
       }
 
       const isCounted = relayed.value.counted === 'engine'
-      const ended = isCounted ? relayed.value : await input.measure(model.value, request.value, relayed.value)
+      const ended = isCounted ? relayed.value : await input.measure(model, request.value, relayed.value)
       used = toUsed(request.value, ended)
       const { guessed } = request.value.estimate
-      if (guessed !== undefined && isCounted) input.learn(model.value.name, guessed.mix, used.input)
+      if (guessed !== undefined && isCounted) input.learn(model.name, guessed.mix, used.input)
       const event = usageEvent(lost, request.value, ended, exchange.over)
       open = undefined
       // No client sees the end of an answer whose usage we could lose: the last frame waits for the disk.
@@ -108,9 +124,12 @@ export const serve =
       // What was begun must end, or it stays noted for as long as we live. Where the journal refuses, that is how it is found: as lost, at the next start.
       await rooms.record(faultEvent(open, exchange, rooms.clock.now()))
     } finally {
-      ticket.value.settle(used)
+      ticket.settle(used)
     }
   }
+
+  return served
+}
 
 /** Bounds that lie closer together decide nothing that is worth a question to an engine. */
 const WORTH_COUNTING_TOKENS = 256

@@ -124,6 +124,10 @@ class StreamedAnswer implements Answer {
     return keepsUp ? undefined : 'wait'
   }
 
+  isCounted(): boolean {
+    return this.sent && this.usage !== undefined
+  }
+
   ping(): void {
     this.exchange.begin()
     this.exchange.write(PING)

@@ -4,7 +4,7 @@ import type { Instant } from '../kit/clock.ts'
 import type { PoolId } from '../kit/ids.ts'
 import type { Ended, UsageEvent } from '../usage/event.ts'
 import { LATE_STATUS, LEFT_STATUS } from './answer.ts'
-import type { Reading, Request } from './endpoints/endpoint.ts'
+import type { Request } from './endpoints/endpoint.ts'
 import type { Exchange, Over } from './exchange.ts'
 import type { Relayed } from './relay.ts'
 
@@ -17,7 +17,7 @@ export const lostEvent = (
   exchange: Exchange,
   caller: Caller,
   endpoint: { readonly name: string },
-  reading: Reading,
+  modelAsked: string,
   model: Model,
 ): UsageEvent => ({
   id: exchange.id,
@@ -25,7 +25,7 @@ export const lostEvent = (
   projectId: caller.projectId,
   principalId: caller.principalId,
   accessKey: caller.accessKey,
-  modelAsked: reading.model,
+  modelAsked,
   model: model.name,
   priceId: model.price.id,
   poolId: model.id as string as PoolId,

@@ -62,8 +62,11 @@ export type Request = {
     /** Where the input is guessed: by what, and between which bounds it is. */
     readonly guessed?: (Pick<Guess, 'least' | 'most'> & { readonly mix: Mix }) | undefined
   }
-  /** The bytes for an engine that knows the model by this name. `plain`: without our asking for running usage, which this one refuses. */
-  bytesFor(remoteModel: string, plain?: boolean): Body
+  /**
+   * The bytes for an engine that knows the model by this name. `plain`: without our asking for running usage, which this one refuses. The relay puts `gone` in
+   * its place once nobody can need them: of a stream they are most of what is kept.
+   */
+  bytesFor: (remoteModel: string, plain?: boolean) => Body
   /** What these bytes are; JSON where nothing else is said. */
   readonly contentType?: string
   /** What becomes of the answer, where that is neither chat's stream nor an object with an array in it. */
@@ -84,6 +87,11 @@ export type Request = {
   readonly measured?: Pick<Counts, 'images'> | undefined
   /** Brings what the request points at: an engine never fetches, since it would not look where to. Admitted, and not yet seated. */
   complete?(exchange: Pick<Exchange, 'fetch'>): Promise<Outcome<Request>>
+}
+
+/** In the place of bytes that were let go. To ask for them is a mistake of ours. */
+export const gone = (): never => {
+  throw new Error('the bytes of this request were let go')
 }
 
 const MAX_NAME_CHARACTERS = 256
