@@ -18,7 +18,14 @@ type Taken = {
   readonly grownMb: number
 }
 
-const take = async (system: System, count: number, { chunks, lookMs }: typeof FULL): Promise<Taken> => {
+/** An engine that counts once, at the end, as OpenAI does; and one that counts as it goes, as vLLM does when we ask it to, which has the longer prompts. */
+const CASES = [
+  { counts: false, promptBytes: 1_000, engine: 'an engine that counts at the end, prompts of 1 KB' },
+  { counts: true, promptBytes: 20_000, engine: 'an engine that counts as it goes, prompts of 20 KB' },
+] as const
+type Case = (typeof CASES)[number]
+
+const take = async (system: System, count: number, { promptBytes }: Case, { chunks, lookMs }: typeof FULL): Promise<Taken> => {
   const { stream, streamPids: pids, name } = system
   const mb = (): number => pids.reduce((sum, pid) => sum + residentMb(pid), 0)
   const emptyMb = mb()
@@ -34,7 +41,7 @@ const take = async (system: System, count: number, { chunks, lookMs }: typeof FU
     return { cpuPerChunkMicros: micros / more, cores: micros / 1000 / ms, pace: (more * 1000) / ms, fullMb, grownMb: fullMb - emptyMb }
   }
   const since = systemClock.now()
-  const { answers, seen } = await openStreams(stream, bodyOf(stream.model, 1_000, true), count, look)
+  const { answers, seen } = await openStreams(stream, bodyOf(stream.model, promptBytes, true), count, look)
   const lost = lostOf(system, answers, chunks)
   if (lost !== undefined) throw new Error(lost)
   await system.booked(since, count)
@@ -43,18 +50,25 @@ const take = async (system: System, count: number, { chunks, lookMs }: typeof FU
 
 /** Many streams open at once, four chunks a second each: what a chunk costs then, what they weigh, and that none is lost. */
 export const benchStreams = async (quick: boolean, count = quick ? 256 : 5_000): Promise<Row[]> => {
+  const rows: Row[] = []
+  for (const each of quick ? CASES.slice(0, 1) : CASES) rows.push(...(await rowsOf(each, count, quick)))
+  return rows
+}
+
+const rowsOf = async (each: Case, count: number, quick: boolean): Promise<Row[]> => {
   const size = quick ? QUICK : FULL
-  const engines = await startEngines(size.chunks, CHUNK_EVERY_MS)
+  const engines = await startEngines(size.chunks, CHUNK_EVERY_MS, each.counts)
   const bare = await startBare(engines)
   const parvis = await startParvis(engines, { streams: count })
   try {
     const taken = { bare: [] as Taken[], parvis: [] as Taken[] }
     for (let round = 0; round < (quick ? 1 : 3); round += 1) {
-      taken.bare.push(await take(bare, count, size))
-      taken.parvis.push(await take(parvis, count, size))
+      taken.bare.push(await take(bare, count, each, size))
+      taken.parvis.push(await take(parvis, count, each, size))
     }
-    const of = (system: 'bare' | 'parvis', figure: keyof Taken): number => median(taken[system].map((each) => each[figure]))
-    const said = `${count} streams, ${of('parvis', 'pace').toFixed(0)} chunks a second, none lost`
+    const of = (system: 'bare' | 'parvis', figure: keyof Taken): number => median(taken[system].map((one) => one[figure]))
+    const most = (system: 'bare' | 'parvis', figure: keyof Taken): number => Math.max(...taken[system].map((one) => one[figure]))
+    const said = `${count} streams, ${of('parvis', 'pace').toFixed(0)} chunks a second, none lost; ${each.engine}`
     return [
       {
         what: 'CPU of a chunk, many streams open',
@@ -70,16 +84,16 @@ export const benchStreams = async (quick: boolean, count = quick ? 256 : 5_000):
       },
       {
         what: 'memory of the server, all of them open',
-        value: Math.max(...taken.parvis.map(({ fullMb }) => fullMb)),
+        value: most('parvis', 'fullMb'),
         unit: 'MiB',
-        beside: `goal ≤ 250 MB (238 MiB) for 5,000, budget ≤ 300 MB (286 MiB); bare ${Math.max(...taken.bare.map(({ fullMb }) => fullMb)).toFixed(0)} MiB`,
+        beside: `goal ≤ 250 MB (238 MiB) for 5,000, budget ≤ 300 MB (286 MiB); bare ${most('bare', 'fullMb').toFixed(0)} MiB`,
       },
       {
         what: '  of that, a stream',
         // Only the first round finds an empty process; later ones have its memory already.
-        value: (Math.max(...taken.parvis.map(({ grownMb }) => grownMb)) * 1024) / count,
+        value: (most('parvis', 'grownMb') * 1024) / count,
         unit: 'KiB',
-        beside: `bare ${((Math.max(...taken.bare.map(({ grownMb }) => grownMb)) * 1024) / count).toFixed(0)} KiB; with both sockets`,
+        beside: `bare ${((most('bare', 'grownMb') * 1024) / count).toFixed(0)} KiB; with both sockets`,
         cliff: { above: 400, why: 'what we add to a stream must stay below what its sockets weigh' },
       },
     ]

@@ -1,6 +1,5 @@
 import { rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
-import { setFlagsFromString } from 'node:v8'
 import { auditRoutes } from './audit/routes.ts'
 import { budgetRoutes } from './billing/budget-routes.ts'
 import { priceListRoutes } from './billing/price-list.ts'
@@ -32,6 +31,7 @@ import { inferenceReference } from './inference/reference.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { httpAddress } from './kit/addresses.ts'
 import { openDb } from './kit/db.ts'
+import { tuneHeap } from './kit/heap.ts'
 import type { OrganizationId } from './kit/ids.ts'
 import { openMail } from './kit/mail.ts'
 import { openManagement } from './kit/management.ts'
@@ -62,17 +62,6 @@ const CUT_LIMIT_MS = 5_000
 /** Whoever has a request from another gateway ends it by its own limit, which is the better refusal. */
 const HAND_OVER_SPARE_MS = 10_000
 
-/**
- * Once the first requests of a process have been slow, V8 takes what they made for long-lived and makes it in the old generation from then on, where only a full
- * collection finds it. Nothing of a request is: without this, gateways that start under load spend 15 % more.
- */
-const KEEP_YOUNG = '--no-allocation-site-pretenuring'
-/**
- * The bytes of bodies count as part of the heap, and ours is small: by itself V8 marks all of it for every twenty images of a megabyte. When the heap may
- * double before it looks, such an image costs 1.5 ms of processor time, where it cost up to 4.
- */
-const MAY_DOUBLE = '--heap-growing-percent=100'
-
 export type Gateway = Awaited<ReturnType<typeof openGateway>>
 
 /**
@@ -89,7 +78,8 @@ export const openGateway = async (
   },
 ) => {
   const { clock, log, open, url, db, secrets, changes, catalog, served, policy, metrics, usage, engines, neighbours } = parts
-  for (const flag of [KEEP_YOUNG, MAY_DOUBLE]) setFlagsFromString(flag)
+  const stopTuning = tuneHeap()
+  open('heap', async () => stopTuning())
   const known = await openIam({ db, changes, secrets, clock, log, elsewhere: neighbours?.failures('keys') })
   const iam = neighbours === undefined ? known : { ...known, knowing: neighbours.knowing }
 

@@ -242,6 +242,25 @@ describe('a body', () => {
     client.socket.destroy()
   })
 
+  test.each([
+    { usage: 'running', status: 200, does: 'has counted it is let go: another as large fits beside the open answer' },
+    { usage: undefined, status: 503, does: 'counts at the end is kept until then, to be counted if it never does' },
+  ] as const)('of a stream whose engine $does', async ({ usage, status }) => {
+    await using engine = await startScriptedEngine({ tokens: ['a', 'b'], holdAfter: 1, ...(usage === undefined ? {} : { usage }) })
+    await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 2 * MB } })
+    const large = `${JSON.stringify({ ...ASK, stream: true })}${' '.repeat(MB)}`
+    const first = await plane.raw()
+    first.post(CHAT, large)
+    await first.until(/"content":"a"/)
+    const second = await plane.raw()
+    second.post(CHAT, large)
+    expect(await second.until(/HTTP\/1.1 \d+/)).toMatch(new RegExp(`^HTTP/1.1 ${status}`))
+    engine.release()
+    await first.until(/data: \[DONE\]/)
+    expect(plane.records.find(({ ended }) => ended === 'complete')).toMatchObject({ counted: 'engine' })
+    await expect.poll(async () => (await plane.ask(CHAT, large)).status).toBe(200)
+  })
+
   test('of eight that come at once as many are served as fit', async () => {
     await using engine = await startScriptedEngine()
     await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 10 * MB } })

@@ -116,7 +116,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
   readonly quiet: Deadline
   readonly alive: Deadline | undefined
   controller: Dispatcher.DispatchController | undefined
-  /** What the engine gets, until nobody can need it any more. */
+  /** What undici sends of a stream's request, until nobody can need any of it. */
   pieces: Buffer[] | undefined
   /** The engine's own error answer, while it is being read. */
   failing: EngineFailure | undefined
@@ -187,10 +187,14 @@ class EngineCall implements Dispatcher.DispatchHandler {
     if (request.stream && Array.isArray(sent)) this.pieces = sent
   }
 
-  /** An open stream keeps nothing of its prompt, which may be hundreds of kilobytes. */
+  /**
+   * An open stream keeps nothing of its prompt, which may be hundreds of kilobytes: undici's list is emptied when the engine has begun to answer, since it has read
+   * all of it, and what a count would need when it has counted.
+   */
   letGo(pieces: Buffer[]): void {
-    this.pieces = undefined
     pieces.length = 0
+    if (this.answer.isCounted?.() !== true) return
+    this.pieces = undefined
     this.request.bytesFor = gone
     this.exchange.release()
   }
@@ -223,7 +227,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
       this.firstByteAt ??= parts.clock.now()
       if (this.failing !== undefined) return this.readFailure(this.failing, chunk)
       const verdict = answer.data(chunk)
-      if (this.pieces !== undefined && answer.isCounted?.() === true) this.letGo(this.pieces)
+      if (this.pieces !== undefined) this.letGo(this.pieces)
       // A budget may have run out with what came.
       if (verdict === undefined || this.released) return
       if (verdict === 'done') {

@@ -1,5 +1,4 @@
 import { setTimeout as after } from 'node:timers/promises'
-import { createTransport } from 'nodemailer'
 
 /** One letter. `id` is the same for every try: mail servers and readers drop what they have had. */
 export type Letter = { readonly id: string; readonly to: string; readonly subject: string; readonly lines: readonly string[] }
@@ -17,6 +16,7 @@ export const openMail =
   ({ smtpUrl, mailFrom }: { smtpUrl: string | undefined; mailFrom: string }): SendMail =>
   async ({ id, to, subject, lines }) => {
     if (smtpUrl === undefined) return 'no SMTP server is set: PARVIS_SMTP_URL'
+    const { createTransport } = await import('nodemailer') // most never send one, and its source alone is 0.7 MB of memory
     const transport = createTransport({
       url: smtpUrl,
       connectionTimeout: SEND_LIMIT_MS,
