@@ -86,6 +86,20 @@ describe('what an engine has not counted is counted by the tokenizer of its mode
     expect(outputs[0]).toBeGreaterThan(12)
   })
 
+  test('of a stream whose usage cannot be read', async () => {
+    await using house = await open()
+    const event = (fields: object): string =>
+      `data: ${JSON.stringify({ id: 'x', object: 'chat.completion.chunk', model: 'm', ...fields })}\n\n`
+    const said = (content: string, finish: string | null) => event({ choices: [{ index: 0, delta: { content }, finish_reason: finish }] })
+    const odd = event({ choices: [], usage: { prompt_tokens: 'many', completion_tokens: 'some' } })
+    house.engine.playOnce({
+      contentType: 'text/event-stream',
+      raw: [said('one two', null), said(' three', 'stop'), odd, 'data: [DONE]\n\n'],
+    })
+    await (await house.plane.ask(CHAT, { ...ASK, stream: true })).text()
+    expect(house.plane.records).toMatchObject([{ ended: 'complete', counted: 'tokenizer', input: INPUT, output: 3 }])
+  })
+
   test('of an answer whose client has left: what was said until then', async () => {
     await using house = await open({ tokens: TOKENS, holdAfter: 2 })
     const client = await house.plane.raw()

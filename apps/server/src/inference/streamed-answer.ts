@@ -125,7 +125,9 @@ class StreamedAnswer implements Answer {
   }
 
   isCounted(): boolean {
-    return this.sent && this.usage !== undefined
+    if (!this.sent) return false
+    const told = this.usageText()
+    return told !== undefined && toCounts(textToValue(told)) !== undefined
   }
 
   ping(): void {
