@@ -78,11 +78,13 @@ export const startHouse = async (options: HouseOptions) => {
       const text = await response.text()
       return { status: response.status, headers: response.headers, text, json: (): unknown => JSON.parse(text) }
     },
-    /** Resolves when an engine serves the model. */
+    /** Resolves when an engine serves the model, and the gateway knows both; it hears of them apart. */
     ready: (model: string) =>
       until(
         `${model} has a ready engine`,
-        () => house.engines.states().some((replica) => replica.model === model && replica.state === 'ready'),
+        () =>
+          house.catalog.list().some(({ name }) => name === model) &&
+          house.engines.states().some((replica) => replica.model === model && replica.state === 'ready'),
         60_000,
       ),
     async stop(how: { keepData?: boolean } = {}) {
