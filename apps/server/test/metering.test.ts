@@ -52,6 +52,42 @@ test('what a client has used can be read seconds later, by its key and by whoeve
   expect((await read(path, null)).usage).toEqual(wanted)
 })
 
+test('after the clock of the database was set back, sums and bill have what the requests say', async () => {
+  await using engine = await startScriptedEngine({ usage: { prompt: 300_000, completion: 200_000 } })
+  await serveScripted(house, engine, { name: 'stepped' })
+  // As a machine leaves it that ran for a while with its clock two hours ahead.
+  await house.db.query(`update usage_total_state set settled_before = now() + interval '2 hours'`)
+  expect((await house.call('/v1/chat/completions', { body: { ...ASK, model: 'stepped' } })).status).toBe(200)
+
+  const units = async () => {
+    const { requests } = (await house.call('/parvis/v1/usage-requests?model=stepped')).json() as {
+      requests: { units: Record<string, number> }[]
+    }
+    return requests.map((request) => request.units)
+  }
+  // To the end of an hour: what a range cuts off one is read from the events, and not from the totals.
+  const hourMs = 3_600_000
+  const to = new Date(Math.ceil(Date.now() / hourMs + 1) * hourMs).toISOString()
+  const used = async () => {
+    const { usage } = (await house.call(`/parvis/v1/usage?model=stepped&group_by=model&to=${to}`)).json() as {
+      usage: { kind: string; units: number }[]
+    }
+    return Object.fromEntries(usage.map((row) => [row.kind, row.units]))
+  }
+  const billed = async () => {
+    const { consumptions } = (await house.call('/billing/v2beta1/consumptions')).json() as {
+      consumptions: { sku: string; billed_quantity: string }[]
+    }
+    const lines = consumptions.map(({ sku, billed_quantity }) => [sku.split('/').at(-2), billed_quantity])
+    return Object.fromEntries(lines.filter(([name]) => name?.startsWith('stepped') === true))
+  }
+  await until('the request is in the ledger', async () => (await units()).length === 1)
+  expect(await units()).toEqual([{ input_tokens: 300_000, cached_input_tokens: 0, output_tokens: 200_000, audio_milliseconds: 0 }])
+  await expect.poll(used).toEqual({ input_tokens: 300_000, output_tokens: 200_000 })
+  await expect.poll(billed).toEqual({ stepped_input: '300', stepped_output: '200' })
+  expect(house.log()).toContain('the clock of the database was set back')
+})
+
 test('nobody reads usage without a key, or with one that is none', async () => {
   for (const key of [null, randomUUID(), 'nonsense']) expect((await house.call('/parvis/v1/usage', { key })).status).toBe(401)
   expect((await house.call('/parvis/v1/usage-shares', { key: null, body: {} })).status).toBe(401)

@@ -1,7 +1,7 @@
-import { atMost, type Clock, type Instant } from '../kit/clock.ts'
+import { atMost, type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
-import { computeTotals, TOTALS_LOCK } from './totals.ts'
+import { type ClockSeen, computeTotals, mindClock, TOTALS_LOCK } from './totals.ts'
 
 const TOTALS_EVERY_MS = 5_000
 /** Computing takes at most this part of the time, however much there is to compute. */
@@ -70,9 +70,17 @@ export const openKeeping = (options: { db: Db; clock: Clock; log: Logger; retent
   const loop = async (): Promise<void> => {
     let partitionsAtMs = Number.NEGATIVE_INFINITY
     let away = 0
+    let seen: ClockSeen | undefined
     while (!ended.signal.aborted) {
       const startedAt = performance.now()
       try {
+        seen = await mindClock(db, seen)
+        if (seen.putBackFrom !== undefined) {
+          log.warn(
+            { databaseClock: instantToDate(seen.now), settledBefore: instantToDate(seen.putBackFrom) },
+            'the clock of the database was set back: sums may have lacked what was recorded since; the last day is added up again',
+          )
+        }
         await computeTotals(db, ended.signal)
         if (startedAt >= partitionsAtMs) {
           await makePartitions(db, clock.now())

@@ -1,4 +1,5 @@
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { until } from '@parvis/testkit/until'
 import fc from 'fast-check'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
@@ -8,7 +9,7 @@ import { type AccessKey, newId, type OrganizationId, type PriceId, type Principa
 import { isCharged, type RecordedEvent } from './event.ts'
 import type { Kind } from './kinds.ts'
 import { insertEvents } from './ship.ts'
-import { computeTotals, lateEvents, readSums, readTotals } from './totals.ts'
+import { computeTotals, lateEvents, mindClock, readSums, readTotals } from './totals.ts'
 
 const HOUR_MS = 3_600_000
 const START = Date.UTC(2026, 9, 31, 22) as Instant // two hours before a month ends
@@ -193,6 +194,57 @@ test('while one process computes, another leaves it alone', async () => {
     expect(await computeTotals(database.db)).toBeUndefined()
   })
   expect(await computeTotals(database.db)).toEqual({ hours: 1 })
+})
+
+const putMark = (instant: string) => database.db.query(`update usage_total_state set settled_before = ${instant}`)
+const isMark = async (condition: string): Promise<boolean | undefined> => {
+  const { rows } = await database.db.query<{ holds: boolean }>(`select settled_before ${condition} as holds from usage_total_state`)
+  return rows[0]?.holds
+}
+
+test('a mark that lies ahead of the clock is put back, and one that does not stays where it is', async () => {
+  expect(await mindClock(database.db)).toMatchObject({ putBackFrom: undefined })
+  await putMark(`clock_timestamp() - interval '1 minute'`)
+  expect(await mindClock(database.db)).toMatchObject({ putBackFrom: undefined })
+  expect(await isMark(`> clock_timestamp() - interval '1 hour'`)).toBe(true)
+  await putMark(`clock_timestamp() + interval '2 hours'`)
+  const { now, putBackFrom = 0 } = await mindClock(database.db)
+  expect(putBackFrom).toBeGreaterThan(now)
+  expect(await isMark(`< clock_timestamp() - interval '23 hours'`)).toBe(true)
+  expect(await mindClock(database.db)).toMatchObject({ putBackFrom: undefined })
+})
+
+test('a small step of the clock behind a long rest is found by the time that has passed', async () => {
+  await putMark(`clock_timestamp() - interval '1 minute'`)
+  const seen = await mindClock(database.db)
+  expect(await mindClock(database.db, { ...seen, now: (seen.now - 600_000) as Instant })).toMatchObject({ putBackFrom: undefined })
+  const again = await mindClock(database.db, { ...seen, now: (seen.now + 600_000) as Instant })
+  expect(again.putBackFrom).toBeDefined()
+  expect(await isMark(`< clock_timestamp() - interval '23 hours'`)).toBe(true)
+  expect(await mindClock(database.db, again)).toMatchObject({ putBackFrom: undefined })
+})
+
+test('a round that began before the mark was put back by another process does not move it on', async () => {
+  await record([usageEventOf({ organizationId, acceptedAt: at(5) })])
+  await putMark(`clock_timestamp() - interval '1 hour'`)
+  const computing = await transaction(database.db, async (client) => {
+    await client.query('lock table usage_total in access exclusive mode')
+    const running = computeTotals(database.db)
+    await until('it waits in the middle', async () => {
+      const { rows } = await client.query(
+        `select from pg_locks join pg_database on pg_database.oid = database
+          where datname = current_database() and relation = 'usage_total'::regclass and not granted`,
+      )
+      return rows.length > 0
+    })
+    await putMark(`clock_timestamp() - interval '1 day'`)
+    // As an object: a promise would be waited for in here, with the table locked.
+    return { running }
+  })
+  expect(await computing.running).toEqual({ hours: 1 })
+  expect(await isMark(`< clock_timestamp() - interval '23 hours'`)).toBe(true)
+  await computeTotals(database.db)
+  expect(await isMark(`> clock_timestamp() - interval '1 hour'`)).toBe(true)
 })
 
 test('what is recorded for a closed range after an instant can be listed', async () => {

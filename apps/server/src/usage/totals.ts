@@ -25,7 +25,7 @@ const HOURS_AT_ONCE = 12
 /** A busy hour may hold millions of events; the pool's limit for a statement is made for people who wait. */
 const HOURS_LIMIT = '600s'
 const PATIENT = { query_timeout: 610_000 }
-/** Clocks of database servers are set back by seconds, not by more. */
+/** A clock of the database that is set back by less than this moves nothing behind the mark. What is set back by more, `mindClock` sees. */
 const CLOCK_STEP_SECONDS = 60
 
 /**
@@ -33,9 +33,23 @@ const CLOCK_STEP_SECONDS = 60
  * that began long ago may still be going to commit, so the oldest that runs is the bound, and not some guess of how late is too late.
  */
 const SETTLED_BEFORE = `
-  select least(clock_timestamp(), min(xact_start)) - make_interval(secs => ${CLOCK_STEP_SECONDS}) as instant
+  select least(clock_timestamp(), min(xact_start)) - make_interval(secs => ${CLOCK_STEP_SECONDS}) as instant,
+         (select settled_before::text from usage_total_state) as mark
     from pg_stat_activity
    where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`
+
+/**
+ * Back by a day, since whoever computes may have been away while others recorded. A mark that is too low costs nothing but that hours are computed
+ * again. Half the margin: what the clock is corrected by every day must not be taken for a step, and a real one must be seen in time.
+ */
+const MIND_CLOCK = `
+  with back as (
+    update usage_total_state
+       set settled_before = least(settled_before, clock_timestamp() - interval '1 day')
+     where settled_before > clock_timestamp() - make_interval(secs => ${CLOCK_STEP_SECONDS / 2})
+        or clock_timestamp() < $1::timestamptz - make_interval(secs => ${CLOCK_STEP_SECONDS / 2})
+    returning true)
+  select clock_timestamp() as now, settled_before as mark, exists (select from back) as "isPutBack" from usage_total_state`
 
 const TOUCHED = `
   select distinct date_trunc('hour', accepted_at, 'UTC') as hour
@@ -68,12 +82,36 @@ const holdingLock = <T>(db: Db, work: (client: pg.PoolClient) => Promise<T>): Pr
     return work(client)
   })
 
+/** What the clock of the database said, and when, by a clock of ours that nobody can set. */
+export type ClockSeen = {
+  readonly now: Instant
+  readonly atMs: number
+  /** Where the mark was, when it had to be put back. */
+  readonly putBackFrom: Instant | undefined
+}
+
+/**
+ * Puts the mark back where the clock of the database was set back: a machine starts with its clock hours ahead, and then hears the time. Events
+ * that are recorded from then on would lie before the mark, and so be neither added up nor seen as moved. A mark lies a margin behind the clock, so one that lies
+ * ahead of that tells; and so does a clock that says less than it said to `last`, with the time that has passed since, however small the step and
+ * long the rest between two rounds. To be called before each `computeTotals`. Until then, some seconds as a rule, readers miss what was recorded since the
+ * step; nothing of it is lost.
+ */
+export const mindClock = async (db: Db, last?: ClockSeen): Promise<ClockSeen> => {
+  // Before the question here and after the answer below: what a slow answer takes never looks like a step.
+  const expected = last && new Date(last.now + performance.now() - last.atMs)
+  const { rows } = await db.query<{ now: Date; mark: Date | number; isPutBack: boolean }>(MIND_CLOCK, [expected])
+  const [seen] = rows
+  if (seen === undefined) throw new Error('usage_total_state has no row')
+  return { now: dateToInstant(seen.now), atMs: performance.now(), putBackFrom: seen.isPutBack ? (Number(seen.mark) as Instant) : undefined }
+}
+
 /**
  * Computes again every hour that has got events since the last time, some in a transaction, each whole, and then moves the mark up to which
  * all events are in the totals. Cut short at any line, it is simply done again. Undefined when another process is at it.
  */
 export const computeTotals = async (db: Db, signal?: AbortSignal): Promise<{ hours: number } | undefined> => {
-  const { rows: settled } = await db.query<{ instant: Date }>(SETTLED_BEFORE)
+  const { rows: settled } = await db.query<{ instant: Date; mark: string }>(SETTLED_BEFORE)
   const touched = await holdingLock(db, (client) => client.query<{ hour: Date }>({ text: TOUCHED, ...PATIENT }))
   if (touched === undefined) return undefined
   const hours = touched.rows.map(({ hour }) => hour)
@@ -87,8 +125,18 @@ export const computeTotals = async (db: Db, signal?: AbortSignal): Promise<{ hou
     })
     if (done === undefined) return undefined
   }
-  await db.query('update usage_total_state set settled_before = greatest(settled_before, $1)', [settled[0]?.instant])
+  // Not where another process has put the mark back meanwhile: our round began by the clock that was wrong.
+  await db.query('update usage_total_state set settled_before = greatest(settled_before, $1) where settled_before >= $2::timestamptz', [
+    settled[0]?.instant,
+    settled[0]?.mark,
+  ])
   return { hours: hours.length }
+}
+
+/** The instant before which there are no events any more, only totals. Minus infinity where nothing was ever dropped. */
+export const readKeptFrom = async (db: Db | pg.PoolClient): Promise<Instant> => {
+  const { rows } = await db.query<{ kept_from: Date | number }>('select kept_from from usage_total_state')
+  return Number(rows[0]?.kept_from ?? Number.NEGATIVE_INFINITY) as Instant
 }
 
 type TotalRow = {

@@ -3,6 +3,7 @@ import type { Db } from '../kit/db.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { type Kind, UNITS } from './kinds.ts'
+import { readKeptFrom } from './totals.ts'
 
 /** What sums can be split by. Kinds are never added to each other: tokens and milliseconds have no sum. */
 export const DIMENSIONS = ['project_id', 'principal_id', 'access_key', 'model', 'mode', 'price_id'] as const
@@ -55,11 +56,8 @@ const cut = (from: Instant, to: Instant, step: Step): { hours: [number, number];
  */
 export const viewUsage = async (db: Db, view: View): Promise<Outcome<{ rows: ViewRow[] }, ViewRefusal>> => {
   const { hours, edges } = cut(view.from, view.to, view.step)
-  const { rows: state } = await db.query<{ kept_from: Date | number }>('select kept_from from usage_total_state')
-  const keptFrom = state[0]?.kept_from
-  if (keptFrom instanceof Date && edges.some(([starts]) => starts < keptFrom.getTime())) {
-    return no({ reason: 'only_hours', keptFrom: dateToInstant(keptFrom) })
-  }
+  const keptFrom = await readKeptFrom(db)
+  if (edges.some(([starts]) => starts < keptFrom)) return no({ reason: 'only_hours', keptFrom })
 
   const values: unknown[] = [
     view.organizationId,
