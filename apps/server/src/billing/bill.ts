@@ -6,7 +6,7 @@ import { dateToInstant, type Instant } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import type { Cents, PicoEuro } from '../kit/money.ts'
-import { lateEvents, readSums, type Sum } from '../usage/totals.ts'
+import { lateEvents, readKeptFrom, readSums, type Sum } from '../usage/totals.ts'
 import { isMonth, type Month, monthEnd, monthStart, nextMonth, stepMonth } from './month.ts'
 import { type Bill, type FreePools, type LineKey, METERS, type Meter, type Quantity, type QuotedPrice, rate } from './rate.ts'
 import type { Terms } from './terms.ts'
@@ -28,7 +28,7 @@ export type MonthBill = {
 
 type Client = Db | pg.PoolClient
 
-/** Events older than this are dropped with their partitions at the earliest, so nothing comes later than that. */
+/** As long as events are kept where nothing else is set: what comes later than that is refused by the ledger. */
 const LATE_MONTHS = 13
 
 /** Cached input is input where the model has no price of its own for it (serverless-platform.md 2.2): one line, rounded once. */
@@ -99,8 +99,14 @@ const readLateMonths = async (client: Client, organizationId: OrganizationId, be
   // Late events go to the first month that is still open, and to no other.
   const last = rows.at(-1)
   if (last === undefined || nextMonth(last.month) !== before) return []
+  const keptFrom = await readKeptFrom(client)
   const late: Month[] = []
   for (const { month: closed, frozen_at: frozenAt } of rows) {
+    // Its events are gone, and what came late with them; only its sums can still tell.
+    if (monthStart(closed) < keptFrom) {
+      late.push(closed)
+      continue
+    }
     const recordedFrom = (dateToInstant(frozenAt) - SETTLING_MS) as Instant
     const events = await lateEvents(client, { organizationId, from: monthStart(closed), to: monthEnd(closed), recordedFrom })
     if (events.length > 0) late.push(closed)

@@ -6,6 +6,8 @@ import type { Clock } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
+import { dropPartitions } from '../usage/keep.ts'
+import { computeTotals } from '../usage/totals.ts'
 import { readBill } from './bill.ts'
 import { billRound } from './billing.ts'
 import { creditInvoice, payInvoice, readInvoices, voidInvoice } from './invoice.ts'
@@ -132,6 +134,40 @@ test('late events go to the next month with a mark, once, however often the mont
   // Later still: only what is new since.
   await use(database.db, { organizationId, model: 'small', priceId: small, at: '2026-01-30T23:00:00Z', output: 3_000 })
   expect(await marked('2026-03')).toEqual([{ lateFrom: '2026-01', units: 3_000n, free: 3_000n }])
+})
+
+test('what came late is billed although its events have been dropped by the time that the next month is closed', async () => {
+  const own = await freshDatabase()
+  try {
+    const { db } = own
+    const priceId = await addPriced(db, 'small', { input: '0.15', output: '0.35' })
+    const organizationId = await addOrganization(db, 'dropped', '2026-01-01T00:00:00Z')
+    const served = (at: string, output: number) => use(db, { organizationId, model: 'small', priceId, at, output })
+    const clock = handClock('2026-02-02T00:00:00Z')
+    const marked = async () =>
+      (await readBill(db, terms, organizationId, '2026-02' as Month)).bill.lines.map(({ lateFrom, units }) => ({ lateFrom, units }))
+    await served('2026-01-10T00:00:00Z', 1_000)
+    await billRound({ db, clock, log, terms })
+    await served('2026-01-31T23:00:00Z', 2_000_000)
+    await served('2026-03-01T00:00:00Z', 1_000)
+    const expected = [{ lateFrom: '2026-01', units: 2_000_000n }]
+    expect(await marked()).toEqual(expected)
+
+    await computeTotals(db)
+    await db.query('update usage_total_state set settled_before = clock_timestamp()')
+    clock.set('2026-03-01T12:00:00Z')
+    expect(await dropPartitions(db, clock.now(), 1)).toEqual(['usage_event_2026_01'])
+    expect(await marked()).toEqual(expected)
+    clock.set('2026-03-02T00:00:00Z')
+    await billRound({ db, clock, log, terms })
+    expect((await readBill(db, terms, organizationId, '2026-02' as Month)).closedAt).toBe(clock.now())
+    expect(await marked()).toEqual(expected)
+    // And not once more.
+    const next = await readBill(db, terms, organizationId, '2026-03' as Month)
+    expect(next.bill.lines.map(({ lateFrom, units }) => ({ lateFrom, units }))).toEqual([{ lateFrom: null, units: 1_000n }])
+  } finally {
+    await own.drop()
+  }
 })
 
 test('eight processes that close at once make one bill, one invoice and no gap in the numbers', async () => {
