@@ -288,7 +288,7 @@ export const SETTINGS = [
     env: 'PARVIS_USAGE_RETENTION_MONTHS',
     yaml: 'usageRetentionMonths',
     default: '13',
-    what: 'Full months for which usage events are kept; hourly totals stay for good.',
+    what: 'Full months, back from the newest one, for which usage events are kept; hourly totals stay for good.',
   },
   {
     env: 'PARVIS_CHARGE_FAILED',

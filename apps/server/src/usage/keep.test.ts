@@ -71,7 +71,7 @@ test('an event of a month that has no partition yet makes one, among others that
 
 test('what is older than the retention goes by the month, its totals stay, and nothing can come back to change them', async () => {
   const [old, kept] = [at(2025, 11, 30), at(2025, 12, 1)]
-  await insert(...[old, kept].map((acceptedAt) => usageEventOf({ organizationId, acceptedAt, input: 9, cachedInput: 0, output: 0 })))
+  await insert(...[old, kept, NOW].map((acceptedAt) => usageEventOf({ organizationId, acceptedAt, input: 9, cachedInput: 0, output: 0 })))
   await computeTotals(database.db)
   expect(await dropPartitions(database.db, NOW, 12), 'an event that is not yet settled holds its month').toEqual([])
   await settle()
@@ -87,6 +87,18 @@ test('what is older than the retention goes by the month, its totals stay, and n
     [kept, 9n],
   ])
   expect(await dropPartitions(database.db, NOW, 12)).toEqual([])
+})
+
+test('a clock that is months ahead for a moment drops nothing, and what comes later is taken', async () => {
+  await makePartitions(database.db, NOW)
+  const ahead = at(2028, 2, 29)
+  expect(await dropPartitions(database.db, ahead, 13), 'nothing was ever recorded').toEqual([])
+  const [first, second] = [usageEventOf({ organizationId, acceptedAt: NOW }), usageEventOf({ organizationId, acceptedAt: NOW })]
+  expect(await insert(first)).toEqual([])
+  await computeTotals(database.db)
+  await settle()
+  expect(await dropPartitions(database.db, ahead, 13)).toEqual([])
+  expect(await insert(second)).toEqual([])
 })
 
 test('the loop brings recorded events into the totals by itself', async () => {

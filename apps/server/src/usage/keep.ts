@@ -1,4 +1,4 @@
-import { atMost, type Clock, type Instant, instantToDate } from '../kit/clock.ts'
+import { atMost, type Clock, dateToInstant, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import type { Logger } from '../kit/log.ts'
 import { type ClockSeen, computeTotals, mindClock, TOTALS_LOCK } from './totals.ts'
@@ -30,10 +30,17 @@ export const makePartitions = async (db: Db, now: Instant): Promise<void> => {
 /**
  * Drops the months that are older than what is kept, once everything in them is in the totals. Nothing of them can come back: from
  * then on the ledger refuses their events, so that their totals stay as they are. Says what was dropped.
+ *
+ * The retention is counted back from the newest event, where that is older than now: a clock that is months ahead for a moment would otherwise
+ * drop them all, and refuse whatever comes later for good. Where nobody asks for anything, events are only kept for longer.
  */
 export const dropPartitions = (db: Db, now: Instant, retentionMonths: number): Promise<string[]> =>
   transaction(db, async (client) => {
-    const keptFrom = monthAt(now, -retentionMonths)
+    const { rows: newest } = await client.query<{ accepted_at: Date }>(
+      'select accepted_at from usage_event order by accepted_at desc limit 1',
+    )
+    if (newest[0] === undefined) return []
+    const keptFrom = monthAt(Math.min(now, dateToInstant(newest[0].accepted_at)) as Instant, -retentionMonths)
     const { rows } = await client.query<{ name: string }>(
       `select child.relname as name from pg_inherits join pg_class as child on child.oid = inhrelid
         where inhparent = 'usage_event'::regclass order by name`,
