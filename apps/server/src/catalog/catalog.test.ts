@@ -152,11 +152,11 @@ describe('the models of the repository', () => {
 describe('what a running gateway knows', () => {
   test('a model that is added, and one that is removed', async () => {
     const { catalog } = await open()
-    expect(catalog.resolve('new')).toEqual({ ok: false, refusal: { code: 'model_unknown', model: 'new' } })
+    expect(catalog.resolve('new', systemClock.now())).toEqual({ ok: false, refusal: { code: 'model_unknown', model: 'new' } })
     await add('new')
-    await until(catalog, () => catalog.resolve('new').ok)
+    await until(catalog, () => catalog.resolve('new', systemClock.now()).ok)
     await removeModel(database.db, systemClock, ACTOR, 'new')
-    await until(catalog, () => !catalog.resolve('new').ok)
+    await until(catalog, () => !catalog.resolve('new', systemClock.now()).ok)
   })
 
   test('end of life: not listed, its name answered by the successor', async () => {
@@ -166,8 +166,9 @@ describe('what a running gateway knows', () => {
     await add('alone', { status: 'eol' })
     const { catalog } = await open()
     expect(names(catalog)).toEqual(['heir'])
-    for (const name of ['heir', 'old', 'older']) expect(catalog.resolve(name)).toMatchObject({ ok: true, value: { name: 'heir' } })
-    expect(catalog.resolve('alone')).toEqual({ ok: false, refusal: { code: 'model_unknown', model: 'alone' } })
+    for (const name of ['heir', 'old', 'older'])
+      expect(catalog.resolve(name, systemClock.now())).toMatchObject({ ok: true, value: { name: 'heir' } })
+    expect(catalog.resolve('alone', systemClock.now())).toEqual({ ok: false, refusal: { code: 'model_unknown', model: 'alone' } })
   })
 
   test('what it knew stays in use when the catalogue cannot be read', async () => {
@@ -186,13 +187,13 @@ describe('what a running gateway knows', () => {
     try {
       await database.db.query(`select note_change('catalog')`)
       await failed
-      expect(catalog.resolve('kept').ok).toBe(true)
+      expect(catalog.resolve('kept', systemClock.now()).ok).toBe(true)
       expect(names(catalog)).toEqual(['kept'])
     } finally {
       await database.db.query('alter table model_away rename to model')
     }
     await add('later')
-    await until(catalog, () => catalog.resolve('later').ok)
+    await until(catalog, () => catalog.resolve('later', systemClock.now()).ok)
   })
 
   test('a listener is called until it leaves, and one that throws harms nobody', async () => {
@@ -209,7 +210,7 @@ describe('what a running gateway knows', () => {
     stop()
     const called = calls
     await add('two')
-    await until(catalog, () => catalog.resolve('two').ok)
+    await until(catalog, () => catalog.resolve('two', systemClock.now()).ok)
     expect(calls).toBe(called)
   })
 })
@@ -227,7 +228,7 @@ describe('the price in force', () => {
     await addPrice(database.db, clock, ACTOR, 'm', (start + 2_000) as Instant, { input: 4n, cachedInput: 1n, output: 5n })
     const { catalog } = await open(clock)
     const price = () => {
-      const outcome = catalog.resolve('m')
+      const outcome = catalog.resolve('m', clock.now())
       const listed = catalog.list()[0]
       if (!outcome.ok) throw new Error('not served')
       expect(listed).toBe(outcome.value)
@@ -241,6 +242,10 @@ describe('the price in force', () => {
     clock.set(start + 1_999)
     expect(price()).toEqual([2n, 2n, 3n])
     clock.set(start + 2_000)
+    expect(price()).toEqual([4n, 1n, 5n])
+    // Whatever the clock says, a request has the price of the moment at which it was accepted.
+    const accepted = catalog.resolve('m', (start + 1_999) as Instant)
+    expect(accepted).toMatchObject({ ok: true, value: { price: { input: 2n, output: 3n } } })
     expect(price()).toEqual([4n, 1n, 5n])
     // A clock that is set back by an hour shows the price of that hour again.
     clock.set(start + 500)

@@ -79,9 +79,9 @@ export const openCatalog = async (options: {
     }
   })
 
-  const find = (name: string): Model | undefined => {
+  const find = (name: string, at: Instant): Model | undefined => {
     const entry = entries.get(name)
-    return entry === undefined ? undefined : inForce(entry, clock.now())
+    return entry === undefined ? undefined : inForce(entry, at)
   }
   return {
     resolve: resolveWith(find),

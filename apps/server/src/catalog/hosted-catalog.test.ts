@@ -158,7 +158,7 @@ test('holds every entry of the hosted catalogue, also the one whose output is sa
   const catalog = await openCatalog({ db: database.db, changes, clock: systemClock, log, weightsDirs })
   try {
     for (const [name, , status, contextTokens, maxOutputTokens, dimensions, , , rules] of ENTRIES) {
-      const model = catalog.resolve(name)
+      const model = catalog.resolve(name, systemClock.now())
       expect([name, model.ok]).toEqual([name, status !== 'eol'])
       if (model.ok) expect(model.value).toMatchObject({ name, contextTokens, maxOutputTokens, dimensions, rules })
     }

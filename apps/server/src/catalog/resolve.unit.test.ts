@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import type { Instant } from '../kit/clock.ts'
 import type { Model } from './model.ts'
 import { resolveWith } from './resolve.ts'
 
@@ -9,7 +10,7 @@ const over = (...rows: readonly Row[]) => {
   const models = new Map(rows.map((row) => [row.name, { type: 'chat', ...row } as Model]))
   const resolve = resolveWith((name) => models.get(name))
   return (name: string): string => {
-    const outcome = resolve(name)
+    const outcome = resolve(name, 0 as Instant)
     if (outcome.ok) return outcome.value.name
     expect(outcome.refusal).toEqual({ code: 'model_unknown', model: name })
     return 'unknown'

@@ -14,8 +14,8 @@ const lacksSpeech = (model: Model): boolean => model.type === 'audio' && model.w
  */
 export const withoutSpeech = (catalog: Pick<Catalog, 'resolve' | 'list'>): Pick<Catalog, 'resolve' | 'list'> => ({
   list: () => catalog.list().filter((model) => !lacksSpeech(model)),
-  resolve: (name) => {
-    const model = catalog.resolve(name)
+  resolve: (name, at) => {
+    const model = catalog.resolve(name, at)
     if (!model.ok || !lacksSpeech(model.value)) return model
     const reason = 'speech is not installed on this machine; npm install without --omit=optional brings it'
     return no({ code: 'engine_unavailable', model: model.value.name, reason, retryAfterMs: RETRY_MS })

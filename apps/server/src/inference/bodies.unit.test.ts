@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
-import { systemClock } from '@parvis/server/kit/clock'
+import { type Instant, systemClock } from '@parvis/server/kit/clock'
 import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '@parvis/server/kit/ids'
 import { openLog } from '@parvis/server/kit/log'
 import { no, yes } from '@parvis/server/kit/outcome'
@@ -23,19 +23,18 @@ const MB = 1024 * 1024
 
 /** A second organization that may call. */
 const OTHER = { authorization: 'Bearer other' }
-const startTwo = async (engine: string, limits: Parameters<typeof startDataPlane>[0]['limits'] & object) => {
-  const caller = (organizationId: string) => ({
-    organizationId: organizationId as OrganizationId,
-    projectId: organizationId as ProjectId,
-    principalId: organizationId as PrincipalId,
-    accessKey: 'SCWXXXXXXXXXXXXXXXXX' as AccessKey,
-  })
-  return startDataPlane({
+const callerOf = (organizationId: string) => ({
+  organizationId: organizationId as OrganizationId,
+  projectId: organizationId as ProjectId,
+  principalId: organizationId as PrincipalId,
+  accessKey: 'SCWXXXXXXXXXXXXXXXXX' as AccessKey,
+})
+const startTwo = async (engine: string, limits: Parameters<typeof startDataPlane>[0]['limits'] & object) =>
+  startDataPlane({
     engine,
     limits,
-    rooms: { authenticate: (authorization) => yes(caller(authorization === OTHER.authorization ? 'other' : 'one')) },
+    rooms: { authenticate: (authorization) => yes(callerOf(authorization === OTHER.authorization ? 'other' : 'one')) },
   })
-}
 
 /** In HTTP's chunks, each of which comes as a piece of its own, or as two where a read ends in it. */
 const inChunks = (bytes: Buffer, sizes: readonly number[]): Buffer => {
@@ -506,6 +505,38 @@ describe('a refusal before the body', () => {
     large.post(CHAT, '', { expect: '100-continue', 'content-length': '1000000000' })
     expect(await large.until(/"code":400/)).not.toContain('100 Continue')
   })
+})
+
+test('a price that begins while the body is coming is not the price of its request', async () => {
+  const [before, after] = [aModel(), aModel()]
+  const beginsAt = 1_800_000_000_000
+  let now = beginsAt - 1
+  let accepted = (): void => undefined
+  const heard = new Promise<void>((resolve) => (accepted = resolve))
+  await using engine = await startScriptedEngine()
+  await using plane = await startDataPlane({
+    engine: engine.url,
+    rooms: {
+      clock: { ...systemClock, now: () => now as Instant },
+      resolve: (_name, at) => yes(at < beginsAt ? before : after),
+      authenticate: () => {
+        accepted()
+        return yes(callerOf('one'))
+      },
+    },
+  })
+  const client = await plane.raw()
+  client.post(CHAT, '', { 'content-length': String(Buffer.byteLength(BODY)) })
+  await heard
+  now = beginsAt
+  client.send(BODY)
+  await client.until(/"finish_reason":"stop"/)
+  client.post(CHAT, BODY)
+  await expect.poll(() => plane.records.length).toBe(2)
+  expect(plane.records.map(({ acceptedAt, priceId }) => [acceptedAt, priceId])).toEqual([
+    [beginsAt - 1, before.price.id],
+    [beginsAt, after.price.id],
+  ])
 })
 
 describe('pipelined requests', () => {

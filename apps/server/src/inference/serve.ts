@@ -52,7 +52,8 @@ export const serve = <R extends Reading>(rooms: Rooms, call: Call, input: Input,
     const reading = await endpoint.read(body.value, exchange.contentType)
     if (!reading.ok) return exchange.refuse(reading.refusal)
 
-    const model = rooms.resolve(reading.value.model)
+    // A price that begins while the body is still coming is not this request's.
+    const model = rooms.resolve(reading.value.model, exchange.acceptedAt)
     if (!model.ok) return exchange.refuse(model.refusal)
 
     // Who asks for a model that has ended learns that another one answers (serverless-platform.md 8.3).

@@ -36,7 +36,7 @@ export const countTokens =
     const reading = messages.read(body.value)
     if (!reading.ok) return exchange.refuse(reading.refusal)
 
-    const model = rooms.resolve(reading.value.model)
+    const model = rooms.resolve(reading.value.model, exchange.acceptedAt)
     if (!model.ok) return exchange.refuse(model.refusal)
 
     const question = toQuestion(reading.value, model.value, input.guess)
