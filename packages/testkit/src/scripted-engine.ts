@@ -77,8 +77,8 @@ export type Moment = 'asked' | 'held' | 'aborted' | 'answered'
 export type ScriptedEngine = {
   readonly url: string
   readonly port: number
-  /** Every request whose body has arrived, in order. */
-  readonly requests: readonly ScriptedRequest[]
+  /** Every request whose body has arrived, in order. Whoever looks at memory may empty it. */
+  readonly requests: ScriptedRequest[]
   /** How often each moment has come. */
   count(moment: Moment): number
   /** Waits until the moment has come this many times since the start (once, unless told otherwise). */

@@ -244,20 +244,24 @@ describe('a body', () => {
   test.each([
     { usage: 'running', status: 200, does: 'has counted it is let go: another as large fits beside the open answer' },
     { usage: undefined, status: 503, does: 'counts at the end is kept until then, to be counted if it never does' },
-  ] as const)('of a stream whose engine $does', async ({ usage, status }) => {
+    { usage: 'running', status: 200, does: 'has counted it is let go, of the older completions as well', path: '/v1/completions' },
+    { usage: 'running', status: 529, does: 'gets it as a chat is kept, since the answer is written by it', path: '/v1/messages' },
+    { usage: 'running', status: 503, does: 'gets it as a chat is kept, of responses as well', path: '/v1/responses' },
+  ] as const)('of a stream whose engine $does', async ({ usage, status, path = CHAT }) => {
     await using engine = await startScriptedEngine({ tokens: ['a', 'b'], holdAfter: 1, ...(usage === undefined ? {} : { usage }) })
     await using plane = await startDataPlane({ engine: engine.url, limits: { inflightBytes: 2 * MB } })
-    const large = `${JSON.stringify({ ...ASK, stream: true })}${' '.repeat(MB)}`
+    const said =
+      path === '/v1/completions' ? { prompt: 'Hi' } : path === '/v1/responses' ? { input: 'Hi' } : { messages: ASK.messages, max_tokens: 5 }
+    const large = `${JSON.stringify({ model: ASK.model, stream: true, ...said })}${' '.repeat(MB)}`
     const first = await plane.raw()
-    first.post(CHAT, large)
-    await first.until(/"content":"a"/)
+    first.post(path, large)
+    await first.until(/"a"/)
     const second = await plane.raw()
-    second.post(CHAT, large)
+    second.post(path, large)
     expect(await second.until(/HTTP\/1.1 \d+/)).toMatch(new RegExp(`^HTTP/1.1 ${status}`))
     engine.release()
-    await first.until(/data: \[DONE\]/)
-    expect(plane.records.find(({ ended }) => ended === 'complete')).toMatchObject({ counted: 'engine' })
-    await expect.poll(async () => (await plane.ask(CHAT, large)).status).toBe(200)
+    await expect.poll(() => plane.records.find(({ ended }) => ended === 'complete')).toMatchObject({ counted: 'engine' })
+    await expect.poll(async () => (await plane.ask(path, large)).status).toBe(200)
   })
 
   test('of eight that come at once as many are served as fit', async () => {

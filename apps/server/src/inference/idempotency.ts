@@ -4,7 +4,7 @@ import type { Instant } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import type { Body } from './body.ts'
 import type { Exchange, ExchangeRooms } from './exchange.ts'
-import { type Recording, record } from './recording.ts'
+import { type Kept, type Recording, record } from './recording.ts'
 
 export type IdempotencyLimits = {
   /** How long a key means the same answer, from its first request on. */
@@ -31,8 +31,8 @@ export const DEFAULT_IDEMPOTENCY: IdempotencyLimits = {
 
 type Served = (exchange: Exchange) => Promise<void>
 
-/** `recording` is gone once the answer is no longer kept; the key still stands for it. */
-type Entry = { readonly fingerprint: string; readonly expiresAt: Instant; recording: Recording | undefined; running: boolean }
+/** `kept` is the recording while it runs, and gone once the answer is no longer kept; the key still stands for it. */
+type Entry = { readonly fingerprint: string; readonly expiresAt: Instant; kept: Kept | undefined; running: boolean }
 
 const KEY = /^[\x20-\x7e]{1,255}$/
 const BUSY_RETRY_MS = 1_000
@@ -58,12 +58,12 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
 
   const free = (entry: Entry): void => {
     finished.delete(entry)
-    entry.recording?.forget()
-    entry.recording = undefined
+    entry.kept?.forget()
+    entry.kept = undefined
   }
 
-  const room = (recording: Recording, more: number): boolean => {
-    if (more > 0 && recording.bytes + more > limits.answerBytes) return false
+  const room = (kept: Kept, more: number): boolean => {
+    if (more > 0 && kept.bytes + more > limits.answerBytes) return false
     for (const entry of finished) {
       if (bytes + more <= limits.totalBytes) break
       free(entry)
@@ -100,22 +100,23 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
     organizationId: OrganizationId,
     served: Served,
   ): Promise<void> => {
-    const entry: Entry = { fingerprint, expiresAt: (clock.now() + limits.windowMs) as Instant, recording: undefined, running: true }
+    const entry: Entry = { fingerprint, expiresAt: (clock.now() + limits.windowMs) as Instant, kept: undefined, running: true }
     entries.delete(name)
     entries.set(name, entry)
     const bounds = { lingerMs: stopped ? 0 : limits.lingerMs, watchers: limits.watchers, room }
     const recording = record(rooms, exchange, body, organizationId, bounds, {
-      ended: (said) => {
+      ended: (complete, kept) => {
         entry.running = false
+        if (!complete) return drop(name, entry)
         // One that has grown too large while it was made is a key without an answer.
-        if (said && entry.recording !== undefined) finished.add(entry)
-        else if (!said) drop(name, entry)
+        entry.kept = kept
+        if (kept !== undefined) finished.add(entry)
       },
       forgotten: () => {
-        entry.recording = undefined
+        entry.kept = undefined
       },
     })
-    entry.recording = recording
+    if (entry.running) entry.kept = recording
     if (entries.get(name) !== entry) recording.forget()
     running.add(recording)
     purge()
@@ -144,9 +145,9 @@ export const openIdempotency = (rooms: ExchangeRooms & { authenticate: Authentic
     if (known === undefined || (known.expiresAt <= clock.now() && !known.running))
       return begin(name, fingerprint, exchange, body.value, caller.value.organizationId, served)
     if (known.fingerprint !== fingerprint) return exchange.refuse({ code: 'idempotency_mismatch' })
-    if (known.recording === undefined) return exchange.refuse({ code: 'idempotency_gone' })
+    if (known.kept === undefined) return exchange.refuse({ code: 'idempotency_gone' })
     if (finished.delete(known)) finished.add(known)
-    if (!known.recording.attach(exchange)) {
+    if (!known.kept.attach(exchange)) {
       exchange.refuse({ code: 'busy', reason: 'too many clients wait for this answer', retryAfterMs: BUSY_RETRY_MS })
     }
   }

@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { type Instant, systemClock } from '@parvis/server/kit/clock'
 import type { AccessKey, OrganizationId, PrincipalId, ProjectId } from '@parvis/server/kit/ids'
 import { yes } from '@parvis/server/kit/outcome'
@@ -31,6 +33,29 @@ const open = async (script: Script = {}, options: Partial<Parameters<typeof star
     },
   }
 }
+
+// What a key keeps is seen only when everything else is gone.
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
+
+describe('a finished answer', () => {
+  test('keeps nothing of its request, however large that was', async () => {
+    const [requests, bytes] = [24, 2 * 2 ** 20]
+    await using all = await open()
+    const keptMb = (): number => {
+      collect()
+      return process.memoryUsage().arrayBuffers / 2 ** 20
+    }
+    const large = `${JSON.stringify(ASK)}${' '.repeat(bytes)}`
+    const before = keptMb()
+    for (let at = 0; at < requests; at += 1) {
+      expect((await all.said(`k${at}`, large)).status).toBe(200)
+      all.engine.requests.length = 0
+    }
+    await expect.poll(() => keptMb() - before).toBeLessThan((requests * bytes) / 2 ** 20 / 2)
+    expect((await all.said('k0', large)).headers.get('idempotent-replayed')).toBe('true')
+  })
+})
 
 describe('the same key and body', () => {
   test.each<[string, string, object]>([

@@ -68,6 +68,20 @@ const askWith = (...urls: string[]) => ({
 })
 
 describe('an image by URL', () => {
+  test('stays in its share of the memory for bodies as long as the stream, also once the engine has counted it', async () => {
+    await using counting = await startScriptedEngine({ tokens: ['a', 'b'], holdAfter: 1, usage: 'running' })
+    const limits = { fetchAllow: ['127.0.0.0/8'], inflightBytes: 2 ** 21 }
+    await using plane = await startDataPlane({ engine: counting.url, models: [SEEING], limits })
+    const large = `${JSON.stringify({ ...askWith(`${web.url}/a.png`), stream: true })}${' '.repeat(2 ** 20)}`
+    const first = await plane.raw()
+    first.post(CHAT, large)
+    await first.until(/"a"/)
+    expect((await plane.ask(CHAT, large)).status).toBe(503)
+    counting.release()
+    await first.until(/data: \[DONE\]/)
+    await expect.poll(async () => (await plane.ask(CHAT, large)).status).toBe(200)
+  })
+
   test('is fetched by us and reaches the engine as data, in a small body and in a large one', async () => {
     await using plane = await planeWith()
     for (const padding of ['', 'x'.repeat(100_000)]) {

@@ -22,22 +22,26 @@ export type RecordingBounds = {
   /** Clients at one running answer. */
   readonly watchers: number
   /** Asks for memory; false when there is none. What was asked for is given back with a negative number. */
-  room(recording: Recording, bytes: number): boolean
+  room(kept: Kept, bytes: number): boolean
+}
+
+/** An answer that can be given again. */
+export type Kept = {
+  /** Gives the answer from its beginning. False: its beginning is not kept, or there are too many already. */
+  attach(exchange: Exchange): boolean
+  /** Forgets the answer; who is attached gets it to its end all the same. */
+  forget(): void
+  readonly bytes: number
 }
 
 /** One answer on its way to any number of clients, and to those who come later. */
-export type Recording = {
+export type Recording = Kept & {
   /** What `serve` answers to. It outlives the client that came first. */
   readonly exchange: Exchange
-  /** Gives the answer from its beginning. False: its beginning is not kept, or there are too many already. */
-  attach(exchange: Exchange): boolean
   /** `serve` has nothing more to say. */
   done(): void
   /** No longer waits for clients to come back. */
   stop(): void
-  /** Forgets the answer; who is attached gets it to its end all the same. */
-  forget(): void
-  readonly bytes: number
 }
 
 /** What a step costs beside its bytes. */
@@ -56,8 +60,11 @@ export const record = (
   organizationId: OrganizationId,
   bounds: RecordingBounds,
   told: {
-    /** Once. `complete`: it was said to its end; otherwise it was refused, it failed, or nobody waited for it. */
-    ended(complete: boolean): void
+    /**
+     * Once. `complete`: it was said to its end; otherwise it was refused, it failed, or nobody waited for it. What is kept of it then takes the
+     * place of the recording, which has the request and whoever asked.
+     */
+    ended(complete: boolean, kept?: Kept): void
     /** Only who is attached gets it to its end. */
     forgotten(): void
   },
@@ -100,7 +107,8 @@ export const record = (
   const end = (complete: boolean): void => {
     if (toldEnd) return
     toldEnd = true
-    told.ended(complete)
+    if (complete && kept) told.ended(complete, toKept(steps, bytes, bounds.room))
+    else told.ended(complete)
   }
 
   /** All that there is, whether the client keeps up or not. */
@@ -211,18 +219,14 @@ export const record = (
     },
     // What is left of a limit is true for the one whose request was counted, and only now.
     setHeaders: (headers) => first.setHeaders(headers),
-    addHeaders: (headers) => say(one(0, (to) => to.addHeaders(headers))),
-    answer: (...given) =>
-      close(
-        one(given[1].bytes, (to) => to.answer(...given)),
-        true,
-      ),
+    addHeaders: (headers) => say(toHeaders(headers)),
+    answer: (...given) => close(toAnswer(given), true),
     get begun() {
       return begun
     },
     begin(...given) {
       begun = true
-      say(one(0, (to) => to.begin(...given)))
+      say(toBeginning(given))
     },
     write(piece) {
       if (closed) return true
@@ -233,11 +237,7 @@ export const record = (
     whenDrained(listening) {
       drained = listening
     },
-    end: (last) =>
-      close(
-        one(last.length, (to) => to.end(last)),
-        true,
-      ),
+    end: (last) => close(toEnd(last), true),
     refuse: (refusal) =>
       close(
         one(0, (to) => to.refuse(refusal)),
@@ -260,8 +260,7 @@ export const record = (
     attach(exchange) {
       if (!kept || watchers.size >= bounds.watchers) return false
       exchange.setHeaders(REPLAYED)
-      if (!closed) join(exchange)
-      else for (const step of steps) step.play(exchange)
+      join(exchange)
       return true
     },
     done: () =>
@@ -291,7 +290,26 @@ const one = (bytes: number, tell: (to: Exchange) => void): Step => ({
   },
 })
 
+// What may be kept is made out here: a closure that is made inside `record` keeps alive the request, its body and whoever asked.
+const toHeaders = (headers: readonly string[]): Step => one(0, (to) => to.addHeaders(headers))
+const toAnswer = (given: Parameters<Exchange['answer']>): Step => one(given[1].bytes, (to) => to.answer(...given))
+const toBeginning = (given: Parameters<Exchange['begin']>): Step => one(0, (to) => to.begin(...given))
 const toStep = (piece: Buffer): Step => ({ bytes: piece.length, piece, play: (to) => to.write(piece) })
+const toEnd = (last: Buffer): Step => one(last.length, (to) => to.end(last))
+
+/** A finished answer, which is all there is to say at once. */
+const toKept = (steps: readonly Step[], bytes: number, room: RecordingBounds['room']): Kept => {
+  const kept: Kept = {
+    bytes,
+    attach(exchange) {
+      exchange.setHeaders(REPLAYED)
+      for (const step of steps) step.play(exchange)
+      return true
+    },
+    forget: () => void room(kept, -bytes),
+  }
+  return kept
+}
 
 /** The pieces of a stream as one: what is kept for a day shall not keep the buffers that they came in. */
 const joined = (steps: readonly Step[]): Step[] => {

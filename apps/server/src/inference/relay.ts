@@ -195,6 +195,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
     pieces.length = 0
     if (this.answer.isCounted?.() !== true) return
     this.pieces = undefined
+    if (this.request.lean !== true) return
     this.request.bytesFor = gone
     this.exchange.release()
   }

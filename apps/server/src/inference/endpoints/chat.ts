@@ -110,6 +110,7 @@ export const chat: Endpoint = {
         guessed: places.length === 0 ? { least, most, mix } : undefined,
       },
       bytesFor: bytesOf(written),
+      lean: urls.length === 0, // what is completed stays beside what it was
       answerKey: 'choices',
       measured: images === 0 ? undefined : { images },
     }

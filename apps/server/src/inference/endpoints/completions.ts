@@ -63,6 +63,7 @@ export const completions: Endpoint = {
         ...(prompts.tokens > 0 ? {} : { guessed: { least: input.least, most: input.most, mix } }),
       },
       bytesFor: (remoteModel, plain = false) => splice(reading.body, changes(reading, settings, { remoteModel, plain, stream, limit })),
+      lean: true,
       answerKey: 'choices',
     } satisfies Request)
   },

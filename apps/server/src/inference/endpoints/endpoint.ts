@@ -67,6 +67,8 @@ export type Request = {
    * its place once nobody can need them: of a stream they are most of what is kept.
    */
   bytesFor: (remoteModel: string, plain?: boolean) => Body
+  /** Nothing but `bytesFor` keeps what the client sent: whoever lets go of that has freed all of it, and gives back its share of the memory for bodies. */
+  readonly lean?: boolean
   /** What these bytes are; JSON where nothing else is said. */
   readonly contentType?: string
   /** What becomes of the answer, where that is neither chat's stream nor an object with an array in it. */

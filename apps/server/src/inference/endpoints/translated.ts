@@ -43,7 +43,9 @@ export const translatedEndpoint = <T>(translation: Translation<T>): Endpoint => 
 
   const inTheirWords = <V>(outcome: Outcome<V>): Outcome<V> => inWordsOf(fields, outcome)
 
-  const wrap = (request: Request, value: Record<string, unknown>, asked: T, model: Model): Request => {
+  const wrap = (written: Request, value: Record<string, unknown>, asked: T, model: Model): Request => {
+    // The answer is written by what was asked, which is kept as it was parsed.
+    const request: Request = { ...written, lean: false }
     const { complete } = request
     return {
       ...request,

@@ -65,6 +65,7 @@ export const transcribeByChat = (
   const durationMs = Math.round(seconds * MS)
   const request: Request = {
     ...chat.value,
+    lean: false, // the closures below keep the form
     wantsUsage: true,
     wantsRunningUsage: true,
     convert(answer) {
