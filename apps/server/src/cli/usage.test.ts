@@ -17,7 +17,7 @@ import { openSecrets } from '../kit/secrets.ts'
 import type { RecordedEvent } from '../usage/event.ts'
 import { frame, segmentName } from '../usage/segment.ts'
 import { insertEvents } from '../usage/ship.ts'
-import { computeTotals } from '../usage/totals.ts'
+import { computeTotals, readTotals } from '../usage/totals.ts'
 
 const RANGE = ['--from', '2026-03-01', '--to', '2026-04-01']
 const MARCH = Date.UTC(2026, 2, 10, 12) as Instant
@@ -87,6 +87,60 @@ test('the journal of a machine that never returns is shipped by hand, once and a
   expect(nobody.out).toContain('1 request without counts')
   expect(nobody.out).toContain(lost.id)
   expect(nobody.out).toContain('lost')
+})
+
+test('an answer that was taken for lost is complete and charged when its event comes after all; nothing else is ever replaced', async () => {
+  const [copy, left] = [join(dataDir, 'copy'), join(dataDir, 'left')]
+  const [event, stays] = [at(1), at(2)]
+  const openingOf = (ended: RecordedEvent) => ({ ...ended, ended: 'lost', counted: 'none', charged: false, output: 0 })
+  const copyOpenings = async () => {
+    await mkdir(copy, { recursive: true })
+    const frames = [event, stays].map((each) => frame(JSON.stringify(openingOf(each))))
+    await writeFile(join(copy, '000000000002.v1.open'), Buffer.concat(frames))
+  }
+  const ledger = async () =>
+    (await database.db.query('select * from usage_event order by accepted_at')).rows as { ended: string; recorded_at: Date }[]
+  const outputOf = async () =>
+    (await readTotals(database.db, { organizationId: event.organizationId, from: MARCH, to: (MARCH + 3_600_000) as Instant }))
+      .filter(({ kind }) => kind === 'output_tokens')
+      .map(({ units, events }) => ({ units, events }))
+
+  await copyOpenings()
+  expect(await parvis('ship', copy)).toMatchObject({ out: '0 events that the ledger did not have, 2 answers lost in the middle.\n' })
+  await settle()
+  expect(await outputOf()).toEqual([])
+  const lost = await ledger()
+  expect(lost.map(({ ended }) => ended)).toEqual(['lost', 'lost'])
+
+  await writeSegment(join(left, 'usage'), 4, [event, at(3)])
+  expect(await parvis('ship', left)).toMatchObject({ out: '2 events that the ledger did not have, 0 answers lost in the middle.\n' })
+  const found = await ledger()
+  expect(found.map(({ ended }) => ended)).toEqual(['complete', 'lost', 'complete'])
+  expect(found[0]).toMatchObject({ id: event.id, charged: true, counted: 'engine', output_tokens: 12n })
+  expect(found[0]?.recorded_at.getTime()).toBeGreaterThan(lost[0]?.recorded_at.getTime() ?? Infinity)
+  expect(found[1]).toEqual(lost[1])
+  expect(await outputOf()).toEqual([{ units: 12n, events: 1n }])
+  await settle()
+  expect(await outputOf()).toEqual([{ units: 12n, events: 1n }])
+  // The same as if it had been inserted.
+  await insert(event)
+  await writeSegment(join(dataDir, 'usage'), 1, [event])
+  expect(await parvis('reconcile', ...RANGE)).toMatchObject({ code: 0 })
+
+  await copyOpenings()
+  await writeSegment(join(left, 'usage'), 4, [
+    { ...event, output: 13 },
+    { ...stays, ...openingOf(stays), output: 13 },
+  ])
+  expect(await parvis('ship', copy)).toMatchObject({ out: '0 events that the ledger did not have, 0 answers lost in the middle.\n' })
+  expect(await parvis('ship', left)).toMatchObject({ out: '0 events that the ledger did not have, 0 answers lost in the middle.\n' })
+  expect(await ledger()).toEqual(found)
+
+  // One that comes twice in a segment, beside a row that no database takes.
+  await writeSegment(join(left, 'usage'), 5, [stays, stays])
+  await writeSegment(join(left, 'usage'), 6, [{ ...at(4), status: 'none' }, event])
+  expect(await parvis('ship', left)).toMatchObject({ out: expect.stringContaining('1 event that the ledger did not have') as string })
+  expect((await ledger()).map(({ ended }) => ended)).toEqual(['complete', 'complete', 'complete'])
 })
 
 test('reconcile finds nothing where all is well, and every planted difference by its request', async () => {

@@ -17,10 +17,24 @@ const BACKOFF_MAX_MS = 30_000
 const MEND_EVERY_MS = 5_000
 
 /**
- * The payloads go in as they were written, between commas: nothing is parsed on the way. A row that is there already is
- * left alone, so a segment may be shipped any number of times. `::text` because some clients encode JSON a second time.
+ * The payloads as they were written, between commas: nothing is parsed on the way. `::text` because some clients encode JSON a second time.
  * What an older version has written has fewer fields; it is charged as it was then.
  */
+const EVENTS = `
+    select id, "organizationId" as organization_id, "projectId" as project_id, "principalId" as principal_id, "accessKey" as access_key,
+           "modelAsked" as model_asked, model, "priceId" as price_id, coalesce(gateway, '') as gateway, "poolId" as pool_id, replica,
+           endpoint, mode, status, ended, counted, coalesce(charged, ended in ('complete', 'client_left') and counted <> 'none') as charged,
+           input as input_tokens, "cachedInput" as cached_input_tokens, output as output_tokens, reasoning as reasoning_tokens,
+           coalesce("audioInput", 0) as audio_input_tokens, coalesce("audioMs", 0) as audio_milliseconds, coalesce(images, 0) as images,
+           coalesce(pages, 0) as pages, to_timestamp("acceptedAt" / 1000.0) as accepted_at, to_timestamp("firstByteAt" / 1000.0) as first_byte_at,
+           to_timestamp("endedAt" / 1000.0) as ended_at
+      from json_to_recordset($1::text::json) as event (
+        id uuid, "organizationId" uuid, "projectId" uuid, "principalId" uuid, "accessKey" text, "modelAsked" text, model text,
+        "priceId" uuid, gateway text, "poolId" uuid, replica text, endpoint text, mode text, status integer, ended text, counted text, charged boolean,
+        input bigint, "cachedInput" bigint, output bigint, reasoning bigint, "audioInput" bigint, "audioMs" bigint, images bigint, pages bigint,
+        "acceptedAt" bigint, "firstByteAt" bigint, "endedAt" bigint)`
+
+/** A row that is there already is left alone, so a segment may be shipped any number of times. */
 const INSERT = {
   name: 'usage-ship',
   text: `
@@ -28,16 +42,29 @@ const INSERT = {
       id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, pool_id, replica, endpoint, mode, status,
       ended, counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds,
       images, pages, accepted_at, first_byte_at, ended_at)
-    select id, "organizationId", "projectId", "principalId", "accessKey", "modelAsked", model, "priceId", coalesce(gateway, ''), "poolId", replica,
-           endpoint, mode, status, ended, counted, coalesce(charged, ended in ('complete', 'client_left') and counted <> 'none'),
-           input, "cachedInput", output, reasoning, coalesce("audioInput", 0), coalesce("audioMs", 0), coalesce(images, 0), coalesce(pages, 0),
-           to_timestamp("acceptedAt" / 1000.0), to_timestamp("firstByteAt" / 1000.0), to_timestamp("endedAt" / 1000.0)
-      from json_to_recordset($1::text::json) as event (
-        id uuid, "organizationId" uuid, "projectId" uuid, "principalId" uuid, "accessKey" text, "modelAsked" text, model text,
-        "priceId" uuid, gateway text, "poolId" uuid, replica text, endpoint text, mode text, status integer, ended text, counted text, charged boolean,
-        input bigint, "cachedInput" bigint, output bigint, reasoning bigint, "audioInput" bigint, "audioMs" bigint, images bigint, pages bigint,
-        "acceptedAt" bigint, "firstByteAt" bigint, "endedAt" bigint)
+    ${EVENTS}
     on conflict do nothing`,
+}
+
+/**
+ * The one thing that an event replaces: a row which says that nobody knows how that answer ended. It came from a copy of the journal, or
+ * from a machine that was taken for dead. The row counts as recorded now, so its hour is added up again. Not `on conflict do update`: that would write
+ * to each row that is there already, and does not bear an event that comes twice in one statement.
+ */
+const REPLACE_LOST = {
+  name: 'usage-ship-known',
+  text: `
+    update usage_event
+       set principal_id = event.principal_id, access_key = event.access_key, model_asked = event.model_asked, model = event.model,
+           price_id = event.price_id, gateway = event.gateway, pool_id = event.pool_id, replica = event.replica, endpoint = event.endpoint,
+           mode = event.mode, status = event.status, ended = event.ended, counted = event.counted, charged = event.charged,
+           input_tokens = event.input_tokens, cached_input_tokens = event.cached_input_tokens, output_tokens = event.output_tokens,
+           reasoning_tokens = event.reasoning_tokens, audio_input_tokens = event.audio_input_tokens,
+           audio_milliseconds = event.audio_milliseconds, images = event.images, pages = event.pages,
+           first_byte_at = event.first_byte_at, ended_at = event.ended_at, recorded_at = now()
+      from (${EVENTS}) as event
+     where usage_event.accepted_at = event.accepted_at and usage_event.id = event.id and usage_event.organization_id = event.organization_id
+       and usage_event.project_id = event.project_id and usage_event.ended = 'lost' and event.ended <> 'lost'`,
 }
 
 /** The months of these events get their partitions; false where a month is older than what is kept. */
@@ -56,22 +83,34 @@ const codeOf = (error: unknown): string => (error instanceof Error && 'code' in 
 /** Hears of a row that the database will never take. */
 type Refused = (payload: string, error: unknown) => Promise<void>
 
-/** Inserts what it can, says how many of them were new, and hands each row that the database will never take to `refused`: one of them must not hold up the others. */
+/** Inserts what it can, says how many of them the ledger did not have, and hands each row that the database will never take to `refused`: one of them must not hold up the others. */
 export const insertEvents = (db: Db, payloads: readonly string[], refused: Refused): Promise<number> =>
-  insertJson(db, `[${payloads.join(',')}]`, () => payloads, refused)
+  insertJson(db, `[${payloads.join(',')}]`, payloads.length, () => payloads, refused)
 
 /** The same for records of a segment, whose bytes are written over. */
 const insertRecords = (db: Db, bytes: Buffer, records: Found, refused: Refused): Promise<number> =>
-  insertJson(db, toJsonArray(bytes, records), () => payloadsOf(bytes, records), refused)
+  insertJson(db, toJsonArray(bytes, records), records.starts.length, () => payloadsOf(bytes, records), refused)
 
-const insertJson = async (db: Db, json: string | Buffer, payloadsIn: () => readonly string[], refused: Refused): Promise<number> => {
+/** The second statement only where the ledger knew some of them already, which is rare. */
+const insertRows = async (db: Db, values: [string | Buffer], rows: number): Promise<number> => {
+  const added = (await db.query({ ...INSERT, values })).rowCount ?? 0
+  return added === rows ? added : added + ((await db.query({ ...REPLACE_LOST, values })).rowCount ?? 0)
+}
+
+const insertJson = async (
+  db: Db,
+  json: string | Buffer,
+  rows: number,
+  payloadsIn: () => readonly string[],
+  refused: Refused,
+): Promise<number> => {
   const values: [string | Buffer] = [json]
   try {
-    return (await db.query({ ...INSERT, values })).rowCount ?? 0
+    return await insertRows(db, values, rows)
   } catch (error) {
     if (!isRefusedRow(error)) throw error
     if (codeOf(error) === NO_PARTITION && (await makePartitions(db, values))) {
-      return (await db.query({ ...INSERT, values })).rowCount ?? 0
+      return insertRows(db, values, rows)
     }
     const payloads = payloadsIn()
     const [only] = payloads
