@@ -76,6 +76,12 @@ const openGround = async (
   if (config.gateways > 1) requireShortPath(config.dataDir)
   const hold = await holdDataDir(config.dataDir, 'parvis serve')
   open('data directory', () => hold.release())
+  if (hold.unseenBecause !== undefined) {
+    log.warn(
+      { err: hold.unseenBecause, dataDir: config.dataDir },
+      'no socket can be made in the data directory, so a Parvis in another container would not see that it is in use: start no second one on it',
+    )
+  }
   await awaitOrphans(config.dataDir, clock)
   const secrets = await openSecrets({ dataDir: config.dataDir, masterKey: config.masterKey })
 

@@ -10,7 +10,7 @@ import type { Command } from 'commander'
 import type { Config } from '../config.ts'
 import { readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
-import { dataDirHolder, makeDataDir } from '../kit/data-dir.ts'
+import { dataDirHolder, makeDataDir, nameOf } from '../kit/data-dir.ts'
 import { type Db, openDb, requirePostgres } from '../kit/db.ts'
 import { openLog } from '../kit/log.ts'
 import { pendingMigrations } from '../kit/migrate.ts'
@@ -98,7 +98,7 @@ const checkDataDir = async (config: Config): Promise<Finding[]> => {
     return [
       ok(
         'data directory',
-        `${dataDir}, ${holder === undefined ? 'not in use' : `used by ${holder.what}, process ${holder.pid}, since ${holder.since}`}`,
+        `${dataDir}, ${holder === undefined ? 'not in use' : `used by ${holder.what}, ${nameOf(holder)}, since ${holder.since}`}`,
       ),
       await checkSpace(dataDir),
       judgeSync(syncMs),

@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { link, mkdir, open, readFile, rename, rm } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as after } from 'node:timers/promises'
 import { z } from 'zod'
 import { instantToDate, systemClock } from './clock.ts'
-import { processMark } from './process.ts'
+import { processMark, processSpace } from './process.ts'
+import { answersAt, giveSignOfLife, type SignOfLife } from './sign-of-life.ts'
 
 /** The code of a failed system call, when it is one. */
 export const codeOf = (error: unknown): string | undefined =>
@@ -47,62 +49,83 @@ export const makeDataDir = async (dataDir: string): Promise<void> => {
   })
 }
 
-const Holder = z.object({ pid: z.int().positive(), mark: z.string(), what: z.string(), since: z.string(), token: z.string() })
-/** Who holds a lock file, while they live. */
-export type Holder = z.infer<typeof Holder>
+const LockFile = z.object({
+  pid: z.int().positive(),
+  mark: z.string(),
+  /** Where `pid` and `mark` mean something; without it in a lock of an older version, which knew of one such place only. */
+  space: z.string().optional(),
+  /** What a container calls its host: its own id, or the name of the pod. */
+  host: z.string().optional(),
+  what: z.string(),
+  since: z.string(),
+  // A part of a file's name.
+  token: z.string().regex(/^\w+$/),
+})
+type LockFile = z.infer<typeof LockFile>
 
-export type Hold = { release(): Promise<void> }
+/** Who holds a lock file, while they live; `elsewhere` is in a container whose process numbers are not ours. */
+export type Holder = LockFile & { readonly elsewhere: boolean }
+
+/** `unseenBecause`: why processes in other containers take this lock for left over. */
+export type Hold = { readonly unseenBecause?: unknown; release(): Promise<void> }
 
 const TRIES = 20 // each but the last lost to somebody who took or left the lock in the same moment
 const SETTLE_MS = 20
 
-const readHolder = async (path: string): Promise<{ content: string; holder: Holder | undefined } | undefined> => {
+const readLock = async (path: string): Promise<{ content: string; lock: LockFile | undefined } | undefined> => {
   const content = await readFile(path, 'utf8').catch((error: unknown) => {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
   })
   if (content === undefined) return undefined
   try {
-    return { content, holder: Holder.parse(JSON.parse(content)) }
+    return { content, lock: LockFile.parse(JSON.parse(content)) }
   } catch {
-    return { content, holder: undefined } // not ours, or broken by a full disk: nobody is behind it
+    return { content, lock: undefined } // not ours, or broken by a full disk: nobody is behind it
   }
 }
 
-const lives = async (holder: Holder | undefined): Promise<boolean> =>
-  holder !== undefined && (await processMark(holder.pid)) === holder.mark
+/** The socket of a lock's holder. Each has its own, which listens before its lock file is there: whoever reads that may ask at once. */
+const signOf = (path: string, token: string): string => join(dirname(path), `lock-${token}.socket`)
 
-/** The living holder of a lock file. A process that is gone, or a zombie, or another one with its number, holds nothing. */
-export const holderOf = async (path: string): Promise<Holder | undefined> => {
-  const held = await readHolder(path)
-  return (await lives(held?.holder)) ? held?.holder : undefined
+/** Where the process table is ours it knows; whoever is elsewhere answers at their socket or is gone, for the machine's start ends both. */
+const livingHolder = async (path: string, lock: LockFile | undefined): Promise<Holder | undefined> => {
+  if (lock === undefined) return undefined
+  const elsewhere = lock.space !== undefined && lock.space !== (await processSpace())
+  const lives = elsewhere
+    ? await answersAt(signOf(path, lock.token)).catch((cause: unknown) => {
+        const who = nameOf({ ...lock, elsewhere })
+        throw new Error(
+          `Nobody can say whether ${who} still holds ${path}: ${cause instanceof Error ? cause.message : String(cause)}. Delete that file when you know that it does not.`,
+          { cause },
+        )
+      })
+    : (await processMark(lock.pid)) === lock.mark
+  return lives ? { ...lock, elsewhere } : undefined
 }
 
+/** The living holder of a lock file. A process that is gone, or a zombie, or another one with its number, holds nothing. */
+export const holderOf = async (path: string): Promise<Holder | undefined> => livingHolder(path, (await readLock(path))?.lock)
+
+/** Which process it is, for people. */
+export const nameOf = ({ pid, host, elsewhere }: Holder): string =>
+  elsewhere ? `process ${pid} of another container (host name ${host ?? 'unknown'})` : `process ${pid}`
+
 /**
- * Takes a lock file, or says who has it. The file is linked into place whole. One left by a dead process is moved away
- * first and looked at again: if two find it at once, the slower may have moved the quicker one's new file, and puts it back.
+ * Puts our lock file in its place, unless somebody living has one there. It is linked into place whole. One left by a dead process is moved
+ * away first and looked at again: if two find it at once, the slower may have moved the quicker one's new file, and puts it back.
  */
-export const tryHold = async (path: string, what: string): Promise<Hold | Holder> => {
-  const token = randomBytes(8).toString('hex')
-  const mark = await processMark(process.pid)
-  if (mark === undefined) throw new Error('This process cannot see itself: /proc or ps is needed.')
-  const content = JSON.stringify({ pid: process.pid, mark, what, since: instantToDate(systemClock.now()).toISOString(), token })
-  const isMine = async (): Promise<boolean> => (await readHolder(path))?.holder?.token === token
+const take = async (path: string, token: string, content: string): Promise<Holder | undefined> => {
   for (let tries = 0; tries < TRIES; tries += 1) {
     if (await makeFileOnce(path, content)) {
       if (tries > 0) await after(SETTLE_MS) // time for a slower one to put back what it moved by mistake
-      if (await isMine()) {
-        return {
-          release: async () => {
-            if (await isMine()) await rm(path, { force: true })
-          },
-        }
-      }
+      if (await isOf(path, token)) return undefined
       continue
     }
-    const held = await readHolder(path)
-    if (held === undefined) continue
-    if (held.holder !== undefined && (await lives(held.holder))) return held.holder
+    const found = await readLock(path)
+    if (found === undefined) continue
+    const holder = await livingHolder(path, found.lock)
+    if (holder !== undefined) return holder
     const aside = `${path}.${token}`
     try {
       await rename(path, aside)
@@ -110,10 +133,55 @@ export const tryHold = async (path: string, what: string): Promise<Hold | Holder
       if (codeOf(error) === 'ENOENT') continue
       throw error
     }
-    if ((await readFile(aside, 'utf8')) !== held.content) await link(aside, path).catch(() => undefined)
+    if ((await readFile(aside, 'utf8')) !== found.content) await link(aside, path).catch(() => undefined)
+    else if (found.lock !== undefined) await rm(signOf(path, found.lock.token), { force: true })
     await rm(aside, { force: true })
   }
   throw new Error(`The lock ${path} could not be taken: others take and leave it all the time.`)
+}
+
+const isOf = async (path: string, token: string): Promise<boolean> => (await readLock(path))?.lock?.token === token
+
+/** Takes a lock file, or says who has it. */
+export const tryHold = async (path: string, what: string): Promise<Hold | Holder> => {
+  const before = await holderOf(path)
+  if (before !== undefined) return before
+  const token = randomBytes(8).toString('hex')
+  const [mark, space] = await Promise.all([processMark(process.pid), processSpace()])
+  if (mark === undefined) throw new Error('This process cannot see itself: /proc or ps is needed.')
+  let sign: SignOfLife | undefined
+  let unseenBecause: unknown
+  if (space !== undefined) {
+    // Some file systems have no sockets, and some sandboxes allow none.
+    sign = await giveSignOfLife(signOf(path, token)).catch((error: unknown) => {
+      unseenBecause = error
+      return undefined
+    })
+  }
+  const lock: LockFile = {
+    pid: process.pid,
+    mark,
+    space,
+    host: hostname(),
+    what,
+    since: instantToDate(systemClock.now()).toISOString(),
+    token,
+  }
+  let mine = false
+  try {
+    const holder = await take(path, token, JSON.stringify(lock))
+    if (holder !== undefined) return holder
+    mine = true
+  } finally {
+    if (!mine) await sign?.end()
+  }
+  return {
+    unseenBecause,
+    release: async () => {
+      if (await isOf(path, token)) await rm(path, { force: true })
+      await sign?.end()
+    },
+  }
 }
 
 export const isHolder = (result: Hold | Holder): result is Holder => 'pid' in result
@@ -129,6 +197,6 @@ export const holdDataDir = async (dataDir: string, what: string): Promise<Hold> 
   const result = await tryHold(lockFile(dataDir), what)
   if (!isHolder(result)) return result
   throw new Error(
-    `The data directory ${dataDir} is in use: ${result.what}, process ${result.pid}, has held it since ${result.since}. Stop it first, or set PARVIS_DATA_DIR to another place.`,
+    `The data directory ${dataDir} is in use: ${result.what}, ${nameOf(result)}, has held it since ${result.since}. Stop it first, or set PARVIS_DATA_DIR to another place.`,
   )
 }

@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import type { Clock } from './clock.ts'
 import { CLEAN_ENVIRONMENT, type RunAs, run, type Tools } from './postgres-tools.ts'
 import { processDirectory, processMark, signal } from './process.ts'
+import { answersAt } from './sign-of-life.ts'
 
 /** One PostgreSQL cluster: its directory, its programs, whose process it is, and the log beside it. */
 export type Cluster = {
@@ -103,14 +104,24 @@ export const findServer = async (dir: string): Promise<{ pid: number; port: numb
   return { pid: file.pid, port: file.port }
 }
 
+/** Postgres listens in its own directory, too: so its end can be seen from containers in which its number says nothing. */
+const SOCKET_DIRECTORY = process.platform === 'linux' ? '.' : ''
+const socketOf = (dir: string, port: number): string => join(dir, `.s.PGSQL.${port}`)
+
 /**
  * Postgres removes the lock file of a dead process itself, but not that of a zombie or of a stranger who has the number
  * now: for both a signal succeeds. The file is not deleted either, since it also names the shared memory by which Postgres
  * finds out whether old children of the dead server still write; only the number is replaced by one that nobody has.
+ * Its socket and the lock file beside that say nothing more, and go.
  */
 const disownPidFile = async (dir: string): Promise<void> => {
   const file = await readPidFile(dir)
   if (file === undefined || (await isPostgresOf(file.pid, dir))) return
+  const socket = socketOf(dir, file.port)
+  if (SOCKET_DIRECTORY !== '' && (await answersAt(socket))) {
+    throw new Error(`A PostgreSQL of another container, process ${file.pid} in there, still runs in ${dir}. Stop that container first.`)
+  }
+  for (const left of [socket, `${socket}.lock`]) await rm(left, { force: true })
   await writeFile(join(dir, 'postmaster.pid'), [String(NO_PROCESS), ...file.lines.slice(1)].join('\n'))
 }
 
@@ -158,7 +169,7 @@ const openLogFile = async (cluster: Cluster) => {
 export const startServer = async (cluster: Cluster, port: number, clock: Clock): Promise<ChildProcess> => {
   await disownPidFile(cluster.dir)
   const log = await openLogFile(cluster)
-  const settings = { listen_addresses: '127.0.0.1', port, unix_socket_directories: '', ...cluster.settings }
+  const settings = { listen_addresses: '127.0.0.1', port, unix_socket_directories: SOCKET_DIRECTORY, ...cluster.settings }
   const child = spawn(
     join(cluster.tools.bin, 'postgres'),
     ['-D', cluster.dir, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],

@@ -1,6 +1,6 @@
 import { type ChildProcessWithoutNullStreams, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, chown, copyFile, cp, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, chown, copyFile, cp, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -16,6 +16,7 @@ import { borrowEmbeddedPostgres, connectEmbedded, openEmbeddedPostgres } from '.
 import { findServer } from './postgres-server.ts'
 import { closedTo, npmTools, runAs } from './postgres-tools.ts'
 import { processMark } from './process.ts'
+import { answersAt, giveSignOfLife } from './sign-of-life.ts'
 
 const log = openLog('silent')
 const run = promisify(execFile)
@@ -194,6 +195,35 @@ test('a lock file that names a living stranger or a zombie does not keep the dat
     await next.close()
   }
   expect(await processMark(shell.pid ?? 0)).toBeDefined()
+})
+
+test.runIf(process.platform === 'linux')('a database of another container is neither touched nor started a second time', async () => {
+  const first = await open()
+  // Its process table shows us neither the server nor whoever started it.
+  const { port } = (await findServer(join(dataDir, 'postgres'))) ?? { port: 0 }
+  expect(await answersAt(join(dataDir, 'postgres', `.s.PGSQL.${port}`))).toBe(true)
+  await first.close()
+
+  const lockFile = join(dataDir, 'postgres.lock')
+  const lock = { pid: 1, mark: 'started 1', space: 'another-start pid:[1]', host: 'web-1', what: 'server', since: 'then', token: 'abc' }
+  await writeFile(lockFile, JSON.stringify(lock))
+  const holder = await giveSignOfLife(join(dataDir, 'lock-abc.socket'))
+  await expect(borrowEmbeddedPostgres({ dataDir, log, clock })).rejects.toThrow(
+    /is that of process 1 of another container \(host name web-1\), .*: run the command in that container/,
+  )
+  await holder.end()
+
+  // Its starter was killed, and it lives on.
+  const pidFile = join(dataDir, 'postgres', 'postmaster.pid')
+  await writeFile(pidFile, ['2147483646', join(dataDir, 'postgres'), 1_700_000_000, 5432, '.', '127.0.0.1', '', 'ready', ''].join('\n'))
+  const orphan = await giveSignOfLife(join(dataDir, 'postgres', '.s.PGSQL.5432'))
+  await expect(open()).rejects.toThrow(/A PostgreSQL of another container, process 2147483646 in there, still runs in/)
+  await orphan.end()
+  await writeFile(join(dataDir, 'postgres', '.s.PGSQL.5432.lock'), '')
+  const next = await open()
+  expect(await ask(next.url, 'select 1 as n')).toEqual([{ n: 1 }])
+  await next.close()
+  expect((await readdir(join(dataDir, 'postgres'))).filter((name) => name.startsWith('.s.'))).toEqual([])
 })
 
 test('a command uses the database of the running server and leaves it running, or starts one and stops it', async () => {

@@ -5,7 +5,7 @@ import { chmod, chown, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
 import type { Clock } from './clock.ts'
-import { codeOf, type Hold, holderOf, isHolder, makeDataDir, makeFileOnce, tryHold } from './data-dir.ts'
+import { codeOf, type Hold, holderOf, isHolder, makeDataDir, makeFileOnce, nameOf, tryHold } from './data-dir.ts'
 import type { Logger } from './log.ts'
 import { addressOf, type Cluster, DATABASE_USER, findServer, freePort, makeCluster, startServer, stopServer } from './postgres-server.ts'
 import { closedTo, npmTools, type RunAs, runAs } from './postgres-tools.ts'
@@ -176,7 +176,7 @@ const waitForHold = async (dataDir: string, what: string, clock: Clock): Promise
     const result = await tryHold(lockFileOf(dataDir), what)
     if (!isHolder(result)) return result
     if (performance.now() > until) {
-      throw new Error(`The embedded database in ${dataDir} is in use by the process ${result.pid} since ${result.since}. Stop it first.`)
+      throw new Error(`The embedded database in ${dataDir} is in use by ${nameOf(result)} since ${result.since}. Stop it first.`)
     }
     await clock.sleep(STEP_MS)
   }
@@ -275,9 +275,14 @@ export const borrowEmbeddedPostgres = async (options: { dataDir: string; log: Lo
     if (url !== undefined) return { url, close: async () => undefined }
     const result = await tryHold(lockFileOf(dataDir), COMMAND)
     if (!isHolder(result)) return open(dataDir, result, options)
+    if (result.elsewhere && result.what === SERVER) {
+      throw new Error(
+        `The embedded database in ${dataDir} is that of ${nameOf(result)}, and can be reached in there only: run the command in that container.`,
+      )
+    }
     if (performance.now() > until) {
       throw new Error(
-        `The embedded database in ${dataDir} is being started or stopped by the process ${result.pid} since ${result.since}. Try again.`,
+        `The embedded database in ${dataDir} is being started or stopped by ${nameOf(result)} since ${result.since}. Try again.`,
       )
     }
     await clock.sleep(STEP_MS)

@@ -28,6 +28,20 @@ export const processMark = async (pid: number): Promise<string | undefined> => {
   })
 }
 
+/**
+ * Where process numbers mean what they mean to us: this start of this machine, and our PID namespace (pid_namespaces(7)). Undefined where there
+ * are no such namespaces, so that every number means the same to all.
+ */
+export const processSpace = async (): Promise<string | undefined> => {
+  if (process.platform !== 'linux') return undefined
+  try {
+    const [boot, space] = await Promise.all([readFile('/proc/sys/kernel/random/boot_id', 'utf8'), readlink('/proc/self/ns/pid')])
+    return `${boot.trim()} ${space}`
+  } catch {
+    return undefined
+  }
+}
+
 /** Where the process works, or undefined when it is gone or not ours to ask. Postgres works in its data directory. */
 export const processDirectory = async (pid: number): Promise<string | undefined> => {
   if (process.platform === 'linux') return readlink(`/proc/${pid}/cwd`).catch(() => undefined)

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock } from '../kit/clock.ts'
-import { codeOf, holderOf, makeFileOnce } from '../kit/data-dir.ts'
+import { codeOf, holderOf, makeFileOnce, nameOf } from '../kit/data-dir.ts'
 import { newId } from '../kit/ids.ts'
 
 const FURTHER = 'gateways'
@@ -57,7 +57,7 @@ export const awaitOrphans = async (dataDir: string, clock: Clock): Promise<void>
     const until = performance.now() + ORPHAN_LIMIT_MS
     for (let holder = await holderOf(lock); holder !== undefined; holder = await holderOf(lock)) {
       if (performance.now() > until) {
-        throw new Error(`Gateway ${number} of an earlier start, process ${holder.pid}, still runs on ${dataDir}. Stop it first.`)
+        throw new Error(`Gateway ${number} of an earlier start, ${nameOf(holder)}, still runs on ${dataDir}. Stop it first.`)
       }
       await clock.sleep(LOOK_MS)
     }

@@ -6,10 +6,10 @@ import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'nod
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { Clock } from '../../kit/clock.ts'
+import { type Hold, isHolder, nameOf, tryHold } from '../../kit/data-dir.ts'
 import { resolveWeights, storeWeights, type WeightsDirs } from '../weights-path.ts'
 import { type Gguf, readGguf } from './gguf.ts'
 import { type Hub, type HubLimits, openHub, type RepoFile } from './hub.ts'
-import { lockFile } from './lock.ts'
 import { chooseFiles, modelName, parseReference, partPath, type Reference, readFileName } from './reference.ts'
 import { formatBytes } from './size.ts'
 import { hashFile, partialBytes, patiently, RETRIES, type RemoteFile, type Retries, transferFile } from './transfer.ts'
@@ -153,6 +153,13 @@ const findOnHub = async (hub: Hub, reference: Extract<Reference, { kind: 'hub' }
   return { found, remotes, folder }
 }
 
+/** One writer for each file, in whatever process. */
+const holdFile = async (path: string, what: string): Promise<Hold> => {
+  const result = await tryHold(`${path}.lock`, what)
+  if (!isHolder(result)) return result
+  throw new Error(`${what} is being fetched by another command already (${nameOf(result)}).`)
+}
+
 const pullFromHub = async (reference: Extract<Reference, { kind: 'hub' }>, options: PullOptions): Promise<Pulled> => {
   const { clock, signal } = options
   const retries = { ...RETRIES, ...options.retries }
@@ -168,7 +175,7 @@ const pullFromHub = async (reference: Extract<Reference, { kind: 'hub' }>, optio
     const shown = (path: string): string => `${reference.repo}:${basename(path).replace(/\.partial$/, '')}`
     await mkdir(folder, { recursive: true })
     // The lock is taken before anything is looked at, so that what is seen to be there is not half of somebody else's work.
-    const lock = await lockFile(join(folder, basename(remotes[0]?.target ?? folder)), found.source, clock)
+    const lock = await holdFile(join(folder, basename(remotes[0]?.target ?? folder)), found.source)
     try {
       const digests: (string | undefined)[] = []
       for (const { file, target } of remotes) digests.push(await digestIfComplete(file, target, signal))
@@ -233,7 +240,7 @@ const isBelow = (path: string, root: string): boolean => {
 }
 
 const pullFromDisk = async (reference: Extract<Reference, { kind: 'file' }>, options: PullOptions): Promise<Pulled> => {
-  const { clock, signal, weightsDirs } = options
+  const { signal, weightsDirs } = options
   const given = resolve(reference.path.replace(/^~(?=\/)/, homedir()))
   const { parts } = readFileName(given)
   const paths = parts === 1 ? [given] : Array.from({ length: parts }, (_, index) => partPath(given, index + 1))
@@ -280,7 +287,7 @@ const pullFromDisk = async (reference: Extract<Reference, { kind: 'file' }>, opt
   const root = join(weightsDirs.pulled, 'local')
   await mkdir(root, { recursive: true })
   const incoming = join(root, `${keyOf(given)}.incoming`)
-  const lock = await lockFile(incoming, given, clock)
+  const lock = await holdFile(incoming, given)
   try {
     await rm(incoming, { recursive: true, force: true }) // of a copy that was killed
     await requireSpace(root, found.bytes)
