@@ -48,6 +48,7 @@ beforeAll(async () => {
   const llama = await addPriced(database.db, 'llama', { input: '0.90', output: '0.90' })
   const small = await addPriced(database.db, 'small.1', { input: '0.15', cachedInput: '0.03', output: '0.35' })
   await addPriced(database.db, 'speech', { input: '0.003' }, 'audio')
+  await addPriced(database.db, 'reads', { input: '1.500001' }, 'ocr')
   await addPriced(database.db, 'vectors', { input: '0.100001' }, 'embedding')
   for (const month of ['2026-01', '2026-02', '2026-03']) {
     const at = `${month}-12T10:00:00Z`
@@ -239,6 +240,8 @@ test('the price list needs no key, and has every model with all its prices on th
     ['/ai/generative_apis/consumption/llama_input_batch/fr-par', 'token', 1000, 450_000],
     ['/ai/generative_apis/consumption/llama_output/fr-par', 'token', 1000, 900_000],
     ['/ai/generative_apis/consumption/llama_output_batch/fr-par', 'token', 1000, 450_000],
+    ['/ai/generative_apis/consumption/reads_page/fr-par', 'page', 1000, 500_001_000],
+    ['/ai/generative_apis/consumption/reads_page_batch/fr-par', 'page', 1000, 750_000_500],
     ['/ai/generative_apis/consumption/small.1_input/fr-par', 'token', 1000, 150_000],
     ['/ai/generative_apis/consumption/small.1_input_batch/fr-par', 'token', 1000, 75_000],
     ['/ai/generative_apis/consumption/small.1_input_cached/fr-par', 'token', 1000, 30_000],

@@ -31,12 +31,12 @@ export const addProject = async (db: Db, organizationId: OrganizationId, name: s
   return id
 }
 
-/** A model with a price in euros per million tokens, or per minute; answers with the price's id. */
+/** A model with a price in euros per million tokens, per minute or per 1,000 pages; answers with the price's id. */
 export const addPriced = async (
   db: Db,
   name: string,
   price: { input: string; cachedInput?: string; output?: string },
-  type: 'chat' | 'embedding' | 'audio' = 'chat',
+  type: 'chat' | 'embedding' | 'audio' | 'ocr' = 'chat',
 ): Promise<string> => {
   const modelId = await addModel(db, systemClock, 'test', {
     name,
@@ -67,6 +67,7 @@ export const use = async (
     cachedInput?: number
     output?: number
     audioMs?: number
+    pages?: number
     mode?: 'realtime' | 'batch'
   },
 ): Promise<void> => {
@@ -76,7 +77,7 @@ export const use = async (
     `insert into usage_event (id, organization_id, project_id, principal_id, access_key, model_asked, model, price_id, gateway, replica, endpoint, mode, status,
        ended, counted, charged, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, audio_input_tokens, audio_milliseconds, images, pages,
        accepted_at, first_byte_at, ended_at)
-     values ($1, $2, $3, $2, 'SCWTEST', $4, $4, $5, 'test', 'test', 'chat/completions', $6, 200, 'complete', 'engine', true, $7, $8, $9, 0, 0, $10, 0, 0, $11, $11, $11)`,
+     values ($1, $2, $3, $2, 'SCWTEST', $4, $4, $5, 'test', 'test', 'chat/completions', $6, 200, 'complete', 'engine', true, $7, $8, $9, 0, 0, $10, 0, $12, $11, $11, $11)`,
     [
       randomUUID(),
       event.organizationId,
@@ -89,6 +90,7 @@ export const use = async (
       event.output ?? 0,
       event.audioMs ?? 0,
       at,
+      event.pages ?? 0,
     ],
   )
 }

@@ -45,6 +45,9 @@ const meterOf = (kind: Sum['kind'], price: Price): { meter: Meter; price: bigint
     // The input price of an audio model is per minute of sound.
     case 'audio_milliseconds':
       return { meter: 'input_duration', price: price.input }
+    // That of a model that reads documents is per 1,000 pages.
+    case 'pages':
+      return { meter: 'page', price: price.input }
   }
 }
 

@@ -31,6 +31,7 @@ let llama: string
 let small: string
 let cached: string
 let speech: string
+let reads: string
 
 beforeAll(async () => {
   database = await freshDatabase()
@@ -38,6 +39,7 @@ beforeAll(async () => {
   small = await addPriced(database.db, 'small', { input: '0.15', output: '0.35' })
   cached = await addPriced(database.db, 'cached', { input: '0.60', cachedInput: '0.12', output: '3.30' })
   speech = await addPriced(database.db, 'speech', { input: '0.003' }, 'audio')
+  reads = await addPriced(database.db, 'reads', { input: '1.50' }, 'ocr')
 })
 afterAll(() => database?.drop())
 
@@ -265,6 +267,20 @@ test('61 minutes of speech in two projects cost a cent, and batches half', async
     output: 3_000_000,
   })
   expect(await owed(batches, '2026-02')).toBe('0.90')
+})
+
+test('a page costs a thousandth of the price, the first one too; batches half', async () => {
+  const organizationId = await addOrganization(database.db, 'readers', '2026-02-10T00:00:00Z')
+  const projectId = await addProject(database.db, organizationId, 'second')
+  const document = { organizationId, model: 'reads', priceId: reads, at: '2026-02-20T00:00:00Z' }
+  await use(database.db, { ...document, pages: 1_000 })
+  await use(database.db, { ...document, pages: 1 })
+  await use(database.db, { ...document, projectId, pages: 2_000, mode: 'batch' })
+  expect((await bill(organizationId, '2026-02')).bill.lines).toMatchObject([
+    { meter: 'page', mode: 'realtime', units: 1_001n, freeUnits: 0n, billedUnits: 1_001n, exact: 1_501_500_000_000n, cents: 151n },
+    { meter: 'page', mode: 'batch', units: 2_000n, freeUnits: 0n, billedUnits: 2_000n, exact: 1_500_000_000_000n, cents: 150n },
+  ])
+  expect(await owed(organizationId, '2026-02')).toBe('3.01')
 })
 
 test('a free pool that is given once is not given again next month, whether the first month is closed or not', async () => {

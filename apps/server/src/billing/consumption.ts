@@ -16,8 +16,9 @@ export type Consumption = {
   readonly billed_quantity: string
 }
 
-/** The quantity that goes with the unit: thousands of tokens, seconds, minutes (control-plane.md 7.1). */
-const billedQuantity = (line: ProjectLine): bigint => (line.meter === 'node_minute' ? line.billedUnits : line.billedUnits / 1_000n)
+/** The quantity that goes with the unit: thousands of tokens, seconds, pages, minutes (control-plane.md 7.1). */
+const billedQuantity = (line: ProjectLine): bigint =>
+  line.meter === 'page' || line.meter === 'node_minute' ? line.billedUnits : line.billedUnits / 1_000n
 
 /**
  * A bill as the vendor's consumption list has it: one line for each project and sku, whatever its price was and whether it came late;

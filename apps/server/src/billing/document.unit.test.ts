@@ -80,6 +80,11 @@ test('a line says in one sentence how it came about', () => {
   ])
 })
 
+test('a document is told by the page', () => {
+  const { lines } = monthOf([quantity(A, 'reads', 1_500_000n, 1_001n, { meter: 'page' })]).bill
+  expect(lines.map(explainLine)).toEqual(['1001 pages x 1.50 per 1,000 pages = 1.5015, rounded up to 1.51'])
+})
+
 test('half of an odd price is written out, and so is half of a short one', () => {
   const batch = (price: bigint) => priceOf({ price: price as QuotedPrice, mode: 'batch', meter: 'output_token' })
   expect([batch(900_000n), batch(350_000n), batch(1n), batch(3_000_001n), batch(0n)]).toEqual([

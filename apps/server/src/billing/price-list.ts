@@ -15,13 +15,17 @@ type Row = { readonly meter: Meter; readonly mode: Mode; readonly price: bigint 
 
 const MODES: readonly Mode[] = ['realtime', 'batch']
 
-/** What a model is billed for: input always, cached input where it has a price of its own, output where it makes some. */
+/**
+ * What a model is billed for: sound by the minute, documents by the page; otherwise input always, cached input where it has a price of its
+ * own, output where it makes some.
+ */
 const metersOf = ({ type, price }: Model): readonly { meter: Meter; price: bigint }[] => {
   if (type === 'audio') return [{ meter: 'input_duration', price: price.input }]
+  if (type === 'ocr') return [{ meter: 'page', price: price.input }]
   return [
     { meter: 'input_token', price: price.input },
     ...(price.cachedInput === price.input ? [] : [{ meter: 'input_cached_token' as const, price: price.cachedInput }]),
-    ...(type === 'chat' || type === 'ocr' ? [{ meter: 'output_token' as const, price: price.output }] : []),
+    ...(type === 'chat' ? [{ meter: 'output_token' as const, price: price.output }] : []),
   ]
 }
 
@@ -44,11 +48,17 @@ const STATUS: Record<Model['status'], string> = {
   eol: 'retired',
 }
 
-// Micro-euros per million tokens are nano-euros per thousand; a minute of audio is quoted as such.
-const PICO_PER_QUOTED: Record<'token' | 'second', bigint> = { token: 1_000n, second: 1_000_000n }
+type Listed = { readonly unit: 'token' | 'second' | 'page'; readonly size: number; readonly picoPerQuoted: bigint }
+
+// Micro-euros per million tokens are nano-euros per thousand; a minute of audio and a thousand pages are quoted as such. The contract has no
+// word for a page.
+const TOKENS: Listed = { unit: 'token', size: 1_000, picoPerQuoted: 1_000n }
+const SECONDS: Listed = { unit: 'second', size: 60, picoPerQuoted: 1_000_000n }
+const PAGES: Listed = { unit: 'page', size: 1_000, picoPerQuoted: 1_000_000n }
+const listedBy = (meter: Meter): Listed => (meter === 'input_duration' ? SECONDS : meter === 'page' ? PAGES : TOKENS)
 
 const priceOf = ({ meter, mode, price }: Row): PicoEuro => {
-  const pico = price * PICO_PER_QUOTED[meter === 'input_duration' ? 'second' : 'token']
+  const pico = price * listedBy(meter).picoPerQuoted
   return (mode === 'batch' ? pico / 2n : pico) as PicoEuro
 }
 
@@ -73,6 +83,7 @@ const ProductJson = z.object({
 const toProduct = (model: Model, row: Row, region: string): z.infer<typeof ProductJson> => {
   const line = { product: model.name, ...row }
   const { tasks, apis } = SERVES[model.type]
+  const { unit, size } = listedBy(row.meter)
   return {
     sku: skuOf(line, region),
     service_category: 'AI',
@@ -95,7 +106,7 @@ const toProduct = (model: Model, row: Row, region: string): z.infer<typeof Produ
         default_reasoning_value: null,
       },
     },
-    unit_of_measure: row.meter === 'input_duration' ? { unit: 'second', size: 60 } : { unit: 'token', size: 1000 },
+    unit_of_measure: { unit, size },
     status: STATUS[model.status],
     badges: [],
     end_of_life_at: model.endOfLifeAt === null ? null : instantToDate(model.endOfLifeAt).toISOString(),

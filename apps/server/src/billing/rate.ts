@@ -3,11 +3,11 @@ import { type Cents, ceilDiv, type PicoEuro, roundUpToCents, splitCents, sumCent
 import type { Month } from './month.ts'
 
 /** What is counted on a line (serverless-platform.md 3.1). */
-export const METERS = ['input_token', 'input_cached_token', 'output_token', 'input_duration', 'node_minute'] as const
+export const METERS = ['input_token', 'input_cached_token', 'output_token', 'input_duration', 'page', 'node_minute'] as const
 export type Meter = (typeof METERS)[number]
 export type Mode = 'realtime' | 'batch'
 
-/** The two free pools, one for what is counted in tokens and one for audio by time (3.2). Dedicated minutes have none. */
+/** The two free pools, one for what is counted in tokens and one for audio by time (3.2). Pages and dedicated minutes have none. */
 export const POOLS = ['tokens', 'audio'] as const
 export type Pool = (typeof POOLS)[number]
 
@@ -16,10 +16,11 @@ const POOL_OF: Record<Meter, Pool | undefined> = {
   input_cached_token: 'tokens',
   output_token: 'tokens',
   input_duration: 'audio',
+  page: undefined,
   node_minute: undefined,
 }
 
-/** Units of audio are milliseconds, of dedicated nodes minutes, of all others tokens. */
+/** Units of audio are milliseconds, of documents pages, of dedicated nodes minutes, of all others tokens. */
 const BLOCK_UNITS: Record<Meter, bigint> = {
   // The minimum billing unit is 1,000 tokens: once per line and month, after the free tier (3.3).
   input_token: 1_000n,
@@ -27,12 +28,13 @@ const BLOCK_UNITS: Record<Meter, bigint> = {
   output_token: 1_000n,
   // Metered by the second.
   input_duration: 1_000n,
+  page: 1n,
   node_minute: 1n,
 }
 
 /**
- * A price as it is quoted, in whole micro-euros: per million tokens, per minute of audio, per minute of a node. Whole per minute
- * is not whole per second, so a line's price stays a fraction until its amount is known.
+ * A price as it is quoted, in whole micro-euros: per million tokens, per minute of audio, per 1,000 pages, per minute of a node. Whole per
+ * minute is not whole per second, so a line's price stays a fraction until its amount is known.
  */
 export type QuotedPrice = bigint & { readonly __unit: 'micro-euro per quoted unit' }
 
@@ -41,6 +43,7 @@ const QUOTED_UNITS: Record<Meter, bigint> = {
   input_cached_token: 1_000_000n,
   output_token: 1_000_000n,
   input_duration: 60_000n,
+  page: 1_000n,
   node_minute: 1n,
 }
 

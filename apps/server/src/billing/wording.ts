@@ -3,11 +3,12 @@ import type { UnitPrice } from '../kit/money.ts'
 import type { LineKey, Meter } from './rate.ts'
 
 /** How each meter is said: in a sku, to people, in the price list. */
-const METER: Record<Meter, { sku: string; words: string; unit: 'token' | 'second' | 'node_minute'; quoted: string }> = {
+const METER: Record<Meter, { sku: string; words: string; unit: 'token' | 'second' | 'page' | 'node_minute'; quoted: string }> = {
   input_token: { sku: 'input', words: 'input tokens', unit: 'token', quoted: 'per million tokens' },
   input_cached_token: { sku: 'input_cached', words: 'cached input tokens', unit: 'token', quoted: 'per million tokens' },
   output_token: { sku: 'output', words: 'output tokens', unit: 'token', quoted: 'per million tokens' },
   input_duration: { sku: 'input_duration', words: 'audio', unit: 'second', quoted: 'per minute' },
+  page: { sku: 'page', words: 'pages', unit: 'page', quoted: 'per 1,000 pages' },
   node_minute: { sku: '', words: 'node minutes', unit: 'node_minute', quoted: 'per minute' },
 }
 
@@ -35,7 +36,7 @@ export const resourceNameOf = (line: What, region: string): string =>
 
 export const productNameOf = (meter: Meter): string => (meter === 'node_minute' ? 'Inference - Deployment' : 'Generative APIs')
 
-export const unitOf = (meter: Meter): 'token' | 'second' | 'node_minute' => METER[meter].unit
+export const unitOf = (meter: Meter): (typeof METER)[Meter]['unit'] => METER[meter].unit
 
 /** "0.90 per million tokens", a batch already halved. */
 export const priceOf = (line: Pick<LineKey, 'price' | 'mode' | 'meter'>): string => {
@@ -47,7 +48,7 @@ export const priceOf = (line: Pick<LineKey, 'price' | 'mode' | 'meter'>): string
 
 const MILLISECONDS = 1000n
 
-/** Units as people count them: tokens and minutes as they are, audio in seconds. */
+/** Units as people count them: tokens, pages and minutes as they are, audio in seconds. */
 export const quantityOf = (meter: Meter, units: bigint): string => {
   if (meter !== 'input_duration') return units.toString()
   const rest = units % MILLISECONDS
@@ -55,4 +56,5 @@ export const quantityOf = (meter: Meter, units: bigint): string => {
 }
 
 /** The unit of a quantity, for a sentence. */
-export const unitWordsOf = (meter: Meter): string => ({ token: 'tokens', second: 's', node_minute: 'min' })[METER[meter].unit]
+export const unitWordsOf = (meter: Meter): string =>
+  ({ token: 'tokens', second: 's', page: 'pages', node_minute: 'min' })[METER[meter].unit]

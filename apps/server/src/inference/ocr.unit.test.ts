@@ -2,10 +2,12 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Mistral } from '@mistralai/mistralai'
-import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
+import { aModel, openTicket, startDataPlane } from '@parvis/testkit/data-plane'
 import { dataUrl, png } from '@parvis/testkit/media'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { expect, test } from 'vitest'
+import { yes } from '../kit/outcome.ts'
+import type { Admit, Estimate } from '../quota/admit.ts'
 
 const OCR = '/v1/ocr'
 const PDF = Buffer.from('%PDF-1.7\n1 0 obj\n<<>>\nendobj\n')
@@ -17,7 +19,7 @@ const READ = {
   usage_info: { pages_processed: 2, doc_size_bytes: 30 },
 }
 
-const start = async (body: unknown = READ) => {
+const start = async (body: unknown = READ, admit?: Admit) => {
   const engine = await startScriptedEngine({ body })
   const server = createServer((request, response) => {
     if (request.url === '/a.pdf') response.end(PDF)
@@ -32,6 +34,7 @@ const start = async (body: unknown = READ) => {
     models: [aModel({ name: 'reader', type: 'ocr', maxOutputTokens: null }), aModel()],
     replica: { remoteModel: 'org/remote' },
     limits: { fetchAllow: ['127.0.0.1'] },
+    rooms: admit === undefined ? {} : { admit },
   })
   return {
     engine,
@@ -77,6 +80,34 @@ test.each([
   const text = JSON.stringify({ model: 'reader', document, pages: [0] }).replace('WEB', house.web)
   expect((await house.plane.ask(OCR, text)).status).toBe(200)
   expect(JSON.stringify(house.engine.requests[0]?.json)).toContain(dataUrl('image/png', png(5, 5)))
+})
+
+test.each<[string, object, number]>([
+  ['a PDF of unknown length', {}, 1_000],
+  ['one of which some pages are wanted', { pages: [0, 1, 7] }, 3],
+  ['one of which more are wanted than anybody reads', { pages: Array.from({ length: 1_001 }, (_, index) => index) }, 1_000],
+  ['one of which a range is wanted', { pages: '0-9' }, 1_000],
+  ['one of which ranges are wanted', { pages: [0, '2-900'] }, 1_000],
+  ['one of which no page is named', { pages: [] }, 1_000],
+  ['a document that has to be fetched', { document: { document_url: 'WEB/a.pdf' } }, 1_000],
+  ['an image', { document: { image_url: dataUrl('image/png', png(5, 5)) } }, 1],
+])('of %s the most that may be read is held: %j', async (_what, more, pages) => {
+  const asked: Estimate[] = []
+  await using house = await start(READ, (_caller, _model, estimate) => {
+    asked.push(estimate)
+    return yes(openTicket([]))
+  })
+  const document = { document_url: dataUrl('application/pdf', PDF) }
+  expect((await house.plane.ask(OCR, JSON.stringify({ model: 'reader', document, ...more }).replace('WEB', house.web))).status).toBe(200)
+  expect(asked).toMatchObject([{ inputTokens: 0, outputTokens: 0, pages }])
+})
+
+test('pages that are named twice are refused: what is held would be another thing than what is read', async () => {
+  await using house = await start()
+  const document = JSON.stringify({ document_url: dataUrl('application/pdf', PDF) })
+  const answer = await house.plane.ask(OCR, `{"model":"reader","pages":[0],"document":${document},"pages":[0,1]}`)
+  expect(answer.status).toBe(400)
+  expect(house.engine.requests).toEqual([])
 })
 
 test('pages are counted where the engine does not say how many', async () => {

@@ -136,9 +136,9 @@ export const serve = <R extends Reading>(rooms: Rooms, call: Call, input: Input,
 const WORTH_COUNTING_TOKENS = 256
 
 const estimateOf = ({ estimate, stream }: Request, count: () => Promise<number | undefined>): Estimate => {
-  const { inputTokens, outputTokens, audioSeconds = 0, guessed } = estimate
+  const { inputTokens, outputTokens, audioSeconds = 0, pages = 0, guessed } = estimate
   // A stream can be ended in the middle when a budget has run out.
-  const asked = { inputTokens, outputTokens, audioSeconds, endable: stream }
+  const asked = { inputTokens, outputTokens, audioSeconds, pages, endable: stream }
   if (guessed === undefined || guessed.most - guessed.least < WORTH_COUNTING_TOKENS) return asked
   return { ...asked, spread: { least: guessed.least, most: guessed.most, count } }
 }
@@ -150,5 +150,7 @@ const toUsed = ({ estimate }: Request, { counts, counted, reached }: Pick<Relaye
     ...counts,
     input: Math.max(counts.input, estimate.inputTokens),
     audioMs: Math.max(counts.audioMs, (estimate.audioSeconds ?? 0) * 1000),
+    // A document has one page at least; the most it may have, which was held, is no guess.
+    pages: Math.max(counts.pages, Math.min(estimate.pages ?? 0, 1)),
   }
 }

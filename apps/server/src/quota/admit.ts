@@ -4,7 +4,7 @@ import type { Logger } from '../kit/log.ts'
 import { type Counter, type Metrics, openMetrics } from '../kit/metrics.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Refusal } from '../kit/refusal.ts'
-import { type Gate, type Holder, openGates, type PricedModel, priceOf } from './gates.ts'
+import { type Amounts, type Gate, type Holder, openGates, type PricedModel, priceOf } from './gates.ts'
 import { toHeaders } from './headers.ts'
 import type { Ledger } from './ledger.ts'
 import { ANY_MODEL, type Policy } from './policy.ts'
@@ -15,6 +15,7 @@ export type Estimate = {
   readonly inputTokens: number
   readonly outputTokens: number
   readonly audioSeconds?: number
+  readonly pages?: number
   readonly spread?: Spread
   /** It can be ended in the middle, so that a budget need not have all of its output in reserve. */
   readonly endable?: boolean
@@ -26,7 +27,7 @@ export type Estimate = {
 export type Spread = { readonly least: number; readonly most: number; count(): Promise<number | undefined> }
 
 /** What was used in truth; as the usage event has it. */
-export type Used = { readonly input: number; readonly cachedInput: number; readonly output: number; readonly audioMs?: number }
+export type Used = Amounts
 
 /** Leave to begin. Whoever takes one settles it with what was truly used, and with nothing when nothing was served. */
 export type Ticket = {
@@ -123,6 +124,7 @@ export const openAdmission = (parts: { policy: () => Policy; ledger: Ledger; clo
       cachedInput: 0,
       output: ahead,
       audioMs: (estimate.audioSeconds ?? 0) * 1000,
+      pages: estimate.pages ?? 0,
     })
   }
 

@@ -320,6 +320,18 @@ describe('budgets', () => {
     expect([await listen(1_500), await listen(501), await listen(500), await listen(1)]).toEqual([true, false, true, false])
   })
 
+  test('documents are paid by the page: the most they may have is held, and what they had is kept', async () => {
+    const house = open({ budgets: [{ amount: EURO / 100 }] })
+    // Two euros a thousand: a cent is five pages.
+    const reader = { name: 'reader', type: 'ocr', price: { input: 2_000_000n, cachedInput: 2_000_000n, output: 0n } }
+    const read = async (pages: number) => house.admit(ALICE, reader, { inputTokens: 0, outputTokens: 0, pages })
+    expect((await read(6)).ok).toBe(false)
+    const held = await read(5)
+    expect([held.ok, (await read(1)).ok]).toEqual([true, false])
+    if (held.ok) held.value.settle({ input: 0, cachedInput: 0, output: 0, pages: 2 })
+    expect([(await read(4)).ok, (await read(3)).ok, (await read(1)).ok]).toEqual([false, true, false])
+  })
+
   test('a budget that only tells refuses nobody', async () => {
     const house = open({ budgets: [{ unit: 'tokens', amount: 10, hard: false }] })
     for (let round = 0; round < 3; round += 1) expect(await house.refused(ALICE, 10)).toBeUndefined()

@@ -62,7 +62,8 @@ const reconcile = async (db: Pick<Db, 'query'>, now: Instant, account: Account):
           where event.organization_id = $2 and event.accepted_at >= $6 and event.accepted_at < $7 and event.recorded_at >= state.settled_before
         union select date_trunc('hour', $8::timestamptz, 'UTC')),
       piece as (
-        select case kind when 'audio_milliseconds' then 'sound' when 'output_tokens' then 'output' when 'cached_input_tokens' then 'cached' else 'input' end as what,
+        select case kind when 'audio_milliseconds' then 'sound' when 'pages' then kind when 'output_tokens' then 'output'
+            when 'cached_input_tokens' then 'cached' else 'input' end as what,
           units, mode, price_id
           from usage_total
           where organization_id = $2 and hour >= $6 and hour < $7 and hour not in (select hour from open_hour)
@@ -71,14 +72,15 @@ const reconcile = async (db: Pick<Db, 'query'>, now: Instant, account: Account):
         select part.what, part.units, event.mode, event.price_id
           from open_hour join usage_event event on event.accepted_at >= open_hour.hour and event.accepted_at < open_hour.hour + interval '1 hour',
             lateral (values ('input', event.input_tokens - event.cached_input_tokens), ('cached', event.cached_input_tokens),
-              ('output', event.output_tokens), ('sound', (event.audio_milliseconds + 999) / 1000 * 1000)) as part (what, units)
+              ('output', event.output_tokens), ('sound', (event.audio_milliseconds + 999) / 1000 * 1000), ('pages', event.pages)) as part (what, units)
           where event.organization_id = $2 and event.accepted_at >= $6 and event.accepted_at < $7 and event.ended_at < $8
             and ($3::uuid is null or event.project_id = $3) and ($4::uuid is null or event.principal_id = $4) and event.charged),
       booked as (
-        select case when $5 = 'tokens' then coalesce(sum(units) filter (where what <> 'sound'), 0)
+        select case when $5 = 'tokens' then coalesce(sum(units) filter (where what not in ('sound', 'pages')), 0)
           else coalesce(ceil(sum(
             units * case what when 'input' then price.input when 'cached' then price.cached_input when 'output' then price.output else price.input end
-              * case when what = 'sound' and model.type = 'audio' then 1000.0 / 60 when what = 'sound' or model.type = 'audio' then 0 else 1 end
+              * case when what = 'sound' and model.type = 'audio' then 1000.0 / 60 when what = 'pages' and model.type = 'ocr' then 1000
+                  when what in ('sound', 'pages') or model.type in ('audio', 'ocr') then 0 else 1 end
               * case when mode = 'batch' then 0.5 else 1 end
           ) / 1000), 0) end as used
         from piece left join model_price price on price.id = piece.price_id left join model on model.id = price.model_id),

@@ -8,7 +8,7 @@ import type { Share, Shares } from './shares.ts'
 /** Whose limits hold for a request. */
 export type Holder = { readonly organizationId: OrganizationId; readonly projectId: ProjectId; readonly principalId: PrincipalId }
 
-/** Micro-euros per million tokens, as in the catalogue; for a model of type `audio`, `input` is per minute of sound. */
+/** Micro-euros per million tokens, as in the catalogue; of type `audio` `input` is per minute of sound, of type `ocr` per 1,000 pages. */
 export type PricedModel = {
   readonly name: string
   readonly type: string
@@ -37,8 +37,14 @@ const MAX_KNOWN = 10_000
 /** Well below the time after which a share that nobody uses is forgotten. */
 const KEEP_MS = 60_000
 
-/** What is used, in tokens and in milliseconds of sound. */
-export type Amounts = { readonly input: number; readonly cachedInput: number; readonly output: number; readonly audioMs?: number }
+/** What is used, in tokens, in milliseconds of sound and in pages of documents. */
+export type Amounts = {
+  readonly input: number
+  readonly cachedInput: number
+  readonly output: number
+  readonly audioMs?: number
+  readonly pages?: number
+}
 
 /** As it is billed: a begun second of a file is a whole one. */
 const wholeSeconds = (audioMs: number): number => Math.ceil(audioMs / 1000) * 1000
@@ -48,6 +54,8 @@ export const priceOf = (unit: 'tokens' | 'money', model: PricedModel, amounts: A
   if (unit === 'tokens') return amounts.input + amounts.output
   const { input, cachedInput, output } = model.price
   if (model.type === 'audio') return Math.ceil((Number(input) * wholeSeconds(amounts.audioMs ?? 0)) / SOUND_PER_NANO)
+  // A micro-euro for a thousand is a billionth for one.
+  if (model.type === 'ocr') return Number(input) * (amounts.pages ?? 0)
   const pico =
     (amounts.input - amounts.cachedInput) * Number(input) + amounts.cachedInput * Number(cachedInput) + amounts.output * Number(output)
   return Math.ceil(pico / PICO_PER_NANO)

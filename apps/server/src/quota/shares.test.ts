@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { until } from '@parvis/testkit/until'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { addPriced, use } from '../../test/billing-usage.ts'
 import { type Clock, type Instant, systemClock } from '../kit/clock.ts'
 import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
@@ -144,10 +145,11 @@ test('the state of a budget follows the books, in tokens and in money, and says 
   await book(day, true)
   await book(day + 1_000, true, 'batch')
   await book(day + 2_000, false)
-  // Hours of which nothing has moved are in the totals; sound costs nothing with a model that is paid by the token.
+  // Hours of which nothing has moved are in the totals; sound and pages cost nothing with a model that is paid by the token.
   for (const [kind, units] of [
     ['input_tokens', 100],
     ['audio_milliseconds', 5_000],
+    ['pages', 7],
   ]) {
     await database.db.query(
       `insert into usage_total (hour, organization_id, project_id, principal_id, access_key, model, kind, mode, price_id, units, events)
@@ -179,6 +181,30 @@ test('the state of a budget follows the books, in tokens and in money, and says 
   expect(await readBudgets(database.db, clock, holder.organizationId)).toMatchObject(said)
   const { rows: alerts } = await database.db.query<{ period: string; used: bigint }>('select period, used from quota_alert')
   expect(alerts).toEqual([{ period: '2026-11-10', used: 300n }])
+})
+
+test('pages are in a budget of money as they are billed, from the totals and from the events, and in none of tokens', async () => {
+  const { organizationId } = await anOrganization()
+  const model = `m-${randomUUID()}`
+  const priceId = await addPriced(database.db, model, { input: '2' }, 'ocr')
+  const hour = Date.UTC(2026, 10, 12)
+  await database.db.query(
+    `insert into usage_total (hour, organization_id, project_id, principal_id, access_key, model, kind, mode, price_id, units, events)
+     values ($1, $2, $2, $2, '', $3, 'pages', 'realtime', $4, 100, 1)`,
+    [new Date(hour), organizationId, model, priceId],
+  )
+  const document = { organizationId, model, priceId, at: new Date(hour + 3_600_000).toISOString() }
+  await use(database.db, { ...document, pages: 10 })
+  await use(database.db, { ...document, pages: 4, mode: 'batch' })
+  const clock: Clock = { ...systemClock, now: () => (hour + 2 * 3_600_000) as Instant }
+  const edit = { db: database.db, clock, actor: 'test' } as const
+  const scope = { organizationId, projectId: null, principalId: null, period: 'day', amount: 1_000_000_000, hard: true } as const
+  for (const unit of ['money', 'tokens'] as const) await setBudget(edit, { ...scope, unit })
+  // Two thousandths of a euro each, and one for each of the batch.
+  expect(await readBudgets(database.db, clock, organizationId)).toMatchObject([
+    { unit: 'money', used: 224_000_000 },
+    { unit: 'tokens', used: 0 },
+  ])
 })
 
 test('budgets are compared with the books every minute, and twelve seconds after a change', async () => {

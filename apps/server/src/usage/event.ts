@@ -15,7 +15,7 @@ export type Counted = 'engine' | 'tokenizer' | 'delivered' | 'none'
 
 /**
  * What one answer used, in tokens where nothing else is said. `cachedInput` and `audioInput` are part of `input`, `reasoning` is
- * part of `output`. `audioMs` is the length of the sound that was sent.
+ * part of `output`. `audioMs` is the length of the sound that was sent, `pages` how many a document had.
  */
 export type Counts = {
   readonly input: number

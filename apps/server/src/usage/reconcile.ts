@@ -42,6 +42,7 @@ const COMPARED: readonly (readonly [keyof RecordedEvent, string])[] = [
   ['output', 'output_tokens'],
   ['reasoning', 'reasoning_tokens'],
   ['audioMs', 'audio_milliseconds'],
+  ['pages', 'pages'],
 ]
 const BATCH_ROWS = 1_000
 

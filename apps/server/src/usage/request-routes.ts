@@ -57,6 +57,7 @@ export const requestToJson = ({ acceptedAt, firstByteAt, endedAt, units, ...row 
     cached_input_tokens: Number(units.cached_input_tokens),
     output_tokens: Number(units.output_tokens),
     audio_milliseconds: Number(units.audio_milliseconds),
+    pages: Number(units.pages),
   },
 })
 

@@ -74,6 +74,7 @@ test('pages of any size show each request once, newest first, and add up to the 
     model: fc.constantFrom('a', 'b'),
     output: fc.nat(9),
     audioMs: fc.constantFrom(0, 0, 1_190),
+    pages: fc.constantFrom(0, 0, 3),
     charged: fc.boolean(),
   })
   await fc.assert(
@@ -114,7 +115,7 @@ test('pages of any size show each request once, newest first, and add up to the 
 })
 
 test('a request is shown with where it was served and who asked, and nothing of what was said', async () => {
-  const event = usageEventOf({ organizationId, projectId: mine, acceptedAt: START, audioMs: 1_190, counted: 'delivered' })
+  const event = usageEventOf({ organizationId, projectId: mine, acceptedAt: START, audioMs: 1_190, pages: 3, counted: 'delivered' })
   await insertEvents(database.db, [JSON.stringify(event)], (_, error) => Promise.reject(error as Error))
   const { body } = await list(RANGE)
   expect(body).toEqual({
@@ -140,7 +141,7 @@ test('a request is shown with where it was served and who asked, and nothing of 
         accepted_at: new Date(START).toISOString(),
         first_byte_at: new Date(event.firstByteAt ?? 0).toISOString(),
         ended_at: new Date(event.endedAt).toISOString(),
-        units: { input_tokens: 15, cached_input_tokens: 16, output_tokens: 12, audio_milliseconds: 2_000 },
+        units: { input_tokens: 15, cached_input_tokens: 16, output_tokens: 12, audio_milliseconds: 2_000, pages: 3 },
       },
     ],
   })

@@ -54,6 +54,7 @@ const anEvent: fc.Arbitrary<RecordedEvent> = fc
     cached: fc.nat(10_000),
     output: fc.nat(10_000),
     audioMs: fc.constantFrom(0, 0, 1, 60_001, 61_000),
+    pages: fc.constantFrom(0, 0, 1, 12),
     ended: fc.constantFrom('complete', 'length', 'budget', 'client_left', 'engine_failed', 'timed_out', 'lost'),
     counted: fc.constantFrom('engine', 'delivered', 'none'),
     // On hours, on both sides of them, and anywhere.
@@ -72,6 +73,7 @@ const anEvent: fc.Arbitrary<RecordedEvent> = fc
       cachedInput: Math.min(drawn.cached, drawn.input),
       output: drawn.output,
       audioMs: drawn.audioMs,
+      pages: drawn.pages,
       ended: drawn.ended,
       counted: drawn.counted,
       acceptedAt: at(drawn.ms),
@@ -91,6 +93,7 @@ const addUp = (events: readonly RecordedEvent[]) => {
       output_tokens: event.output,
       // A begun second of each file is a whole one.
       audio_milliseconds: Math.ceil(event.audioMs / 1000) * 1000,
+      pages: event.pages,
     }
     for (const [kind, amount] of Object.entries(units)) {
       if (amount === 0) continue

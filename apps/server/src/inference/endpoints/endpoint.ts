@@ -59,6 +59,8 @@ export type Request = {
     readonly inputTokens: number
     readonly outputTokens: number
     readonly audioSeconds?: number
+    /** The most that a document may have. */
+    readonly pages?: number
     /** Where the input is guessed: by what, and between which bounds it is. */
     readonly guessed?: (Pick<Guess, 'least' | 'most'> & { readonly mix: Mix }) | undefined
   }

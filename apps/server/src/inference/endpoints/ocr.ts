@@ -3,16 +3,18 @@ import { no, type Outcome, yes } from '../../kit/outcome.ts'
 import type { Refusal } from '../../kit/refusal.ts'
 import type { Counts } from '../../usage/event.ts'
 import { NO_COUNTS } from '../answer.ts'
-import { type Body, type Change, type Span, slice, splice } from '../body.ts'
+import { type Body, type Change, JOIN_BYTES, type Span, slice, splice } from '../body.ts'
 import type { Pointer } from '../conversation.ts'
 import type { Exchange } from '../exchange.ts'
 import { bufferToPacked, toDataUrl, whereOf } from '../media/data-url.ts'
-import { MAX_DOCUMENT_BYTES, readDocument } from '../media/documents.ts'
+import { MAX_DOCUMENT_BYTES, PDF, readDocument } from '../media/documents.ts'
 import { read, scan, watch } from '../scan.ts'
 import { type Endpoint, mismatch, parse, type Reading, type Request, readBody } from './endpoint.ts'
 
-const WATCHED = watch(['model', 'document'])
+const WATCHED = watch(['model', 'document', 'pages'])
 const FETCH_MS = 30_000
+/** What Mistral's own service reads of one document; a budget reserves so much where nobody says less. */
+const MOST_PAGES = 1_000
 
 /**
  * `POST /v1/ocr`, in Mistral's shape (data-plane.md 12): passed through to an engine that speaks it. The document is fetched by us and
@@ -33,24 +35,26 @@ export const ocr: Endpoint = {
     const where = whereOf(reading.body, span)
     if (where.kind === 'other') return no(invalid(field, 'expected a URL of http or https, or a data URL in base64'))
 
-    const request = (brought: readonly Change[]): Request => ({
+    const asked = pagesAsked(reading)
+    const request = (pages: number, brought: readonly Change[]): Request => ({
       enginePath: ocr.enginePath,
       stream: false,
       wantsUsage: false,
-      estimate: { inputTokens: 0, outputTokens: 0 },
+      estimate: { inputTokens: 0, outputTokens: 0, pages },
       bytesFor: (remoteModel) => splice(reading.body, [...nameFor(reading, remoteModel), ...brought]),
       answerKey: 'pages',
       countsOf: pagesOf,
     })
     if (where.kind === 'data') {
       const document = readDocument(where.packed)
-      return document.ok ? yes(request([])) : no(invalid(field, document.refusal))
+      if (!document.ok) return no(invalid(field, document.refusal))
+      return yes(request(document.value.type === PDF ? asked : 1, []))
     }
     return yes({
-      ...request([]),
+      ...request(asked, []),
       async complete(exchange) {
         const brought = await bring(where.url, exchange)
-        return brought.ok ? yes(request([{ ...span, bytes: brought.value }])) : no(invalid(field, brought.refusal))
+        return brought.ok ? yes(request(asked, [{ ...span, bytes: brought.value }])) : no(invalid(field, brought.refusal))
       },
     })
   },
@@ -61,6 +65,15 @@ const invalid = (field: string, reason: string): Refusal => ({ code: 'field_inva
 const nameFor = (reading: Reading, remoteModel: string): Change[] => {
   const span = reading.spans.get('model')
   return span === undefined || remoteModel === reading.model ? [] : [{ ...span, bytes: Buffer.from(JSON.stringify(remoteModel)) }]
+}
+
+/** The most that will be read: as many as the request names, by number; who writes them in another way may get all there are. */
+const pagesAsked = ({ spans, body }: Reading): number => {
+  const span = spans.get('pages')
+  if (span === undefined || span.end - span.start > JOIN_BYTES) return MOST_PAGES
+  const named = parse(slice(body, span))
+  if (!named.ok || !Array.isArray(named.value) || named.value.length === 0) return MOST_PAGES
+  return named.value.every(Number.isInteger) ? Math.min(named.value.length, MOST_PAGES) : MOST_PAGES
 }
 
 const QUOTE = 0x22
@@ -107,7 +120,7 @@ const documentOf = (reading: Reading): Outcome<Pointer> => {
 }
 
 const bring = async (url: string, exchange: Pick<Exchange, 'fetch'>): Promise<Outcome<Buffer, string>> => {
-  const accept = 'application/pdf, image/png, image/jpeg, image/webp, image/gif'
+  const accept = `${PDF}, image/png, image/jpeg, image/webp, image/gif`
   const fetched = await exchange.fetch(url, { maxBytes: MAX_DOCUMENT_BYTES, timeMs: FETCH_MS, accept })
   if (!fetched.ok) return no(`the document could not be fetched: ${fetched.reason}`)
   if (fetched.status !== 200) return no(`the document could not be fetched: its server answered ${fetched.status}`)
