@@ -184,6 +184,24 @@ test('a price is announced for later and counts from then on; the past never cha
   expect(await must('GET', '/parvis/v1/models/dear/prices')).toMatchObject({ total_count: 2 })
 })
 
+test('a model that reads documents has one price, for a thousand pages', async () => {
+  const reader = { type: 'ocr', owned_by: 'test', context_tokens: 4096 }
+  const refused = async (path: string, body: object) => (await ask('POST', path, body)).body['details']
+  const price = { input: '1.5', output: '0.35' }
+  expect(await refused('/parvis/v1/models', { ...reader, name: 'reads', price })).toMatchObject([
+    { argument_name: 'price.output', reason: 'constraint', help_message: expect.stringContaining('paid by the page') as string },
+  ])
+  await must('POST', '/parvis/v1/models', { ...reader, name: 'reads', price: { ...price, output: '0' } })
+  expect(await must('GET', '/parvis/v1/models/reads')).toMatchObject({ price: { unit: 'thousand_pages', input: '1.50', output: '0.00' } })
+  const prices = '/parvis/v1/models/reads/prices'
+  expect(await refused(prices, price)).toMatchObject([{ argument_name: 'output', reason: 'constraint' }])
+  expect(await refused(prices, { input: '2', cached_input: '1', output: '0' })).toMatchObject([
+    { argument_name: 'cached_input', reason: 'constraint' },
+  ])
+  expect(await refused(prices, { input: '-2', output: '0' })).toMatchObject([{ argument_name: 'input', reason: 'format' }])
+  expect(await must('POST', prices, { input: '2', output: '0' })).toMatchObject({ unit: 'thousand_pages', input: '2.00' })
+})
+
 test('what a tier gives can be changed, and holds for all who are in it', async () => {
   const made = await must('POST', '/parvis/v1/organizations', { name: 'small' })
   const id = String(made['id'])

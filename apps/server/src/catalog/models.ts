@@ -23,6 +23,15 @@ const NewPrice = z.strictObject({
   cachedInput: UnitPriceSchema.optional(),
   output: UnitPriceSchema,
 })
+
+/** Whoever sets a second price for a model that reads documents means tokens, of which it has none: it would never be charged. */
+const priceFault = (type: ModelType, { input, cachedInput, output }: z.output<typeof NewPrice>): Fault | undefined => {
+  if (type !== 'ocr') return undefined
+  const why = 'a model that reads documents is paid by the page: its one price is `input`, for 1,000 pages'
+  if (output !== 0n) return { field: 'output', why: `${why}, and \`output\` is 0` }
+  return cachedInput === undefined || cachedInput === input ? undefined : { field: 'cachedInput', why }
+}
+
 const Tokens = z.int().positive().max(MAX_TOKENS)
 
 const Pixels = z.int().positive().max(65_536).nullable()
@@ -87,7 +96,11 @@ const NewModel = ModelFacts.extend({
     .nullable()
     .default(null),
   price: NewPrice,
-}).superRefine(refineFacts)
+}).superRefine((model, context) => {
+  refineFacts(model, context)
+  const fault = priceFault(model.type, model.price)
+  if (fault !== undefined) context.addIssue({ code: 'custom', path: ['price', fault.field], message: fault.why })
+})
 
 /** What `addModel` takes; `weights.path` is the stored form (weights-path.ts). */
 export type NewModel = z.input<typeof NewModel>
@@ -448,7 +461,10 @@ export const removeModel = async (
 
 export const noModel = (name: string): string => `There is no model ${JSON.stringify(name)}. See: parvis models list`
 
-export type PriceRefusal = { readonly because: 'unknown' | 'past' } | { readonly because: 'taken'; readonly by: Price }
+export type PriceRefusal =
+  | { readonly because: 'unknown' | 'past' }
+  | { readonly because: 'taken'; readonly by: Price }
+  | { readonly because: 'unfit'; readonly fault: Fault }
 
 /**
  * A new price from an instant on, or from now on: what has been charged stays as it was. The same price for the same instant once more
@@ -466,9 +482,14 @@ export const announcePrice = async (
   const price = { input: parsed.input, cachedInput: parsed.cachedInput ?? parsed.input, output: parsed.output }
   return transaction(db, async (client) => {
     // The lock puts two who announce at once one behind the other.
-    const { rows } = await client.query<{ id: ModelId }>('select id from model where name = $1 and removed_at is null for update', [name])
+    const { rows } = await client.query<{ id: ModelId; type: ModelType }>(
+      'select id, type from model where name = $1 and removed_at is null for update',
+      [name],
+    )
     const model = rows[0]
     if (model === undefined) return no({ because: 'unknown' })
+    const fault = priceFault(model.type, price)
+    if (fault !== undefined) return no({ because: 'unfit', fault })
     const now = clock.now()
     const startsAt = from ?? now
     const { rows: there } = await client.query<PriceRow>(
@@ -511,6 +532,8 @@ export const addPrice = async (
   switch (done.refusal.because) {
     case 'unknown':
       throw new Error(noModel(name))
+    case 'unfit':
+      throw new Error(sayFault(done.refusal.fault, 'The price'))
     case 'past':
       throw new Error('A price cannot start in the past: what was charged until now stays as it was.')
     case 'taken':

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { UnitPrice } from '../kit/money.ts'
-import { formatPrice, parsePrice } from './price.ts'
+import { formatPrice, parsePrice, sayPrice } from './price.ts'
 
 test('a price is read exactly, and shown as it is', () => {
   expect(parsePrice('0.15')).toBe(150_000n)
@@ -12,6 +12,17 @@ test('a price is read exactly, and shown as it is', () => {
   expect(formatPrice(parsePrice('0.15'))).toBe('0.15')
   expect(formatPrice(parsePrice('12'))).toBe('12.00')
   expect(formatPrice(parsePrice('0.0075'))).toBe('0.0075')
+})
+
+test('a price is said with what it is for', () => {
+  const price = { input: parsePrice('0.15'), output: parsePrice('0.35') }
+  expect((['chat', 'embedding', 'rerank', 'audio', 'ocr'] as const).map((type) => sayPrice(type, price))).toEqual([
+    '0.15 / 0.35 € per million tokens',
+    '0.15 / 0.35 € per million tokens',
+    '0.15 / 0.35 € per million tokens',
+    '0.15 € per minute',
+    '0.15 € per 1,000 pages',
+  ])
 })
 
 test('every price comes back as it went out', () => {

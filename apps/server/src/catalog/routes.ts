@@ -9,7 +9,7 @@ import { changeModel } from './change.ts'
 import type { Fault } from './life-cycle.ts'
 import { type ModelType, type Price, REASONING_EFFORTS } from './model.ts'
 import { announcePrice, insertModel, type ListedModel, type NewModel, type PricedModel, readModels, takeOut, toListed } from './models.ts'
-import { formatPrice, parsePrice } from './price.ts'
+import { formatPrice, PRICE_UNITS, parsePrice, priceUnitOf } from './price.ts'
 
 const TYPES = ['chat', 'embedding', 'rerank', 'audio', 'ocr'] as const satisfies readonly ModelType[]
 const STATUSES = ['preview', 'active', 'deprecated', 'eol'] as const
@@ -25,8 +25,8 @@ const Name = z.string().regex(/^[a-z0-9][a-z0-9._-]{0,127}$/, 'lower-case letter
 const PriceJson = z.object({
   id: z.uuid(),
   starts_at: z.iso.datetime(),
-  /** What `input` and its like are for: a million tokens, or a minute of sound. */
-  unit: z.enum(['million_tokens', 'minute']),
+  /** What `input` and its like are for: a million tokens, a minute of sound, or a thousand pages of documents. */
+  unit: z.enum(PRICE_UNITS),
   input: z.string(),
   cached_input: z.string(),
   output: z.string(),
@@ -112,7 +112,7 @@ const say = (instant: Instant): string => instantToDate(instant).toISOString()
 const priceToJson = (price: Price, type: ModelType): z.infer<typeof PriceJson> => ({
   id: price.id,
   starts_at: say(price.startsAt),
-  unit: type === 'audio' ? 'minute' : 'million_tokens',
+  unit: priceUnitOf(type),
   input: formatPrice(price.input),
   cached_input: formatPrice(price.cachedInput),
   output: formatPrice(price.output),
@@ -329,6 +329,8 @@ export const catalogRoutes = (
       switch (done.refusal.because) {
         case 'unknown':
           return no(notFound('model', name))
+        case 'unfit':
+          return faulty(done.refusal.fault)
         case 'past':
           return no(invalid('starts_at', 'constraint', 'a price does not start in the past: what was charged until now stays as it was'))
         case 'taken': {

@@ -75,13 +75,22 @@ describe('pull', () => {
     expect(await pulledFiles()).toEqual(['Tiny-Chat-Q4_0.gguf'])
 
     const [header = '', row = ''] = (await run('list')).split('\n')
-    expect(header.split(/ {2,}/)).toEqual(['NAME', 'TYPE', 'STATUS', 'CONTEXT', 'OUTPUT', '€ PER MILLION, IN / OUT', 'WEIGHTS', 'LICENCE'])
-    expect(row.split(/ {2,}/)).toEqual(['tiny-chat', 'chat', 'active', '1024', '512', '0.15 / 0.35', '3.7 MB', 'apache-2.0'])
+    expect(header.split(/ {2,}/)).toEqual(['NAME', 'TYPE', 'STATUS', 'CONTEXT', 'OUTPUT', 'PRICE, IN / OUT', 'WEIGHTS', 'LICENCE'])
+    expect(row.split(/ {2,}/)).toEqual([
+      'tiny-chat',
+      'chat',
+      'active',
+      '1024',
+      '512',
+      '0.15 / 0.35 € per million tokens',
+      '3.7 MB',
+      'apache-2.0',
+    ])
     expect(JSON.parse(await run('list', '--json'))).toMatchObject([
       {
         name: 'tiny-chat',
         source: `${REPO}@c0ffee00c0ff:Tiny-Chat-Q4_0.gguf`,
-        price: { inputPerMillion: '0.15', cachedInputPerMillion: '0.15', outputPerMillion: '0.35' },
+        price: { unit: 'million_tokens', inputPerMillion: '0.15', cachedInputPerMillion: '0.15', outputPerMillion: '0.35' },
       },
     ])
 
@@ -165,7 +174,7 @@ describe('price', () => {
   test('takes effect now, or later when a date is given', async () => {
     await run('pull', CHAT_FILE)
     expect(await run('price', 'tiny-chat', '0.2', '0.4', '--cached-input', '0.02')).toBe(
-      'tiny-chat: 0.20 / 0.40 € per million from now on.\n',
+      'tiny-chat: 0.20 / 0.40 € per million tokens from now on.\n',
     )
     expect(await run('price', 'tiny-chat', '1', '2', '--from', '2999-01-01')).toContain('from 2999-01-01T00:00:00.000Z on')
     expect(JSON.parse(await run('list', '--json'))[0].price).toMatchObject({
@@ -175,6 +184,20 @@ describe('price', () => {
     })
     await expect(run('price', 'tiny-chat', '1', '2', '--from', '2020-01-01')).rejects.toThrow('cannot start in the past')
     await expect(run('price', 'none', '1', '2')).rejects.toThrow('There is no model "none"')
+  })
+
+  test('of a model that reads documents is for a thousand pages, and the only one', async () => {
+    const free = { input: parsePrice('0'), output: parsePrice('0') }
+    await addModel(database.db, systemClock, 'test', { name: 'reader', ownedBy: 'acme', type: 'ocr', contextTokens: 1024, price: free })
+    await expect(run('price', 'reader', '2', '0.4')).rejects.toThrow(
+      'The price is not valid: output: a model that reads documents is paid by the page: its one price is `input`, for 1,000 pages, and `output` is 0.',
+    )
+    await expect(run('price', 'reader', '2', '0', '--cached-input', '1')).rejects.toThrow('cachedInput: a model that reads documents')
+    await expect(run('price', 'reader', '-2', '0')).rejects.toThrow('"-2" is not a price')
+    await expect(run('price', 'reader', 'two', '0')).rejects.toThrow('is not a price')
+    expect(await run('price', 'reader', '2', '0')).toBe('reader: 2.00 € per 1,000 pages from now on.\n')
+    expect(await run('list')).toContain(' 2.00 € per 1,000 pages ')
+    expect(JSON.parse(await run('list', '--json'))[0].price).toMatchObject({ unit: 'thousand_pages', inputPerMillion: '2.00' })
   })
 })
 

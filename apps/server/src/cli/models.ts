@@ -4,7 +4,7 @@ import { editModel } from '../catalog/change.ts'
 import { importModel } from '../catalog/import.ts'
 import type { ModelStatus } from '../catalog/model.ts'
 import { addPrice, type ListedModel, listModels, noModel, removeModel } from '../catalog/models.ts'
-import { formatPrice, parsePrice } from '../catalog/price.ts'
+import { formatPrice, parsePrice, priceUnitOf, sayPrice } from '../catalog/price.ts'
 import { deletePulled, type Found } from '../catalog/weights/pull.ts'
 import { formatBytes } from '../catalog/weights/size.ts'
 import { BUILTIN_MODELS_DIR, pulledDir, type WeightsDirs } from '../catalog/weights-path.ts'
@@ -43,7 +43,7 @@ const modelToRow = (model: ListedModel): string[] => [
   model.successor === null ? model.status : `${model.status} → ${model.successor}`,
   String(model.contextTokens),
   model.maxOutputTokens === null ? '-' : String(model.maxOutputTokens),
-  `${formatPrice(model.price.input)} / ${formatPrice(model.price.output)}`,
+  sayPrice(model.type, model.price),
   model.weights === null ? 'engines only' : formatBytes(model.weights.bytes),
   model.licence ?? '-',
 ]
@@ -54,6 +54,7 @@ const modelToJson = (model: ListedModel) => ({
   createdAt: new Date(model.createdAt).toISOString(),
   price: {
     startsAt: new Date(model.price.startsAt).toISOString(),
+    unit: priceUnitOf(model.type),
     inputPerMillion: formatPrice(model.price.input),
     cachedInputPerMillion: formatPrice(model.price.cachedInput),
     outputPerMillion: formatPrice(model.price.output),
@@ -64,9 +65,7 @@ const list = async (config: Config, options: { json?: boolean }): Promise<void> 
   const models = await withDatabase(config, ({ db }) => listModels(db, systemClock))
   if (options.json === true) return print(JSON.stringify(models.map(modelToJson), undefined, 2))
   if (models.length === 0) return print('The catalogue is empty. Add a model: parvis models pull org/repo')
-  print(
-    table([['NAME', 'TYPE', 'STATUS', 'CONTEXT', 'OUTPUT', '€ PER MILLION, IN / OUT', 'WEIGHTS', 'LICENCE'], ...models.map(modelToRow)]),
-  )
+  print(table([['NAME', 'TYPE', 'STATUS', 'CONTEXT', 'OUTPUT', 'PRICE, IN / OUT', 'WEIGHTS', 'LICENCE'], ...models.map(modelToRow)]))
 }
 
 /** Asks a person, where there is one. A script has said what it wants by calling. */
@@ -191,9 +190,12 @@ const setPrice = async (
     output: parsePrice(output),
     ...(flags.cachedInput === undefined ? {} : { cachedInput: parsePrice(flags.cachedInput) }),
   }
-  await withDatabase(config, ({ db }) => addPrice(db, systemClock, operatorHere(), name, flags.from, price))
+  const { type } = await withDatabase(config, async ({ db }) => {
+    await addPrice(db, systemClock, operatorHere(), name, flags.from, price)
+    return find(db, name)
+  })
   const from = flags.from === undefined ? 'now' : new Date(flags.from).toISOString()
-  print(`${name}: ${formatPrice(price.input)} / ${formatPrice(price.output)} € per million from ${from} on.`)
+  print(`${name}: ${sayPrice(type, price)} from ${from} on.`)
 }
 
 const find = async (db: Db, name: string): Promise<ListedModel> => {
@@ -296,10 +298,12 @@ export const registerModels = (program: Command, readSettings: () => Config): vo
 
   models
     .command('price')
-    .description('set what a model costs, in euros per million tokens; what was charged before stays as it was')
+    .description(
+      'set what a model costs, in euros per million tokens (minute of sound, 1,000 pages); what was charged before stays as it was',
+    )
     .argument('<name>', 'the model')
     .argument('<input>', 'for example 0.15')
-    .argument('<output>', 'for example 0.35')
+    .argument('<output>', 'for example 0.35; 0 where nothing is written, as for sound and documents')
     .option('--cached-input <euros>', 'for input read from the cache; otherwise the input price')
     .option('--from <when>', 'a day or an instant that is still to come; otherwise now', parseInstant)
     .action((name: string, input: string, output: string, flags: { cachedInput?: string; from?: Instant }) =>
