@@ -82,7 +82,9 @@ test('after the clock of the database was set back, sums and bill have what the 
     return Object.fromEntries(lines.filter(([name]) => name?.startsWith('stepped') === true))
   }
   await until('the request is in the ledger', async () => (await units()).length === 1)
-  expect(await units()).toEqual([{ input_tokens: 300_000, cached_input_tokens: 0, output_tokens: 200_000, audio_milliseconds: 0 }])
+  expect(await units()).toEqual([
+    { input_tokens: 300_000, cached_input_tokens: 0, output_tokens: 200_000, audio_milliseconds: 0, pages: 0 },
+  ])
   await expect.poll(used).toEqual({ input_tokens: 300_000, output_tokens: 200_000 })
   await expect.poll(billed).toEqual({ stepped_input: '300', stepped_output: '200' })
   expect(house.log()).toContain('the clock of the database was set back')
