@@ -10,6 +10,7 @@ export const handClock = (text: string): Clock & { set(text: string): void } => 
   let at = Date.parse(text) as Instant
   return {
     now: () => at,
+    monotonicMs: () => at,
     sleep: systemClock.sleep,
     set: (next) => {
       at = Date.parse(next) as Instant

@@ -26,7 +26,7 @@ let ownerId: PrincipalId
 let changes: Changes
 let authenticate: Authenticate
 let aheadMs = 0
-const clock: Clock = { now: () => (systemClock.now() + aheadMs) as Instant, sleep: (ms, signal) => systemClock.sleep(ms, signal) }
+const clock: Clock = { ...systemClock, now: () => (systemClock.now() + aheadMs) as Instant }
 
 beforeAll(async () => {
   database = await freshDatabase()

@@ -6,12 +6,15 @@ export type Instant = number & { readonly __unit: 'epoch-ms' }
 /** Where time comes from. Nobody else calls `Date.now()`, so that a test can stand on the last millisecond of a month. */
 export type Clock = {
   now(): Instant
+  /** What durations are measured with: it only goes forward, however the time of day is set. Its zero means nothing. */
+  monotonicMs(): number
   /** Waits; rejects with the signal's reason when the signal is aborted. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
 }
 
 export const systemClock: Clock = {
   now: () => Date.now() as Instant,
+  monotonicMs: () => performance.now(),
   sleep: (ms, signal) => after(ms, undefined, signal && { signal }),
 }
 

@@ -22,6 +22,7 @@ const stoppedClock = (start: Instant = START): Clock & { at: number } => {
   const clock = {
     at: start as number,
     now: () => clock.at as Instant,
+    monotonicMs: () => clock.at,
     sleep: (_ms: number, signal?: AbortSignal) =>
       new Promise<void>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('no more')), { once: true })),
   }
@@ -606,6 +607,18 @@ test('a limit that is lowered holds at once, also against what is in hand of the
   policy = policyOf(3n)
   expect([await ask(), await ask(), await ask(), await ask()]).toEqual([true, true, true, false])
   await admission.close()
+})
+
+test('a limit refills however the time of day is set', async () => {
+  const clock = stoppedClock()
+  let setBackMs = 0
+  const house = open({ limits: { requests_per_minute: 60 }, clock: { ...clock, now: () => (clock.at - setBackMs) as Instant } })
+  for (let round = 0; round < 60; round += 1) (await house.taken()).settle()
+  expect(await house.refused()).toMatchObject({ limit: 'requests', retryAfterMs: 1_000 })
+  setBackMs = 2 * 3_600_000
+  clock.at += 1_000
+  ;(await house.taken()).settle()
+  expect(await house.refused()).toMatchObject({ limit: 'requests', retryAfterMs: 1_000 })
 })
 
 describe('with the ledger away', () => {

@@ -160,10 +160,10 @@ export const watchBudgets = (parts: {
 
   const loop = async (): Promise<void> => {
     let known = parts.policy()
-    let due: number = clock.now()
+    let due = clock.monotonicMs()
     let afterChange = Number.POSITIVE_INFINITY
     while (!closing.signal.aborted) {
-      const now = clock.now()
+      const now = clock.monotonicMs()
       if (parts.policy() !== known) afterChange = now + AFTER_CHANGE_MS
       known = parts.policy()
       if (now >= Math.min(due, afterChange)) {

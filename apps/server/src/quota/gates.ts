@@ -117,7 +117,7 @@ export const openGates = (parts: { policy: () => Policy; shares: Shares; clock: 
       if (budget.principalId !== null && budget.principalId !== principalId) continue
       addBudget(`budget_${budget.unit}_${budget.period}`, budget.unit, budget.id, budget.period, budget.amount, !budget.hard)
     }
-    return { organizationId, gates, until }
+    return { organizationId, gates, from: now, until }
   }
 
   return (holder: Holder, model: string, batch: boolean): readonly Gate[] => {
@@ -127,14 +127,18 @@ export const openGates = (parts: { policy: () => Policy; shares: Shares; clock: 
       knownPolicy = policy
     }
     const there = known.find(holder, model, batch)
-    if (there?.organizationId === holder.organizationId && clock.now() < there.until) return there.gates
+    if (there?.organizationId === holder.organizationId) {
+      const now = clock.now()
+      // Neither after its time nor before it, in the days of a clock that has been set back.
+      if (now >= there.from && now < there.until) return there.gates
+    }
     const made = make(policy, holder, model, batch)
     known.keep(holder, model, batch, made)
     return made.gates
   }
 }
 
-type Made = { readonly organizationId: OrganizationId; readonly gates: readonly Gate[]; readonly until: number }
+type Made = { readonly organizationId: OrganizationId; readonly gates: readonly Gate[]; readonly from: number; readonly until: number }
 type ByModel = Map<string, Made>
 
 /**

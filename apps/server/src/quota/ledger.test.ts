@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import { freshDatabase } from '@parvis/testkit/database'
+import { until } from '@parvis/testkit/until'
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type Answer, type Ask, grantOf, type Ledger } from './ledger.ts'
-import { HELD_MS, openPostgresLedger } from './postgres-ledger.ts'
+import { type Answer, type Ask, grantOf, HELD_MS, type Ledger } from './ledger.ts'
+import { openPostgresLedger } from './postgres-ledger.ts'
 
 let database: Awaited<ReturnType<typeof freshDatabase>>
 beforeAll(async () => {
@@ -73,6 +74,30 @@ test('a bucket refills by the clock of the database, never above its capacity, a
   expect(owing.left).toBeLessThan(-100)
 })
 
+test('a bucket that lies in the future, since the clock was set back, counts from now', async () => {
+  const ledger = openPostgresLedger(database.db)
+  const asked = bucket({ refillPerMs: 1, least: 1, need: 1 })
+  await one(ledger, asked)
+  await database.db.query(`update quota_bucket set level = 0, at = now() + interval '2 hours' where key = $1`, [asked.key])
+  expect(await one(ledger, asked)).toEqual({ granted: 0, left: 0 })
+  await until('it refills', async () => (await one(ledger, asked)).granted > 0)
+})
+
+test('what a dead gateway holds, by a clock that was set back, is free when a lease that begins now has ended', async () => {
+  const [dead, living] = [openPostgresLedger(database.db), openPostgresLedger(database.db)]
+  const asked = pot({ capacity: 10, least: 10, need: 10 })
+  expect((await one(dead, asked)).granted).toBe(10)
+  await database.db.query(`update quota_part set until = now() + interval '2 hours' where key = $1`, [asked.key])
+  expect((await one(living, asked)).granted).toBe(0)
+  const { rows } = await database.db.query<{ ends: boolean }>(
+    `select bool_and(until < now() + $2 * interval '1 millisecond') as ends from quota_part where key = $1`,
+    [asked.key, HELD_MS],
+  )
+  expect(rows).toEqual([{ ends: true }])
+  await database.db.query(`update quota_part set until = until - $2 * interval '1 millisecond' where key = $1`, [asked.key, HELD_MS])
+  expect((await one(living, asked)).granted).toBe(10)
+})
+
 test('what a gateway holds is nobody else’s; once its lease has ended it is, and what it has used stays used', async () => {
   const [mine, other] = [openPostgresLedger(database.db, randomUUID()), openPostgresLedger(database.db, randomUUID())]
   const asked = pot({ capacity: 10, least: 10, need: 10 })
@@ -96,8 +121,11 @@ test('gateways are counted while they live', async () => {
   const [mine, other] = [openPostgresLedger(database.db), openPostgresLedger(database.db)]
   expect(await mine.beat()).toBe(1)
   expect(await other.beat()).toBe(2)
-  await database.db.query(`update quota_gateway set until = now() - interval '1 second'`)
-  expect(await mine.beat()).toBe(1)
+  for (const from of [`now() - interval '1 second'`, `now() + interval '2 hours'`]) {
+    await database.db.query(`update quota_gateway set until = ${from}`)
+    expect(await mine.beat()).toBe(1)
+    expect(await other.beat()).toBe(2)
+  }
 })
 
 test('many asks of several gateways at once never wait for each other in a circle, and hand out no more than there is', async () => {

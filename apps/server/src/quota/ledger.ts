@@ -34,6 +34,9 @@ export type Ledger = {
   beat(): Promise<number>
 }
 
+/** What a gateway holds of budgets and places comes back this long after its last word. */
+export const HELD_MS = 5_000
+
 /** A lease lasts for this much of the rate, and one that would be a single unit or less is none: those who need it ask. */
 const LEASE_MS = 100
 const SMALLEST_LEASE = 2
@@ -60,15 +63,15 @@ export const grantOf = (ask: Ask, left: number): number => {
 export const snap = (level: number): number => (Math.abs(level - Math.round(level)) < 1e-9 ? Math.round(level) : level)
 
 /** The ledger of a process that shares with nobody, and of tests. */
-export const openMemoryLedger = (clock: Pick<Clock, 'now'>): Ledger => {
+export const openMemoryLedger = (clock: Pick<Clock, 'monotonicMs'>): Ledger => {
   const buckets = new Map<string, { level: number; at: number }>()
 
   const bucketLeft = (ask: Ask): number => {
-    const now = clock.now()
+    const now = clock.monotonicMs()
     const bucket = buckets.get(ask.key) ?? { level: ask.capacity, at: now }
-    const refilled = Math.min(ask.capacity, bucket.level + ask.refillPerMs * Math.max(0, now - bucket.at))
+    const refilled = Math.min(ask.capacity, bucket.level + ask.refillPerMs * (now - bucket.at))
     const left = snap(Math.min(ask.capacity, refilled + ask.back))
-    buckets.set(ask.key, { level: left, at: Math.max(now, bucket.at) })
+    buckets.set(ask.key, { level: left, at: now })
     return left
   }
 

@@ -1,9 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Db } from '../kit/db.ts'
-import { type Answer, type Ledger, leaseOf } from './ledger.ts'
-
-/** What a gateway holds of budgets and places comes back this long after its last word. */
-export const HELD_MS = 5_000
+import { type Answer, HELD_MS, type Ledger, leaseOf } from './ledger.ts'
 
 type Answers = { answers: [number, number][] }
 
@@ -44,7 +41,9 @@ export const openPostgresLedger = (db: Db, gateway: string = randomUUID()): Ledg
             on conflict (id) do update set until = excluded.until
             returning id),
         died as (delete from quota_gateway where until < now() - interval '1 hour')
-        select 1 + count(*)::int as gateways from quota_gateway, lives where quota_gateway.id <> lives.id and until > now()`,
+        -- One that would live for much longer than we do was last heard of before the clock was set back.
+        select 1 + count(*)::int as gateways from quota_gateway, lives
+          where quota_gateway.id <> lives.id and until > now() and until < now() + 2 * $2 * interval '1 millisecond'`,
       values: [gateway, HELD_MS],
     })
     return rows[0]?.gateways ?? 1

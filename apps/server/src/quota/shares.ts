@@ -85,7 +85,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
       keep: 0,
       touched: true,
       idle: false,
-      touchedAt: clock.now(),
+      touchedAt: clock.monotonicMs(),
       waiting: [],
       asking: undefined,
       untold: false,
@@ -124,7 +124,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
         if (limited.capacity === 0 && limited.kind === 'minute') return NEVER_MS
         if (known === undefined) return 0
         const lacking = units - share.stock
-        const now = clock.now()
+        const now = clock.monotonicMs()
         if (limited.kind !== 'minute') {
           if (lacking <= known.left) return 0
           return Math.max(0, known.at + BELIEVE_MS - now)
@@ -160,7 +160,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
 
   const leftNow = ({ limited }: Kept, known: { left: number; at: number }): number =>
     limited.kind === 'minute'
-      ? snap(Math.min(limited.capacity, known.left + limited.refillPerMs * Math.max(0, clock.now() - known.at)))
+      ? snap(Math.min(limited.capacity, known.left + limited.refillPerMs * (clock.monotonicMs() - known.at)))
       : known.left
 
   /**
@@ -169,7 +169,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
    */
   const credit = (share: Kept): void => {
     const { limited } = share
-    const now = clock.now()
+    const now = clock.monotonicMs()
     const part = limited.capacity / gateways
     if (limited.kind === 'places') {
       const more = Math.max(0, Math.floor(part) - share.held)
@@ -181,7 +181,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     const due =
       since === undefined
         ? Math.max(0, share.known === undefined ? limited.capacity : leftNow(share, share.known)) / gateways
-        : (limited.refillPerMs / gateways) * Math.max(0, now - since)
+        : (limited.refillPerMs / gateways) * (now - since)
     const more = Math.max(0, Math.min(due, part - share.stock))
     share.creditAt = now
     share.stock += more
@@ -214,14 +214,14 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     share.stock += granted
     if (ask.kind !== 'minute') share.held += granted
     // What refills has done so since the ledger looked, which was after we asked: counted from when we heard, somebody would be refused who fits.
-    share.known = { left, at: ask.kind === 'minute' ? askedAt : clock.now() }
+    share.known = { left, at: ask.kind === 'minute' ? askedAt : clock.monotonicMs() }
     share.creditAt = undefined
     if (ask.least !== null) share.keep = Math.max(0, granted - ask.need)
   }
 
   const call = async (shares: readonly Kept[], how: 'ask' | 'tell'): Promise<boolean> => {
     const asks = shares.map((share) => toAsk(share, how))
-    const askedAt = clock.now()
+    const askedAt = clock.monotonicMs()
     try {
       const answers = await limited(ledger.ask(asks))
       for (const [index, share] of shares.entries()) {
@@ -256,22 +256,22 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
   }
 
   const away = (error: unknown): void => {
-    lookAt = clock.now() + LOOK_AGAIN_MS
+    lookAt = clock.monotonicMs() + LOOK_AGAIN_MS
     if (awaySince !== undefined) return
-    awaySince = clock.now()
+    awaySince = clock.monotonicMs()
     log.warn({ err: error, gateways }, 'limits cannot be shared now; this gateway goes on with its part of them')
   }
 
   const back = (): void => {
     if (awaySince === undefined) return
-    log.info({ awayMs: clock.now() - awaySince }, 'limits are shared again')
+    log.info({ awayMs: Math.round(clock.monotonicMs() - awaySince) }, 'limits are shared again')
     awaySince = undefined
   }
 
   /** Everything that is wanted in this turn of the loop is one question. */
   const ask = (share: Kept): Promise<boolean> => {
     if (share.asking !== undefined) return share.asking
-    if (awaySince !== undefined && clock.now() < lookAt) return AWAY
+    if (awaySince !== undefined && clock.monotonicMs() < lookAt) return AWAY
     if (wanted.size === 0) {
       const batch = new Set<Kept>()
       wanted = batch
@@ -313,7 +313,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
   }
 
   const beat = async (): Promise<void> => {
-    const now = clock.now()
+    const now = clock.monotonicMs()
     for (const [key, share] of all) {
       share.idle = !share.touched
       if (share.touched) share.touchedAt = now
