@@ -6,7 +6,7 @@ import { openLog } from '../kit/log.ts'
 import { openMetrics } from '../kit/metrics.ts'
 import { speak } from '../kit/refusal.ts'
 import { type Estimate, openAdmission, type Ticket } from './admit.ts'
-import { type Ledger, openMemoryLedger } from './ledger.ts'
+import { HELD_MS, type Ledger, openMemoryLedger } from './ledger.ts'
 import { type Budget, type LimitName, toPolicy } from './policy.ts'
 
 const ALICE = { organizationId: 'a' as OrganizationId, projectId: 'pa' as ProjectId, principalId: 'ua' as PrincipalId }
@@ -653,6 +653,38 @@ describe('with the ledger away', () => {
     clock.at += 4_000
     await house.taken()
     expect(await house.refused()).toMatchObject({ limit: 'requests' })
+  })
+
+  test('what is in hand of a budget is lent by a gateway that is alone, and beside others for as long as the ledger keeps it', async () => {
+    for (const gateways of [1, 4]) {
+      const clock = stoppedClock()
+      const memory = openMemoryLedger(clock)
+      let there = true
+      const ledger: Ledger = {
+        ask: (asks) => (there ? memory.ask(asks) : Promise.reject(new Error('away'))),
+        beat: () => (there ? Promise.resolve(gateways) : Promise.reject(new Error('away'))),
+      }
+      const house = open({ budgets: [{ unit: 'tokens', amount: 3_200 }], clock, ledger })
+      await house.beat()
+      const running = await house.taken(ALICE, 50)
+      there = false
+      clock.at += HELD_MS - 1
+      ;(await house.taken(ALICE, 1)).settle(used(1, 0))
+      clock.at += 1
+      if (gateways === 1) (await house.taken(ALICE, 1)).settle(used(1, 0))
+      else expect(await house.refused(ALICE, 1)).toMatchObject({ code: 'busy' })
+      there = true
+      clock.at += 1_000
+      await house.beat()
+      // What runs is still reserved, and what has come back is lent anew.
+      const rest = 3_200 - 50 - (gateways === 1 ? 2 : 1)
+      expect(await house.refused(ALICE, rest + 1)).toMatchObject({ limit: 'budget_tokens_day' })
+      clock.at += 1_000
+      ;(await house.taken(ALICE, rest)).settle(used(rest, 0))
+      running.settle(used(50, 0))
+      clock.at += 1_000
+      expect(await house.refused(ALICE, 1)).toMatchObject({ limit: 'budget_tokens_day' })
+    }
   })
 
   test('what was let through meanwhile is charged when it is back', async () => {

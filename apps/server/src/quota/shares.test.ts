@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
+import { openProxy } from '@parvis/testkit/proxy'
 import { until } from '@parvis/testkit/until'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { addPriced, use } from '../../test/billing-usage.ts'
 import { type Clock, type Instant, systemClock } from '../kit/clock.ts'
+import { type Db, openDb } from '../kit/db.ts'
 import type { OrganizationId, PrincipalId, ProjectId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { type Admission, openAdmission, type Ticket } from './admit.ts'
@@ -42,10 +44,10 @@ const limit = (organizationId: string, name: string, value: number) =>
     value,
   ])
 
-const aGateway = async (clock: Clock = systemClock) => {
-  const policy = await readPolicy(database.db)
-  const admission = openAdmission({ policy: () => policy, ledger: openPostgresLedger(database.db), clock, log })
-  open.push({ admission, end: async () => undefined })
+const aGateway = async (clock: Clock = systemClock, db: Db = database.db, end = async (): Promise<void> => undefined) => {
+  const policy = await readPolicy(db)
+  const admission = openAdmission({ policy: () => policy, ledger: openPostgresLedger(db), clock, log })
+  open.push({ admission, end })
   await admission.beat()
   return admission
 }
@@ -120,6 +122,39 @@ test('a budget holds over gateways and survives a restart of all of them', async
   expect(await spend(next, 201)).toBe(false)
   expect(await spend(next, 200)).toBe(true)
   expect(await spend(next, 1)).toBe(false)
+})
+
+test('a gateway that has lost the database lends nothing of a budget that others may have by then', async () => {
+  const holder = await anOrganization()
+  const scope = { organizationId: holder.organizationId, projectId: null, principalId: null }
+  const edit = { db: database.db, clock: systemClock, actor: 'test' } as const
+  await setBudget(edit, { ...scope, unit: 'tokens', period: 'month', amount: 32_000, hard: true })
+  const url = new URL(database.url)
+  const wire = await openProxy({ host: url.hostname, port: Number(url.port) })
+  url.hostname = '127.0.0.1'
+  url.port = String(wire.port)
+  const db = openDb(url.href, { log, max: 2 })
+  const other = await aGateway()
+  const cut = await aGateway(systemClock, db, async () => {
+    await db.end()
+    await wire.close()
+  })
+  const use = async (gateway: Admission, tokens: number) => {
+    const outcome = await gateway.admit(holder, MODEL, { inputTokens: tokens, outputTokens: 0 })
+    if (!outcome.ok) return outcome.refusal.code
+    outcome.value.settle({ input: tokens, cachedInput: 0, output: 0 })
+    return 'served'
+  }
+  // It has a stock of a thousand in hand, and told what it has used.
+  expect(await use(cut, 1)).toBe('served')
+  await cut.beat()
+  await wire.cut()
+  await until('the other is lent all of the rest', async () => (await use(other, 31_999)) === 'served')
+  expect(await use(cut, 1)).toBe('busy')
+  await wire.mend()
+  await until('it hears that the budget is used up', async () => (await use(cut, 1)) === 'limit_reached')
+  const used = async () => (await readBudgets(database.db, systemClock, holder.organizationId))[0]?.used
+  await until('both have told', async () => (await used()) === 32_000)
 })
 
 test('after the clock of the database was set back a request gets through when the limit has refilled', async () => {

@@ -1,6 +1,6 @@
 import type { Clock } from '../kit/clock.ts'
 import type { Logger } from '../kit/log.ts'
-import { type Answer, type Ask, type Ledger, type Limited, snap } from './ledger.ts'
+import { type Answer, type Ask, HELD_MS, type Ledger, type Limited, snap } from './ledger.ts'
 
 /** What this gateway has in hand of something limited, and what it knows of the rest. Deciding looks at nothing else. */
 export type Share = {
@@ -47,6 +47,8 @@ type Kept = Share & {
   stock: number
   used: number
   held: number
+  /** Until then the ledger keeps for us what we hold. */
+  heldUntil: number
   /** Taken on our own account while the ledger was away. */
   owed: number
   known: { left: number; at: number } | undefined
@@ -69,6 +71,8 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
   const all = new Map<string, Kept>()
   let wanted = new Set<Kept>()
   let gateways = 1
+  /** The ledger has said that there is no other gateway. Before its first word there may be. */
+  let alone = false
   let awaySince: number | undefined
   let lookAt = 0
   const closing = new AbortController()
@@ -79,6 +83,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
       stock: 0,
       used: 0,
       held: 0,
+      heldUntil: 0,
       owed: 0,
       known: undefined,
       creditAt: undefined,
@@ -90,6 +95,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
       asking: undefined,
       untold: false,
       has(units) {
+        if (isLost(share)) giveUp(share)
         if (awaySince !== undefined) credit(share)
         return share.stock >= units
       },
@@ -100,6 +106,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
         if (share.stock * 2 < share.keep) void ask(share)
       },
       takeUpTo(units) {
+        if (isLost(share)) giveUp(share)
         const taken = Math.max(0, Math.min(units, Math.floor(share.stock)))
         if (taken > 0) share.take(taken)
         return taken
@@ -148,7 +155,14 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     if (share.known !== undefined) share.known = { ...share.known, left: share.known.left + surplus }
   }
 
-  /** The operator has changed the limit: what is in hand is of the old one, and what we heard, too. */
+  /**
+   * The ledger has not heard of us for as long as it keeps what we hold of a budget: others may have it by now, and it does not come back. Nobody
+   * else has what is in the hand of a gateway that is alone.
+   */
+  const isLost = (share: Kept): boolean =>
+    !alone && share.limited.kind === 'budget' && share.stock > 0 && clock.monotonicMs() >= share.heldUntil
+
+  /** What is in hand counts no more, nor what we heard: it is of a limit that the operator has changed, or it is lost. */
   const giveUp = (share: Kept): void => {
     share.known = undefined
     if (share.stock <= 0) return
@@ -190,6 +204,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
   }
 
   const toAsk = (share: Kept, how: 'ask' | 'tell'): Ask => {
+    if (isLost(share)) giveUp(share)
     const { limited, stock, waiting } = share
     const idle = share.idle && !share.touched
     let back = -share.owed
@@ -213,6 +228,8 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
   const heard = (share: Kept, ask: Ask, { granted, left }: Answer, askedAt: number): void => {
     share.stock += granted
     if (ask.kind !== 'minute') share.held += granted
+    // From when we asked: the ledger has counted from a moment after it.
+    share.heldUntil = askedAt + HELD_MS
     // What refills has done so since the ledger looked, which was after we asked: counted from when we heard, somebody would be refused who fits.
     share.known = { left, at: ask.kind === 'minute' ? askedAt : clock.monotonicMs() }
     share.creditAt = undefined
@@ -324,6 +341,7 @@ export const openShares = (parts: { ledger: Ledger; clock: Clock; log: Logger })
     }
     try {
       gateways = await limited(ledger.beat())
+      alone = gateways === 1
     } catch (error) {
       return away(error)
     }
