@@ -70,3 +70,12 @@ begin
   return answers;
 end
 $$;
+
+-- A budget that gets another limit, or is made anew, tells again. What had fired belongs to the budget that there is, if it is older;
+-- otherwise to one that is gone, whose id was not written down: its own stands in.
+alter table budget_firing add column budget_id uuid;
+update budget_firing
+   set budget_id = coalesce(
+     (select budget.id from budget where budget.organization_id = budget_firing.organization_id and budget.created_at <= fired_at), id);
+alter table budget_firing drop constraint budget_firing_pkey;
+alter table budget_firing add primary key (budget_id, month, threshold, limit_euros);

@@ -148,6 +148,58 @@ test('an alert fires once for its month and threshold, whoever looks and however
   expect(await fired(organizationId)).toEqual(['2026-05 50', '2026-05 80', '2026-06 50'])
 })
 
+test('a budget that gets another limit, or is made anew, tells again; the same limit does not', async () => {
+  const { organizationId, clock, change, budget } = await withBudget('raised', [80], { type: 'webhook', recipients: [hook.url] })
+  await spend(organizationId, 7) // 8.40 with tax
+  await look(clock)
+  must(await updateBudget(database.db, change, budget.id, { enabled: undefined, limitEuros: 20n }))
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 80'])
+  await spend(organizationId, 7) // 16.80
+  await look(clock)
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 80', '2026-05 80'])
+  must(await updateBudget(database.db, change, budget.id, { enabled: undefined, limitEuros: 10n }))
+  await look(clock)
+  expect(await fired(organizationId)).toHaveLength(2)
+  must(await deleteBudget(database.db, change, budget.id))
+  const anew = must(await createBudget(database.db, change, { limitEuros: 10n, enabled: true }))
+  const alert = must(await createAlert(database.db, change, { budgetId: anew.id, threshold: 80 }))
+  must(await createNotification(database.db, change, { type: 'webhook', recipients: [hook.url], alertId: alert.id }))
+  await look(clock)
+  await look(clock)
+  expect(await fired(organizationId)).toHaveLength(3)
+  await deliver(clock)
+  expect(hook.calls).toHaveLength(3)
+})
+
+test('what is made or changed at the beginning of a month says nothing of the month before, although that is still open', async () => {
+  const { organizationId, clock, change, budget } = await withBudget('before', [50, 80], { type: 'webhook', recipients: [hook.url] })
+  await spend(organizationId, 6, '2026-05-31T10:00:00Z') // 7.20 with tax
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 50'])
+  clock.set('2026-06-01T00:30:00Z')
+  // An alert of June, for what was reached in May.
+  must(await createAlert(database.db, change, { budgetId: budget.id, threshold: 60 }))
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 50'])
+  // What was there in May still tells of what comes late.
+  await spend(organizationId, 2, '2026-05-31T23:59:59Z')
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 50', '2026-05 80'])
+  // A limit of June, and a budget of June.
+  must(await updateBudget(database.db, change, budget.id, { enabled: undefined, limitEuros: 5n }))
+  await look(clock)
+  must(await deleteBudget(database.db, change, budget.id))
+  const anew = must(await createBudget(database.db, change, { limitEuros: 10n, enabled: true }))
+  must(await createAlert(database.db, change, { budgetId: anew.id, threshold: 50 }))
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 50', '2026-05 80'])
+  await spend(organizationId, 5, '2026-06-01T00:10:00Z')
+  await look(clock)
+  expect(await fired(organizationId)).toEqual(['2026-05 50', '2026-05 80', '2026-06 50'])
+})
+
 test('a budget that is switched off, or gone, fires nothing', async () => {
   const { organizationId, clock, change, budget } = await withBudget('off', [50], { type: 'webhook', recipients: [hook.url] })
   await spend(organizationId, 9)

@@ -100,7 +100,7 @@ const mail = (message: Message, delivery: Delivery): Promise<string | undefined>
       `Charged so far, with tax: ${formatCents(message.cents)} EUR`,
       `Budget: ${message.limit_euros}.00 EUR`,
       '',
-      'Nothing is blocked by a budget. This alert comes once a month.',
+      'Nothing is blocked by a budget. This alert comes once a month, and again when the budget is changed.',
     ],
   })
 
