@@ -118,6 +118,49 @@ test.each([
   }
 })
 
+// Whoever sends thousands of wrong fields must not be told of each of them with the names of all.
+const many = (count: number): string[] => Array.from({ length: count }, (_, at) => `field-${at}`)
+
+test('what is wrong with a request is told of twenty places at most, without a key and with one', async () => {
+  const fields = Object.fromEntries(many(700).map((name) => [name, 0]))
+  const signIn = await house.call('/parvis/v1/sign-in', { method: 'POST', key: null, body: fields })
+  const query = await house.call(`/parvis/v1/shared-usage/x?${many(700).join('=1&')}`, { key: null })
+  const list = await house.call('/parvis/v1/models', {
+    method: 'POST',
+    body: { ...Object.fromEntries(many(5_000).map((name) => [name, 0])) },
+  })
+  for (const answer of [signIn, query, list]) {
+    expect(answer.status).toBe(400)
+    expect((answer.json() as { details: unknown[] }).details).toHaveLength(20)
+    expect(answer.text.length).toBeLessThan(8_000)
+  }
+  expect(list.json()).toMatchObject({ details: expect.arrayContaining([expect.objectContaining({ reason: 'unknown' })]) as unknown })
+})
+
+test('a name of a field is told shortened', async () => {
+  const answer = await house.call('/parvis/v1/models', { method: 'POST', body: { ['x'.repeat(500_000)]: 0 } })
+  expect(answer.status).toBe(400)
+  expect(answer.text.length).toBeLessThan(8_000)
+})
+
+test('where no key is asked for, a body of more than 16 KB is refused', async () => {
+  const answer = await house.call('/parvis/v1/sign-in', {
+    method: 'POST',
+    key: null,
+    body: { login: 'x'.repeat(16 * 1024), password: 'y' },
+  })
+  expect(answer.status).toBe(400)
+  expect(answer.json()).toMatchObject({ details: [{ argument_name: 'body', help_message: 'at most 16384 bytes' }] })
+})
+
+test('a text with U+0000 is refused, wherever it stands, and one that only looks like it is not', async () => {
+  const withText = (text: string) => house.call(PROJECTS, { method: 'POST', body: { name: 'zero', description: text } })
+  expect((await withText('a\0b')).status).toBe(400)
+  const made = await withText(String.raw`a\u0000b`)
+  expect(made.json()).toMatchObject({ description: String.raw`a\u0000b` })
+  await house.call(`${PROJECTS}/${(made.json() as { id: string }).id}`, { method: 'DELETE' })
+})
+
 test('an id that is empty does not turn one thing into a list of all', async () => {
   const answer = await house.call(`${PROJECTS}/`)
   expect([answer.status, answer.json()]).toMatchObject([400, { details: [{ argument_name: 'project_id', reason: 'format' }] }])

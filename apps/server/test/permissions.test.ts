@@ -89,6 +89,16 @@ afterAll(async () => {
   await database?.drop()
 })
 
+test('an application makes no key for itself by calling itself a user: a key that ends could make one that does not', async () => {
+  const { secretKey, applicationId } = await newKey([])
+  const count = async () => (await database.db.query('select from api_key where principal_id = $1', [applicationId])).rowCount
+  const before = await count()
+  await until('the key is known', async () => (await ask('GET', `${IAM}/api-keys`, secretKey)).status === 200)
+  for (const body of [{ user_id: applicationId }, { application_id: applicationId }])
+    expect(await ask('POST', `${IAM}/api-keys`, secretKey, body)).toMatchObject({ status: 403 })
+  expect(await count()).toBe(before)
+})
+
 test('a key of another organization sees nothing of this one: the answers are those for what does not exist', async () => {
   const other = randomUUID()
   const owner = randomUUID()

@@ -667,6 +667,24 @@ describe('a link', () => {
     expect(JSON.stringify(rows)).not.toContain(String(next['token']))
   })
 
+  test('is void once its user has another address, or another password', async () => {
+    const made = async () => {
+      const user = await newUser('')
+      return { user, token: String((await must('POST', `/parvis/v1/users/${user.id}/invitation`, { body: {} }))['token']) }
+    }
+    const [moved, given] = [await made(), await made()]
+    await must('PATCH', `${IAM}/users/${moved.user.id}`, { body: { email: `right-${randomUUID().slice(0, 8)}@example.com` } })
+    await must('POST', `${IAM}/users/${given.user.id}/update-password`, { body: { password: PASSWORD } })
+    for (const { token } of [moved, given]) {
+      expect(await ask('POST', '/parvis/v1/invitations/accept', { body: { token } })).toMatchObject({ status: 404 })
+      expect(await ask('POST', '/parvis/v1/invitations/accept', { body: { token, password: OTHER } })).toMatchObject({ status: 404 })
+    }
+    // Who changes nothing but the name takes nothing away.
+    const named = await made()
+    await must('PATCH', `${IAM}/users/${named.user.id}`, { body: { first_name: 'Ada', email: named.user.email } })
+    expect(await ask('POST', '/parvis/v1/invitations/accept', { body: { token: named.token } })).toMatchObject({ status: 200 })
+  })
+
   test('to a new password goes to the mailbox and nowhere else, whoever asks', async () => {
     const user = await newUser()
     const before = await session(user)

@@ -179,8 +179,8 @@ export const apiKeyRoutes = (manage: Manage, { db, change, fits, secrets, iam }:
         const { application_id: applicationId, user_id: userId } = body
         if ((applicationId === undefined) === (userId === undefined))
           return no(invalid('application_id', 'required', 'exactly one of application_id and user_id'))
-        // Nobody can make a key for another user, not even the owner.
-        if (userId !== undefined && userId !== actor.principalId) return no(forbidden(writes))
+        // Nobody can make a key for another user, not even the owner; and an application none for itself, or a key of it could make one that outlives it.
+        if (userId !== undefined && (actor.kind !== 'user' || userId !== actor.principalId)) return no(forbidden(writes))
         if (applicationId !== undefined && !may(writes)) return no(forbidden(writes))
         if (applicationId !== undefined) {
           const { rowCount } = await client.query(

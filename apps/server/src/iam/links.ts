@@ -48,6 +48,13 @@ export const makeLink = async (client: pg.ClientBase, secrets: Secrets, purpose:
   return { token, expiresAt: (rows[0] as { expires_at: Date }).expires_at }
 }
 
+/** With a new password or address no link that was made before says who somebody is. */
+export const endLinks = async (client: pg.ClientBase, principalId: PrincipalId): Promise<void> => {
+  for (const purpose of ['invitation', 'password_reset'] as const) {
+    await client.query(`delete from ${purpose} where principal_id = $1`, [principalId])
+  }
+}
+
 export const linkUrl = (publicUrl: string, purpose: Purpose, token: string): string => `${publicUrl}${LIFE[purpose].path}?token=${token}`
 
 export type Linked = {
@@ -170,7 +177,7 @@ export const openLinks = (parts: {
         if (!(await take(client, purpose, token))) return no(notFound(purpose, ''))
         await writePassword(client, principalId, hash.value, false)
         await endSessions(client, principalId)
-        await client.query('delete from password_reset where principal_id = $1', [principalId])
+        await endLinks(client, principalId)
         await client.query('update principal set activated = true, updated_at = now() where id = $1', [principalId])
         await note({ action: 'updated', resourceType: 'user', resourceId: principalId, after: { password: 'changed', by: purpose } })
         return linked

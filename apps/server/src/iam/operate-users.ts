@@ -4,7 +4,7 @@ import type { Instant } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import { newId, type OrganizationId, type PrincipalId } from '../kit/ids.ts'
 import type { Secrets } from '../kit/secrets.ts'
-import { type Link, makeLink } from './links.ts'
+import { endLinks, type Link, makeLink } from './links.ts'
 import { hashPassword, weaknessOf } from './passwords.ts'
 import { endSessions } from './sessions.ts'
 import { writePassword } from './sign-in.ts'
@@ -113,6 +113,7 @@ export const setPassword = async (
     await client.query(`select note_change('iam')`)
     await writePassword(client, user.id, hash, user.role !== 'owner')
     await endSessions(client, user.id)
+    await endLinks(client, user.id)
     await client.query('update principal set activated = true, updated_at = now() where id = $1', [user.id])
     await note(client, by, user, { password: 'changed' })
   })

@@ -8,7 +8,7 @@ import { type Actor, listOf, type Manage, queryFlag } from '../kit/management.ts
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
 import type { Note } from './change.ts'
-import { makeLink } from './links.ts'
+import { endLinks, makeLink } from './links.ts'
 import { weaknessOf } from './passwords.ts'
 import { covers } from './rights.ts'
 import { endSessions, type SessionId } from './sessions.ts'
@@ -317,7 +317,7 @@ export const userRoutes = (manage: Manage, { db, change, fits, secrets, iam, peo
         also: async (client, user) => {
           if (body.email === undefined || body.email === user.email) return
           // What was sent to the old address, or known of it elsewhere, is not the new one's.
-          await client.query('delete from password_reset where principal_id = $1', [user.id])
+          await endLinks(client, user.id)
           await client.query('delete from oidc_identity where principal_id = $1', [user.id])
         },
       }),
@@ -362,7 +362,7 @@ export const userRoutes = (manage: Manage, { db, change, fits, secrets, iam, peo
         also: async (client, now, note) => {
           await writePassword(client, now.id, hash.value, !own)
           await endSessions(client, now.id, own ? (actor.sessionId as SessionId | undefined) : undefined)
-          await client.query('delete from password_reset where principal_id = $1', [now.id])
+          await endLinks(client, now.id)
           await note({ action: 'updated', resourceType: 'user', resourceId: id, after: { password: 'changed' } })
         },
       })

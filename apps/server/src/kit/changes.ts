@@ -114,8 +114,8 @@ export const openChanges = async (options: { db: Db; url: string; clock: Clock; 
     }
     const early = new AbortController()
     wake = () => early.abort()
-    const signal = AbortSignal.any([early.signal, closing.signal])
-    await clock.sleep(POLL_MS, signal).catch(() => undefined)
+    if (closing.signal.aborted) return
+    await clock.sleep(POLL_MS, early.signal).catch(() => undefined)
     wake = () => undefined
     woken = false
   }
@@ -150,6 +150,7 @@ export const openChanges = async (options: { db: Db; url: string; clock: Clock; 
     },
     close: async () => {
       closing.abort()
+      wake()
       await leave(listener)
       await running
       for (const { busy } of watched.values()) await busy

@@ -98,6 +98,11 @@ type Route<P, Q, B, A> = RouteShape & {
 export type Manage = <P = undefined, Q = undefined, B = undefined, A = unknown>(route: Route<P, Q, B, A>) => void
 
 const MAX_BODY_BYTES = 1024 * 1024
+/** Where no key is asked for: the longest of them is a password, a name and a token. */
+const MAX_STRANGERS_BODY_BYTES = 16 * 1024
+/** What is wrong is told of so many places; whoever sends thousands of wrong fields shall not be sent millions of words. */
+const MAX_DETAILS = 20
+const MAX_NAME_CHARACTERS = 128
 /** Who is refused before the body, and goes on sending it, has so long: closing at once would take the answer with it. */
 const LINGER_MS = 5_000
 const MAX_PAGE = 1_000_000
@@ -164,13 +169,23 @@ const reasonOf = (issue: z.core.$ZodIssue, given: unknown): ArgumentFault['reaso
   return issue.code === 'invalid_type' || issue.code === 'invalid_format' ? 'format' : 'constraint'
 }
 
-const toDetails = (error: z.ZodError, given: unknown): ArgumentFault[] =>
-  error.issues.flatMap((issue) => {
+const cut = (name: string): string => (name.length > MAX_NAME_CHARACTERS ? `${name.slice(0, MAX_NAME_CHARACTERS)}…` : name)
+
+const toDetails = (error: z.ZodError, given: unknown): ArgumentFault[] => {
+  const details: ArgumentFault[] = []
+  for (const issue of error.issues.slice(0, MAX_DETAILS)) {
     const reason = reasonOf(issue, given)
-    // A typing mistake is named by its own name, not by that of the object around it.
-    const names = issue.code === 'unrecognized_keys' ? issue.keys.map((key) => [...issue.path, key]) : [issue.path]
-    return names.map((path) => ({ argument_name: path.map(String).join('.') || 'body', reason, help_message: issue.message }))
-  })
+    const detail = (path: readonly PropertyKey[], words: string): ArgumentFault => ({
+      argument_name: cut(path.map(String).join('.')) || 'body',
+      reason,
+      help_message: words,
+    })
+    if (issue.code !== 'unrecognized_keys') details.push(detail(issue.path, issue.message))
+    // A typing mistake is named by its own name, not by that of the object around it; the library's words name all of them each time.
+    else for (const key of issue.keys.slice(0, MAX_DETAILS)) details.push(detail([...issue.path, key], `Unrecognized key: "${cut(key)}"`))
+  }
+  return details.slice(0, MAX_DETAILS)
+}
 
 const parse = <T>(schema: z.ZodType<T> | undefined, value: unknown): Outcome<T, Denial> => {
   if (schema === undefined) return yes(undefined as T)
@@ -220,7 +235,7 @@ const goOn = (request: FastifyRequest, reply: FastifyReply): undefined => {
 /** Why there is no body: nothing that is our fault. */
 type Unread = 'too_large' | 'late' | 'left'
 
-const readBytes = (request: IncomingMessage, limitMs: number): Promise<Buffer> =>
+const readBytes = (request: IncomingMessage, limitMs: number, maxBytes: number): Promise<Buffer> =>
   new Promise((resolve, reject) => {
     const pieces: Buffer[] = []
     let bytes = 0
@@ -234,7 +249,7 @@ const readBytes = (request: IncomingMessage, limitMs: number): Promise<Buffer> =
     }
     const take = (piece: Buffer): void => {
       bytes += piece.length
-      if (bytes > MAX_BODY_BYTES) fail('too_large')
+      if (bytes > maxBytes) fail('too_large')
       else pieces.push(piece)
     }
     const whole = (): void => {
@@ -245,7 +260,7 @@ const readBytes = (request: IncomingMessage, limitMs: number): Promise<Buffer> =
     const timer = setTimeout(() => fail('late'), limitMs)
     request.on('error', () => {}) // `close` follows
     if (request.destroyed) return left()
-    if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) return fail('too_large')
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes) return fail('too_large')
     request.on('data', take).on('end', whole).on('close', left)
   })
 
@@ -292,15 +307,16 @@ export const openManagement = (
 
   const manage: Manage = (route) => {
     shapes.push(route)
+    const maxBytes = route.needs === 'nobody' ? MAX_STRANGERS_BODY_BYTES : MAX_BODY_BYTES
     void app.register(async (scope) => {
       // Any content type, with or without a body; GET and DELETE may carry `{}` that nobody reads (control-plane.md 2.2).
       scope.removeAllContentTypeParsers()
-      scope.addContentTypeParser('*', (_request: FastifyRequest, payload: IncomingMessage) => readBytes(payload, parts.bodyMs))
+      scope.addContentTypeParser('*', (_request: FastifyRequest, payload: IncomingMessage) => readBytes(payload, parts.bodyMs, maxBytes))
       scope.setErrorHandler((error: { unread?: Unread }, request, reply) => {
         if (error.unread === 'too_large') {
           return deny(reply, {
             type: 'invalid_arguments',
-            details: [{ argument_name: 'body', reason: 'constraint', help_message: `at most ${MAX_BODY_BYTES} bytes` }],
+            details: [{ argument_name: 'body', reason: 'constraint', help_message: `at most ${maxBytes} bytes` }],
           })
         }
         if (error.unread === 'late') {
@@ -381,11 +397,14 @@ const NO_ZERO = 'a text must not contain the character U+0000'
 const readJson = (body: unknown, keepNulls: boolean): Outcome<unknown, Denial> => {
   if (!(body instanceof Buffer) || body.length === 0) return yes({})
   try {
+    const text = body.toString('utf8')
     let zero = false
-    const value: unknown = JSON.parse(body.toString('utf8'), (name, item: unknown) => {
+    const look = (name: string, item: unknown): unknown => {
       zero ||= name.includes('\0') || (typeof item === 'string' && item.includes('\0'))
       return item
-    })
+    }
+    // JSON has only one way to write it; to look at each value takes ten times as long as to read them.
+    const value: unknown = text.includes(String.raw`\u0000`) ? JSON.parse(text, look) : JSON.parse(text)
     return zero ? no(invalid('body', 'format', NO_ZERO)) : yes(keepNulls ? value : withoutNulls(value))
   } catch {
     return no({
