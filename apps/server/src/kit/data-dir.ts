@@ -1,8 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import { link, mkdir, open, readFile, rename, rm } from 'node:fs/promises'
+import { link, mkdir, open, readFile, rm } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
-import { setTimeout as after } from 'node:timers/promises'
 import { z } from 'zod'
 import { instantToDate, systemClock } from './clock.ts'
 import { processMark, processSpace } from './process.ts'
@@ -70,7 +69,6 @@ export type Holder = LockFile & { readonly elsewhere: boolean }
 export type Hold = { readonly unseenBecause?: unknown; release(): Promise<void> }
 
 const TRIES = 20 // each but the last lost to somebody who took or left the lock in the same moment
-const SETTLE_MS = 20
 
 const readLock = async (path: string): Promise<{ content: string; lock: LockFile | undefined } | undefined> => {
   const content = await readFile(path, 'utf8').catch((error: unknown) => {
@@ -112,30 +110,28 @@ export const nameOf = ({ pid, host, elsewhere }: Holder): string =>
   elsewhere ? `process ${pid} of another container (host name ${host ?? 'unknown'})` : `process ${pid}`
 
 /**
- * Puts our lock file in its place, unless somebody living has one there. It is linked into place whole. One left by a dead process is moved
- * away first and looked at again: if two find it at once, the slower may have moved the quicker one's new file, and puts it back.
+ * Puts our lock file in its place, unless somebody living has one there, or is just about to. It is linked into place whole. One left by a dead
+ * process is removed only by whoever holds a lock that is named after it: of several who find it at once, a late one would otherwise remove what an
+ * early one has put there meanwhile. A taker that dies in the middle leaves a lock that is taken over in the same way.
  */
 const take = async (path: string, token: string, content: string): Promise<Holder | undefined> => {
   for (let tries = 0; tries < TRIES; tries += 1) {
-    if (await makeFileOnce(path, content)) {
-      if (tries > 0) await after(SETTLE_MS) // time for a slower one to put back what it moved by mistake
-      if (await isOf(path, token)) return undefined
-      continue
-    }
+    if (await makeFileOnce(path, content)) return undefined
     const found = await readLock(path)
     if (found === undefined) continue
     const holder = await livingHolder(path, found.lock)
     if (holder !== undefined) return holder
-    const aside = `${path}.${token}`
+    const turn = `${path}.${found.lock?.token ?? 'broken'}`
+    const quicker = await take(turn, token, content)
+    if (quicker !== undefined) return quicker
     try {
-      await rename(path, aside)
-    } catch (error) {
-      if (codeOf(error) === 'ENOENT') continue
-      throw error
+      if ((await readLock(path))?.content === found.content) {
+        await rm(path, { force: true })
+        if (found.lock !== undefined) await rm(signOf(path, found.lock.token), { force: true })
+      }
+    } finally {
+      await rm(turn, { force: true })
     }
-    if ((await readFile(aside, 'utf8')) !== found.content) await link(aside, path).catch(() => undefined)
-    else if (found.lock !== undefined) await rm(signOf(path, found.lock.token), { force: true })
-    await rm(aside, { force: true })
   }
   throw new Error(`The lock ${path} could not be taken: others take and leave it all the time.`)
 }

@@ -89,6 +89,23 @@ test('of many who find a dead holder at once, one gets the lock, and nothing is 
   }
 })
 
+test('a taker that died while it removed a dead one’s lock is no better than that one', async () => {
+  const dead = { pid: 2 ** 31 - 1, mark: 'started 1', what: 'parvis serve', since: 'then', token: 'x' }
+  await leaveLock(dead)
+  await writeFile(join(dataDir, 'lock.x'), JSON.stringify({ ...dead, token: 'y' }))
+  expect(await canBeTaken()).toBe(true)
+  expect(await readdir(dataDir)).toEqual([])
+})
+
+test('while one removes a dead one’s lock, another is told of it', async () => {
+  await leaveLock({ pid: 2 ** 31 - 1, mark: 'started 1', what: 'parvis serve', since: 'then', token: 'x' })
+  const turn = { pid: process.pid, mark: await processMark(process.pid), what: 'parvis serve', since: 'now', token: 'y' }
+  await writeFile(join(dataDir, 'lock.x'), JSON.stringify(turn))
+  await expect(holdDataDir(dataDir, 'parvis serve')).rejects.toThrow(`process ${process.pid}, has held it since now`)
+  await rm(join(dataDir, 'lock.x'))
+  expect(await canBeTaken()).toBe(true)
+})
+
 test('a data directory that cannot be made is named', async () => {
   await writeFile(join(dataDir, 'file'), '')
   await expect(holdDataDir(join(dataDir, 'file', 'below'), 'parvis serve')).rejects.toThrow(

@@ -58,6 +58,7 @@ export const answersAt = async (path: string): Promise<boolean> => {
     const code = error instanceof Error && 'code' in error ? error.code : undefined
     if (code === 'ECONNREFUSED' || code === 'ENOENT') return false
     if (code === 'EAGAIN') return true // so many have asked that the next must wait: it lives, and is stuck
+    if (code === 'ECONNRESET') return answersAt(path) // it ended with us in its queue
     throw error
   }
 }
