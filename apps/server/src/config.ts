@@ -223,7 +223,7 @@ export const SETTINGS = [
     env: 'PARVIS_DOMAIN',
     yaml: 'domain',
     default: 'none',
-    what: 'A domain whose every name leads here: data sources then have host names below it, as the vendor has them. Without one they are paths.',
+    what: 'A domain whose every name leads here: data sources then have host names below it, as the vendor has them. Without one they are paths. Nothing answers there yet.',
   },
   {
     env: 'PARVIS_COCKPIT_NAME',

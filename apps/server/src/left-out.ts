@@ -1,5 +1,5 @@
 import type { Denial } from './kit/denial.ts'
-import type { Manage, RouteShape } from './kit/management.ts'
+import type { KnownRoute, Manage, RouteShape } from './kit/management.ts'
 import { no } from './kit/outcome.ts'
 
 type LeftOut = readonly [methods: string, path: string]
@@ -57,14 +57,25 @@ const LEFT_OUT: readonly LeftOut[] = [
   ),
 ]
 
+/** Where the addresses that Cockpit names lead (cockpit/places.ts). Who follows one has a token of Cockpit, which is no key: none is asked for. */
+const WITHOUT_KEY: readonly LeftOut[] = ['data-sources', 'alert-managers', 'dashboards'].map((what) => [
+  'GET POST PUT PATCH DELETE',
+  `/cockpit/${what}/*`,
+])
+
 export const leftOutRoutes = (manage: Manage): void => {
-  for (const [methods, path] of LEFT_OUT) {
+  leaveOut(manage, LEFT_OUT, { resource: 'organization', action: 'read', scope: 'self' })
+  leaveOut(manage, WITHOUT_KEY, 'nobody')
+}
+
+const leaveOut = (manage: Manage, paths: readonly LeftOut[], needs: KnownRoute['needs']): void => {
+  for (const [methods, path] of paths) {
     for (const method of methods.split(' ') as RouteShape['method'][]) {
       manage({
         method,
         path,
         summary: 'Not here.',
-        needs: { resource: 'organization', action: 'read', scope: 'self' },
+        needs,
         refuses: ['not_implemented'],
         handle: async () => no<Denial>({ type: 'not_implemented' }),
       })

@@ -237,6 +237,34 @@ test('a token opens the sources of its project that its scopes name, until it is
   expect(await refused({})).toEqual({ ...denied, reason: 'not_found' })
 })
 
+test('what stands behind the addresses of Cockpit is not here yet, and whoever follows one is told so, whatever they carry', async () => {
+  const projectId = await newProject()
+  const { secretKey } = await regional.createToken({ projectId, name: 'reader', tokenScopes: ['read_only_metrics'] })
+  const { dataSources } = await regional.listDataSources({ projectId, types: ['metrics'] })
+  const { alertManagerUrl } = await regional.enableAlertManager({ projectId })
+  const { grafanaUrl } = await global.getGrafana({ projectId })
+  const query = '/prometheus/api/v1/query'
+  for (const [address, path, methods] of [
+    [dataSources[0]?.url, query, ['GET', 'POST']],
+    [dataSources[0]?.url, '', ['GET']],
+    [dataSources[0]?.url, '/api/v1/push', ['POST']],
+    [alertManagerUrl, '/api/v2/alerts', ['GET', 'POST']],
+    [grafanaUrl, '/api/dashboards/home', ['GET']],
+  ] as const) {
+    for (const method of methods) {
+      for (const authorization of [`Bearer ${secretKey}`, 'Bearer something else', undefined]) {
+        const answer = await fetch(`${address}${path}`, {
+          method,
+          headers: { 'content-type': 'application/x-www-form-urlencoded', ...(authorization === undefined ? {} : { authorization }) },
+          ...(method === 'POST' ? { body: 'query=up' } : {}),
+        })
+        expect([address, method, answer.status]).toEqual([address, method, 501])
+        expect(await answer.json()).toEqual({ message: 'this method is not implemented', type: 'not_implemented' })
+      }
+    }
+  }
+})
+
 test('who may read reads, who may write writes, and of other projects there is nothing to be seen', async () => {
   const [projectId, otherId] = [await newProject(), await newProject()]
   const source = await regional.createDataSource({ projectId, name: 'shared', type: 'metrics' })
