@@ -41,7 +41,13 @@ test('a bearer is as good as the token header, and a bare question mark is no pa
 })
 
 test.each([
-  ['no key', PROJECTS, { key: null }, 401, { type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument' }],
+  [
+    'no key',
+    PROJECTS,
+    { key: null },
+    401,
+    { type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument', help_message: 'Send the secret key as X-Auth-Token.' },
+  ],
   ['a malformed key', PROJECTS, token('nonsense'), 401, { type: 'denied_authentication', reason: 'invalid_argument' }],
   ['an unknown key', PROJECTS, token(STRANGER), 401, { type: 'denied_authentication', reason: 'not_found' }],
   ['a project of nobody', `${PROJECTS}/${STRANGER}`, {}, 404, { type: 'not_found', resource: 'project_id', resource_id: STRANGER }],

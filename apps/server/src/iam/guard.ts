@@ -10,6 +10,13 @@ import type { Sessions } from './sessions.ts'
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header)
 
+const WITHOUT_KEY: Denial = {
+  type: 'denied_authentication',
+  method: 'api_key',
+  reason: 'invalid_argument',
+  help_message: 'Send the secret key as X-Auth-Token.',
+}
+
 type Known = Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId' | 'rightsOf' | 'clock' | 'failures'>
 
 /**
@@ -62,7 +69,7 @@ export const openGuard = (iam: Known, people: { sessions: Pick<Sessions, 'read'>
       return known({ ...session, kind: 'user' }, iam.rightsOf(session.principalId), origin)
     }
     // Not even a key: nobody can guess one by sending none.
-    if (!token && !authorization) return no({ type: 'denied_authentication', method: 'api_key', reason: 'invalid_argument' })
+    if (!token && !authorization) return no(WITHOUT_KEY)
     const secretKey = token === undefined ? secretOf(authorization ?? '') : token
     if (secretKey === undefined || !isUuid(secretKey)) return denied(ip, 'api_key', 'invalid_argument')
     const key = iam.keyOf(secretKey)

@@ -74,7 +74,12 @@ export const SPOKEN = {
     say: () => 'No API key: send the header "Authorization: Bearer <secret key>".',
   },
   // Unknown, malformed, expired, of another organization, no right on this project: one answer for all (data-plane.md 2.2).
-  key_refused: { status: 403, type: 'PermissionDeniedError', say: () => 'Insufficient permissions to access the resource.' },
+  key_refused: {
+    status: 403,
+    type: 'PermissionDeniedError',
+    say: () =>
+      'Insufficient permissions to access the resource: the key is unknown, has expired, or has no right on this project. A key of one project is used at /{project_id}/v1.',
+  },
   key_guessed: { status: 429, type: 'RateLimitError', say: () => 'Too many requests with a wrong API key came from this address.' },
   route_unknown: { status: 404, type: 'NotFoundError', say: (r) => `There is no route ${r.method} ${r.path}.` },
   body_too_large: { status: 400, type: 'BadRequestError', say: (r) => `The body is too large: at most ${r.maxBytes} bytes are accepted.` },
