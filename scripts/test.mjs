@@ -5,7 +5,9 @@
 //   npm test -- --only embedded       one of: embedded, system
 //   npm test -- apps/server/src/iam   only files whose path contains this (both databases)
 //
-// A test that fails is run once more, its file alone; what passes then is named as "unsteady". The last line is "N passed, N failed".
+// The second PostgreSQL is the machine's (as root on Debian it is installed), or the one that PARVIS_TEST_DATABASE_URL names.
+//
+// Up to three tests that fail are run once more, their files alone; what passes then is named as "unsteady". The last line is "N passed, N failed".
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -39,7 +41,7 @@ const systemPostgres = () =>
 
 const isRoot = process.getuid?.() === 0
 
-/** A second database server to test against: the one thing that npm does not bring. */
+/** A second database server to test against: the one thing that npm does not bring. Asked for first, not when half of the tests have run. */
 const ensureSystemPostgres = () => {
   if (systemPostgres() || process.env.PARVIS_TEST_DATABASE_URL) return
   const apt = isRoot && existsSync('/usr/bin/apt-get')
@@ -115,9 +117,9 @@ const vitest = (name, args, env) => {
   for (const test of failed) said.push(`failed: ${name}: ${test.path}: ${test.name} (${test.why})`)
 }
 
+if (only !== 'embedded') ensureSystemPostgres()
 if (only !== 'system') vitest('embedded PostgreSQL', [], { PARVIS_TEST_DATABASE: 'embedded' })
 if (only !== 'embedded') {
-  ensureSystemPostgres()
   vitest('system PostgreSQL', ['--project', 'house', ...(given.length > 0 ? ['--passWithNoTests'] : [])], {
     PARVIS_TEST_DATABASE: 'system',
   })
