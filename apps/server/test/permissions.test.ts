@@ -89,6 +89,35 @@ afterAll(async () => {
   await database?.drop()
 })
 
+test('the conditions of an organization have a bound together, and rules that share one are no more for a thousand bearers', async () => {
+  const condition = `request.user_agent == "${'x'.repeat(2_000)}"`
+  const rule = { permission_set_names: ['ProjectReadOnly'], organization_id: organizationId, condition }
+  const made: string[] = []
+  const write = (count: number) =>
+    ask('POST', `${IAM}/policies`, house.secretKey, { name: 'long', no_principal: true, rules: Array.from({ length: count }, () => rule) })
+  const first = await write(16)
+  expect(first.status).toBe(200)
+  made.push(String(first.body['id']))
+  const refusal = {
+    status: 400,
+    body: {
+      type: 'invalid_arguments',
+      details: [{ argument_name: 'condition', reason: 'constraint', help_message: expect.stringContaining('32768') }],
+    },
+  }
+  expect(await write(1)).toMatchObject(refusal)
+  expect(await ask('POST', `${IAM}/policies/${made[0]}/clone`, house.secretKey)).toMatchObject(refusal)
+  expect(
+    await ask('PUT', `${IAM}/rules`, house.secretKey, { policy_id: made[0], rules: Array.from({ length: 17 }, () => rule) }),
+  ).toMatchObject(refusal)
+  // What was refused has changed nothing, and what takes away is taken.
+  const { body } = await ask('GET', `${IAM}/rules?policy_id=${made[0]}`, house.secretKey)
+  expect(body).toMatchObject({ total_count: 16 })
+  expect(await ask('PUT', `${IAM}/rules`, house.secretKey, { policy_id: made[0], rules: [rule] })).toMatchObject({ status: 200 })
+  expect((await write(15)).status).toBe(200)
+  await database.db.query(`delete from policy where name = 'long'`)
+})
+
 test('an application makes no key for itself by calling itself a user: a key that ends could make one that does not', async () => {
   const { secretKey, applicationId } = await newKey([])
   const count = async () => (await database.db.query('select from api_key where principal_id = $1', [applicationId])).rowCount

@@ -8,6 +8,8 @@ import { no, type Outcome, yes } from '../kit/outcome.ts'
 export type Condition = (origin: Origin, at: Instant) => boolean
 
 export const MAX_CONDITION_CHARACTERS = 2_048 // control-plane.md 5.6
+/** Of all rules of an organization: while none of them holds, all are asked at one request, in the process that serves everybody. */
+export const MAX_CONDITIONS_CHARACTERS = 32_768
 const MAX_NODES = 500
 const MAX_DEPTH = 50
 const MAX_USER_AGENT_CHARACTERS = 255 // serverless-platform.md 5.4
@@ -30,18 +32,92 @@ const inIpRange = (ip: string, range: string): boolean => {
   return ranges.check(ip, isIPv4(ip) ? 'ipv4' : 'ipv6')
 }
 
+const MINUTE_MS = 60_000
+/** No zone on earth moves its clocks at another moment. */
+const STEP_MS = 15 * MINUTE_MS
+
+const knowsZone = (timeZone: string): boolean => {
+  try {
+    return new Intl.DateTimeFormat('en-US', { timeZone }).resolvedOptions().timeZone !== ''
+  } catch {
+    return false
+  }
+}
+
+/** How far a zone is ahead of UTC. To ask costs 40 µs, most of it for a formatter that nobody keeps. */
+const aheadMs = (at: number, timeZone: string): number => {
+  const all = { year: 'numeric', month: 'numeric', day: 'numeric', hour: 'numeric', minute: 'numeric' } as const
+  const format = new Intl.DateTimeFormat('en-US', { timeZone, hourCycle: 'h23', ...all })
+  const parts = new Map(format.formatToParts(at).map(({ type, value }) => [type, Number(value)]))
+  const of = (type: Intl.DateTimeFormatPartTypes): number => parts.get(type) ?? 0
+  const local = Date.UTC(of('year'), of('month') - 1, of('day'), of('hour'), of('minute'))
+  return local - Math.floor(at / MINUTE_MS) * MINUTE_MS
+}
+
+/** What `aheadMs` says, asked once for each zone and quarter of an hour: a condition may ask for the hour in every second word. */
+export const openZones = (ask: typeof aheadMs = aheadMs): ((at: number, timeZone: string) => number) => {
+  const known = new Map<string, number>()
+  let step = Number.NaN
+  return (at, timeZone) => {
+    const now = Math.floor(at / STEP_MS)
+    if (now !== step) known.clear()
+    step = now
+    const ahead = known.get(timeZone) ?? ask(at, timeZone)
+    known.set(timeZone, ahead)
+    return ahead
+  }
+}
+const ahead = openZones()
+
+/** The instant of a request. The interpreter asks a date for its local time by `toLocaleString`, and reads that again. */
+const timeOf = (at: Instant): Date => {
+  const time = instantToDate(at)
+  const toLocal = (_language: string, { timeZone }: { timeZone: string }): string => {
+    const local = new Date(at + ahead(at, timeZone))
+    const date = `${local.getUTCMonth() + 1}/${local.getUTCDate()}/${local.getUTCFullYear()}`
+    return `${date}, ${local.getUTCHours()}:${local.getUTCMinutes()}:${local.getUTCSeconds()}`
+  }
+  return Object.defineProperty(time, 'toLocaleString', { value: toLocal })
+}
+
 const environment = new Environment({ limits: { maxAstNodes: MAX_NODES, maxDepth: MAX_DEPTH } })
   .registerVariable({ name: 'request', schema: { ip: 'string', user_agent: 'string', time: 'google.protobuf.Timestamp' } })
   .registerFunction('inIpRange(string, string): bool', inIpRange)
 
-const calledIn = (node: ASTNode): string[] => {
-  const { op, args } = node as { op: string; args: unknown }
-  const own = (op === 'call' || op === 'rcall') && Array.isArray(args) ? [String(args[0])] : []
-  const inner = (value: unknown): string[] => {
-    if (Array.isArray(value)) return value.flatMap(inner)
-    return typeof value === 'object' && value !== null && 'op' in value ? calledIn(value as ASTNode) : []
+type Node = { readonly op: string; readonly args: unknown }
+
+const isNode = (value: unknown): value is Node => typeof value === 'object' && value !== null && 'op' in value
+
+const isRequestTime = (node: unknown): boolean => {
+  if (!isNode(node) || node.op !== '.' || !Array.isArray(node.args) || node.args[1] !== 'time') return false
+  const [of] = node.args as unknown[]
+  return isNode(of) && of.op === 'id' && of.args === 'request'
+}
+
+/** What is wrong with the calls of an expression, if anything. */
+const wrongCall = (node: ASTNode | Node): string | undefined => {
+  const { op, args } = node as Node
+  if ((op === 'call' || op === 'rcall') && Array.isArray(args)) {
+    const name = String(args[0])
+    if (!CALLABLE.has(name)) return `${name} is not available in conditions`
+    const [zone] = op === 'rcall' && name.startsWith('get') && Array.isArray(args[2]) ? (args[2] as unknown[]) : []
+    if (zone !== undefined) {
+      // Of any other time, and in a zone that is made at the request, the hour would have to be asked for anew at each call.
+      if (!isRequestTime(args[1])) return `${name} with a time zone is there for request.time only`
+      const zoneName = isNode(zone) && zone.op === 'value' && typeof zone.args === 'string' ? zone.args : undefined
+      if (zoneName === undefined || !knowsZone(zoneName)) return `${name} takes a time zone like "Europe/Paris"`
+    }
   }
-  return [...own, ...inner(args)]
+  const inner = (value: unknown): string | undefined => {
+    if (isNode(value)) return wrongCall(value)
+    if (!Array.isArray(value)) return undefined
+    for (const each of value) {
+      const wrong = inner(each)
+      if (wrong !== undefined) return wrong
+    }
+    return undefined
+  }
+  return inner(args)
 }
 
 /** A condition of a rule, or why the text is none (control-plane.md 5.6). Empty is always true and has no condition. */
@@ -49,8 +125,8 @@ export const compileCondition = (text: string): Outcome<Condition | undefined, s
   if (text === '') return yes(undefined)
   try {
     const parsed = environment.parse(text)
-    const foreign = calledIn(parsed.ast).find((name) => !CALLABLE.has(name))
-    if (foreign !== undefined) return no(`${foreign} is not available in conditions`)
+    const wrong = wrongCall(parsed.ast)
+    if (wrong !== undefined) return no(wrong)
     const checked = parsed.check()
     if (!checked.valid) return no(checked.error?.message.split('\n', 1)[0] ?? 'the types do not fit')
     if (checked.type !== 'bool') return no(`must be true or false, and is ${checked.type}`)
@@ -58,7 +134,7 @@ export const compileCondition = (text: string): Outcome<Condition | undefined, s
       const request = {
         ip: plainAddress(origin.ip),
         user_agent: origin.userAgent.slice(0, MAX_USER_AGENT_CHARACTERS),
-        time: instantToDate(at),
+        time: timeOf(at),
       }
       try {
         return parsed({ request }) === true

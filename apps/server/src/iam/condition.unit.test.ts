@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import type { Instant } from '../kit/clock.ts'
 import type { Origin } from '../kit/management.ts'
-import { compileCondition } from './condition.ts'
+import { compileCondition, openZones } from './condition.ts'
 
 const origin: Origin = { ip: '198.51.100.7', userAgent: 'terraform/1.11.0' }
 const sunday = Date.parse('2026-11-22T10:30:00Z') as Instant
@@ -25,6 +25,66 @@ test.each([
   ['request.ip in ["198.51.100.7", "198.51.100.8"]', true],
 ])('%s is %s', (text, expected) => {
   expect(holds(text)).toBe(expected)
+})
+
+const FIELDS = {
+  getFullYear: 'year',
+  getMonth: 'month',
+  getDate: 'day',
+  getHours: 'hour',
+  getMinutes: 'minute',
+  getSeconds: 'second',
+} as const
+
+test.each([
+  ['Europe/Paris', '2026-03-29T00:59:59Z'],
+  ['Europe/Paris', '2026-03-29T01:00:00Z'],
+  ['America/New_York', '2026-11-01T05:59:59Z'],
+  ['America/New_York', '2026-11-01T06:00:00Z'],
+  ['Asia/Kathmandu', '2026-12-31T18:14:59Z'],
+  ['Australia/Lord_Howe', '2027-04-03T14:59:59Z'],
+  ['Pacific/Kiritimati', '2026-12-31T10:00:00Z'],
+  ['UTC', '2026-11-22T10:30:00Z'],
+])('the time in %s at %s is what its clocks say', (zone, instant) => {
+  const at = Date.parse(instant) as Instant
+  const said = new Intl.DateTimeFormat('en-US', {
+    timeZone: zone,
+    hourCycle: 'h23',
+    year: 'numeric',
+    month: 'numeric',
+    day: 'numeric',
+    hour: 'numeric',
+    minute: 'numeric',
+    second: 'numeric',
+  }).formatToParts(at)
+  const text = Object.entries(FIELDS)
+    .map(([get, type]) => {
+      const value = Number(said.find((part) => part.type === type)?.value)
+      return `request.time.${get}("${zone}") == ${get === 'getMonth' ? value - 1 : value}`
+    })
+    .join(' && ')
+  const compiled = compileCondition(text)
+  expect(compiled.ok && compiled.value?.(origin, at)).toBe(true)
+})
+
+test('a zone is asked once in a quarter of an hour, however often conditions want to know', () => {
+  const asked: string[] = []
+  const ahead = openZones((at, zone) => {
+    asked.push(`${zone} ${at}`)
+    return 3_600_000
+  })
+  const quarter = 900_000
+  for (const at of [0, 1, quarter - 1, quarter, quarter + 1]) for (const zone of ['A', 'B', 'A']) expect(ahead(at, zone)).toBe(3_600_000)
+  expect(asked).toEqual(['A 0', 'B 0', `A ${quarter}`, `B ${quarter}`])
+})
+
+test.each([
+  ['timestamp("2026-11-22T10:30:00Z").getHours("Europe/Paris") == 11', 'getHours with a time zone is there for request.time only'],
+  ['(request.time - duration("1h")).getHours("Europe/Paris") == 10', 'getHours with a time zone is there for request.time only'],
+  ['request.time.getHours(request.user_agent) == 11', 'getHours takes a time zone like "Europe/Paris"'],
+  ['request.time.getDayOfWeek("Atlantis/Capital") == 0', 'getDayOfWeek takes a time zone like "Europe/Paris"'],
+])('%s is refused', (text, why) => {
+  expect(compileCondition(text)).toEqual({ ok: false, refusal: why })
 })
 
 test('an IPv4 address in an IPv6 socket is the IPv4 address', () => {

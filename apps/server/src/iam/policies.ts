@@ -6,7 +6,7 @@ import { newId, type OrganizationId } from '../kit/ids.ts'
 import { orderOf, pageOf, readPage } from '../kit/listing.ts'
 import { listOf, type Manage, queryFlag } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
-import { compileCondition, MAX_CONDITION_CHARACTERS } from './condition.ts'
+import { compileCondition, MAX_CONDITION_CHARACTERS, MAX_CONDITIONS_CHARACTERS } from './condition.ts'
 import { openKind } from './kind.ts'
 import { PERMISSION_SETS, permissionSetId } from './permission-sets.ts'
 import { Description, type IamRoom, Ids, iamPage, Name, Stamps, Tags } from './shapes.ts'
@@ -170,6 +170,18 @@ const checkRule = async (
   return missing === undefined ? yes({ ...kept, project_ids: [...there] }) : no(notFound('project_id', missing))
 }
 
+/** Whoever writes stands in a row with all others (change.ts), so what is added up here is all there is. */
+const fitTogether = async (client: pg.ClientBase, organizationId: OrganizationId): Promise<Outcome<undefined, Denial>> => {
+  const { rows } = await client.query<{ characters: number }>(
+    `select coalesce(sum(length(condition)), 0)::int as characters
+       from policy_rule join policy on policy.id = policy_id where organization_id = $1`,
+    [organizationId],
+  )
+  if ((rows[0]?.characters ?? 0) <= MAX_CONDITIONS_CHARACTERS) return yes(undefined)
+  const limit = `the conditions of all rules of an organization have at most ${MAX_CONDITIONS_CHARACTERS} characters together`
+  return no(invalid('condition', 'constraint', `${limit}: put rules with the same condition into one, or shorten them`))
+}
+
 const PATH = '/iam/v1alpha1/policies'
 
 /** control-plane.md 5.4 and 5.5. */
@@ -209,7 +221,7 @@ export const policyRoutes = (manage: Manage, room: IamRoom): void => {
         ],
       )
     }
-    return yes(undefined)
+    return fitTogether(client, organizationId)
   }
 
   /** The columns of whoever the policy is for; undefined where the request says nothing of it. */
@@ -364,7 +376,7 @@ export const policyRoutes = (manage: Manage, room: IamRoom): void => {
            select gen_random_uuid(), $2, position, permission_set_names, project_ids, condition from policy_rule where policy_id = $1`,
           [id, copy],
         )
-        return yes(undefined)
+        return fitTogether(client, actor.organizationId)
       }),
   })
 
