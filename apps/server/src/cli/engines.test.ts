@@ -58,7 +58,9 @@ test('adding an engine puts its unknown models into the catalogue, active and wi
     { name: 'bge-m3', type: 'embedding', status: 'active', ownedBy: 'BAAI', price: 0n },
     { name: 'bge-reranker-v2', type: 'rerank', status: 'active', ownedBy: 'gpu', price: 0n },
   ])
-  expect(said).toContain('llama-3.1-8b-instruct (there: meta-llama/Llama-3.1-8B-Instruct): new in the catalogue, chat, context 8192')
+  expect(said).toContain(
+    'llama-3.1-8b-instruct (there: meta-llama/Llama-3.1-8B-Instruct): new in the catalogue, chat, context 8192, at most 4096 tokens of output',
+  )
   expect(said).toContain('parvis models price llama-3.1-8b-instruct <input> <output>')
 })
 

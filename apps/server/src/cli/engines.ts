@@ -222,6 +222,10 @@ const enterModels = async (
   }
 }
 
+/** Where an engine says nothing of it: `parvis models set` says more. */
+const maxOutputOf = ({ type, contextTokens }: Pick<Planned, 'type' | 'contextTokens'>): number | null =>
+  type === 'chat' ? Math.max(1, Math.min(DEFAULT_MAX_OUTPUT, Math.floor(contextTokens / 2))) : null
+
 const toNewModel = (model: Planned, engine: string, vision: boolean): NewModel => {
   const vendor = model.remote.includes('/') ? model.remote.split('/')[0] : undefined
   const isChat = model.type === 'chat'
@@ -230,7 +234,7 @@ const toNewModel = (model: Planned, engine: string, vision: boolean): NewModel =
     ownedBy: vendor || engine,
     type: model.type,
     contextTokens: model.contextTokens,
-    maxOutputTokens: isChat ? Math.max(1, Math.min(DEFAULT_MAX_OUTPUT, Math.floor(model.contextTokens / 2))) : null,
+    maxOutputTokens: maxOutputOf(model),
     // What it cannot do, the engine itself refuses.
     features: { tools: isChat, structuredOutput: isChat, reasoning: false, vision: isChat && vision },
     source: `engine ${engine}: ${model.remote}`.slice(0, 1000),
@@ -240,8 +244,10 @@ const toNewModel = (model: Planned, engine: string, vision: boolean): NewModel =
 
 const describe = (model: Entered): string => {
   const there = model.remote === model.name ? '' : ` (there: ${model.remote})`
+  const maxOutput = maxOutputOf(model)
+  const output = maxOutput === null ? '' : `, at most ${maxOutput} tokens of output`
   return model.isNew
-    ? `${model.name}${there}: new in the catalogue, ${model.type}, context ${model.contextTokens}`
+    ? `${model.name}${there}: new in the catalogue, ${model.type}, context ${model.contextTokens}${output}`
     : `${model.name}${there}: was in the catalogue; this is one more replica of it`
 }
 
