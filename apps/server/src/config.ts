@@ -201,7 +201,12 @@ export const SETTINGS = [
     default: '8',
     what: 'Requests that an embedded engine computes side by side.',
   },
-  { env: 'PARVIS_ENGINE_GPU', yaml: 'engineGpu', default: 'auto', what: 'auto uses a GPU where one is found; off never does.' },
+  {
+    env: 'PARVIS_ENGINE_GPU',
+    yaml: 'engineGpu',
+    default: 'auto',
+    what: 'auto uses a GPU where llama.cpp was installed with support for one; what `npm install` brings on Linux computes on the CPU. off never does.',
+  },
   { env: 'HF_ENDPOINT', yaml: 'hubEndpoint', default: 'https://huggingface.co', what: 'The hub that `parvis models pull` asks.' },
   { env: 'HF_TOKEN', yaml: 'hubToken', default: 'none', what: 'Token for the hub.' },
   {
