@@ -1,6 +1,7 @@
+import { networkOf } from '../kit/addresses.ts'
 import type { Clock } from '../kit/clock.ts'
 
-/** How many wrong keys an address may send in a minute before it is told to wait. */
+/** How many wrong keys an address, or a network of IPv6, may send in a minute before it is told to wait. */
 export const MAX_FAILURES = 100
 const WINDOW_MS = 60_000
 /** Addresses that are remembered at once: about a megabyte. */
@@ -24,9 +25,10 @@ export const openFailures = (clock: Clock, elsewhere?: Elsewhere): Failures => {
   const seen = new Map<string, { since: number; failures: number }>()
   const count = (ip: string, weight: number): number => {
     const now = clock.now()
-    let entry = seen.get(ip)
+    const network = networkOf(ip)
+    let entry = seen.get(network)
     if (entry !== undefined && now - entry.since >= WINDOW_MS) {
-      seen.delete(ip)
+      seen.delete(network)
       entry = undefined
     }
     if (entry === undefined) {
@@ -36,13 +38,13 @@ export const openFailures = (clock: Clock, elsewhere?: Elsewhere): Failures => {
           break
         }
       entry = { since: now, failures: 0 }
-      seen.set(ip, entry)
+      seen.set(network, entry)
     }
     entry.failures += weight
     return entry.failures <= MAX_FAILURES ? 0 : entry.since + WINDOW_MS - now
   }
   const waitMs = (ip: string): number => {
-    const entry = seen.get(ip)
+    const entry = seen.get(networkOf(ip))
     return entry === undefined || entry.failures <= MAX_FAILURES ? 0 : Math.max(0, entry.since + WINDOW_MS - clock.now())
   }
   elsewhere?.listen(count)

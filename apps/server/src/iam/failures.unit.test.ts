@@ -15,6 +15,19 @@ test('an address waits once it has sent too many wrong keys in a minute, and beg
   expect(failures.count('192.0.2.1')).toBe(0)
 })
 
+test('what comes from one network of IPv6 is one address, however it is written; another network is another', () => {
+  now = 0
+  const failures = openFailures(clock)
+  for (let count = 0; count < MAX_FAILURES; count += 1)
+    expect(failures.count(`2001:db8:0:7:${count.toString(16)}::${count.toString(16)}`)).toBe(0)
+  for (const ip of ['2001:db8:0:7::', '2001:0DB8:0000:0007:ffff:ffff:ffff:ffff', '2001:db8::7:0:0:198.51.100.7'])
+    expect(failures.count(ip)).toBe(60_000)
+  for (const ip of ['2001:db8:0:8::1', '2001:db8::1', '::1', '::ffff:192.0.2.7', '192.0.2.7', '2001:db8:7::'])
+    expect(failures.waitMs(ip)).toBe(0)
+  for (let count = 0; count <= MAX_FAILURES; count += 1) failures.count(`::ffff:192.0.2.${count}`)
+  expect(failures.waitMs('192.0.2.8')).toBe(0)
+})
+
 test('however many addresses there are, those that are remembered are bounded, the oldest forgotten first', () => {
   const failures = openFailures(clock)
   for (let count = 0; count <= MAX_FAILURES; count += 1) failures.count('192.0.2.1')

@@ -1,4 +1,5 @@
 import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto'
+import { networkOf } from '../kit/addresses.ts'
 import type { Denial } from '../kit/denial.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
@@ -131,7 +132,7 @@ export const openPasswords = (secrets: Secrets): Passwords => {
   const places = new Map<string, number>()
 
   const refusal = (ip: string): Denial | undefined =>
-    waiting < MAX_WAITING && (places.get(ip) ?? 0) < MAX_WAITING_PER_ADDRESS
+    waiting < MAX_WAITING && (places.get(networkOf(ip)) ?? 0) < MAX_WAITING_PER_ADDRESS
       ? undefined
       : { type: 'too_many_requests', help_message: 'Too many people sign in at once. Try again in a moment.', retryAfterMs: BUSY_RETRY_MS }
 
@@ -139,16 +140,17 @@ export const openPasswords = (secrets: Secrets): Passwords => {
     const refused = refusal(ip)
     if (refused !== undefined) return no(refused)
     waiting += 1
-    places.set(ip, (places.get(ip) ?? 0) + 1)
+    const network = networkOf(ip)
+    places.set(network, (places.get(network) ?? 0) + 1)
     const turn = last.then(work)
     last = turn.catch(() => undefined)
     try {
       return yes(await turn)
     } finally {
       waiting -= 1
-      const left = (places.get(ip) ?? 1) - 1
-      if (left === 0) places.delete(ip)
-      else places.set(ip, left)
+      const left = (places.get(network) ?? 1) - 1
+      if (left === 0) places.delete(network)
+      else places.set(network, left)
     }
   }
 

@@ -6,6 +6,27 @@ export const plainAddress = (text: string): string => {
   return isIP(ip) === 0 ? '' : ip
 }
 
+const GROUPS_OF_A_NETWORK = 4
+
+/**
+ * Whose address it is, as far as can be told: an IPv4 address itself, of IPv6 the /64, which is the least that anybody gets (RFC 6177) and has more addresses
+ * than could ever be counted one by one.
+ */
+export const networkOf = (text: string): string => {
+  const ip = plainAddress(text)
+  if (!isIPv6(ip)) return ip === '' ? text : ip
+  const [head = '', tail] = ip.split('::')
+  const before = head === '' ? [] : head.split(':')
+  const after = tail === undefined || tail === '' ? [] : tail.split(':')
+  // An address that ends like IPv4 writes two groups as one.
+  const written = before.length + after.length + (ip.includes('.') ? 1 : 0)
+  const groups = [...before, ...Array.from({ length: tail === undefined ? 0 : 8 - written }, () => '0'), ...after]
+  return `${groups
+    .slice(0, GROUPS_OF_A_NETWORK)
+    .map((group) => Number.parseInt(group, 16).toString(16))
+    .join(':')}::/64`
+}
+
 /** Says whether a connection to this address may be made. It takes addresses only; names are resolved before. */
 export type MayReach = (address: string) => boolean
 

@@ -11,6 +11,13 @@ const SEND_LIMIT_MS = 15_000
 /** For all of it: a server may say a word every few seconds for ever. */
 const WHOLE_LIMIT_MS = 25_000
 
+/** What a mail server says may quote the address, which belongs in no log: its number and the word it answers to say enough. */
+const reasonOf = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error)
+  const { responseCode, command } = error as { responseCode?: unknown; command?: unknown }
+  return typeof responseCode === 'number' ? `the mail server said ${responseCode} to ${String(command)}` : error.message
+}
+
 /** `smtpUrl`: `smtp://user:password@host:587`; without one no e-mail leaves the house. */
 export const openMail =
   ({ smtpUrl, mailFrom }: { smtpUrl: string | undefined; mailFrom: string }): SendMail =>
@@ -32,7 +39,7 @@ export const openMail =
         after(WHOLE_LIMIT_MS, `the mail server took longer than ${WHOLE_LIMIT_MS / 1000} s`, { signal: late.signal }),
       ])
     } catch (error) {
-      return error instanceof Error ? error.message : String(error)
+      return reasonOf(error)
     } finally {
       late.abort()
       transport.close()
