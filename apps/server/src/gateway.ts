@@ -19,7 +19,7 @@ import { engineRoutes } from './engines/routes.ts'
 import type { Foundation } from './foundation.ts'
 import { openHandOver, socketOf } from './gateways/hand-over.ts'
 import type { Neighbours } from './gateways/neighbours.ts'
-import { askDatabase, openHttp } from './http.ts'
+import { askDatabase, openDraining, openHttp } from './http.ts'
 import { openFits } from './iam/fits.ts'
 import { openGuard } from './iam/guard.ts'
 import { openIam } from './iam/iam.ts'
@@ -27,6 +27,7 @@ import { oidcPages } from './iam/oidc-pages.ts'
 import { linkPages } from './iam/pages.ts'
 import { openPeople } from './iam/people.ts'
 import { iamRoutes } from './iam/routes.ts'
+import { TEXTS_LIMIT_MS } from './inference/count.ts'
 import { inferenceReference } from './inference/reference.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { httpAddress } from './kit/addresses.ts'
@@ -57,8 +58,8 @@ const LIMITS_CONNECTIONS = 3
 const DRAIN_LOOK_MS = 50
 /** A journal that failed looks every few seconds whether it can be written again. */
 const JOURNAL_RETRY_MS = 5_000
-/** After their sockets are cut, answers need a moment to write their usage events. */
-const CUT_LIMIT_MS = 5_000
+/** After their sockets are cut, answers are counted where no engine has, and need a moment to write their usage events. */
+export const CUT_LIMIT_MS = TEXTS_LIMIT_MS + 5_000
 /** Whoever has a request from another gateway ends it by its own limit, which is the better refusal. */
 const HAND_OVER_SPARE_MS = 10_000
 
@@ -105,6 +106,7 @@ export const openGateway = async (
   const registered: { readonly method: string; readonly path: string }[] = []
   const onRoute = (method: string, path: string): void => void registered.push({ method, path })
   const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs, onRoute })
+  const draining = openDraining(app.server)
   openCors(app, config.corsOrigins)
   inferenceRoutes(
     app,
@@ -179,20 +181,15 @@ export const openGateway = async (
 
   const handing = neighbours && openHandOver({ app, ...neighbours.place, dataDir: config.dataDir, limitMs: totalMs + HAND_OVER_SPARE_MS })
   if (handing !== undefined) open('handing over', handing.close)
-  if (neighbours === undefined) await app.listen({ host: config.host, port: config.port })
-  else {
-    const path = socketOf(config.dataDir, neighbours.place.number)
-    await rm(path, { force: true })
-    await app.listen({ path })
-  }
 
   /** Stops accepting, lets running answers end within the limit, then cuts them; their usage is written all the same. */
   const drain = async (): Promise<void> => {
-    const closed = app.close()
-    const running = (): number => admission.open() + (handing?.open() ?? 0)
+    draining.stopAccepting()
+    // An answer that is on its way out has no ticket any more, and one that is counted for a client who has left has no connection.
+    const running = (): number => Math.max(admission.open(), draining.answering())
     const settled = async (limitMs: number): Promise<boolean> => {
       for (let waited = 0; running() > 0 && waited < limitMs; waited += DRAIN_LOOK_MS) {
-        app.server.closeIdleConnections()
+        draining.closeIdle()
         await clock.sleep(DRAIN_LOOK_MS)
       }
       return running() === 0
@@ -202,9 +199,18 @@ export const openGateway = async (
     }
     app.server.closeAllConnections()
     await settled(CUT_LIMIT_MS)
-    await closed
   }
-  open('http', drain)
+  // As a hook: requests that still come are told that their connection ends, and what the data plane needs for its answers is closed only behind it.
+  app.addHook('preClose', drain)
+
+  if (neighbours === undefined) await app.listen({ host: config.host, port: config.port })
+  else {
+    const path = socketOf(config.dataDir, neighbours.place.number)
+    await rm(path, { force: true })
+    await app.listen({ path })
+  }
+
+  open('http', () => app.close())
 
   neighbours?.answerWith({ metrics: metrics.families, journal: usage.fault, knowing: known.knowing }, log)
   neighbours?.listening((socket) => handing?.take(socket))

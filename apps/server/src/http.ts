@@ -1,5 +1,5 @@
-import type { ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
+import type { Server, ServerResponse } from 'node:http'
+import { type Socket, Server as SocketServer } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { refuseUnroutable } from './inference/routes.ts'
 import type { Clock } from './kit/clock.ts'
@@ -64,10 +64,12 @@ const UNREADABLE: Record<string, { status: number; phrase: string; message: stri
 }
 const NOT_HTTP = { status: 400, phrase: 'Bad Request', message: 'This is not a readable HTTP request.' }
 
+/** A connection, and the answer that is on it until the kernel has its last byte. Node's own code looks at the same place. */
+type Answering = Socket & { readonly _httpMessage?: ServerResponse | null }
+
 /** Answers on the raw socket what never became a whole request, in the same shape as every other refusal. */
-const refuseUnreadable = (error: { code: string }, socket: Socket & { _httpMessage?: ServerResponse | null }): void => {
+const refuseUnreadable = (error: { code: string }, socket: Answering): void => {
   // An answer may be on its way, to this request or to one before it; other words in the middle of it would be taken for its own.
-  // Node's own handler looks at the same place.
   const begun = socket._httpMessage?.headersSent === true
   if (error.code === 'ECONNRESET' || !socket.writable || begun) return void socket.destroy()
   const { status, phrase, message } = UNREADABLE[error.code] ?? NOT_HTTP
@@ -96,9 +98,11 @@ export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions
     // For bodies that nobody reads; whoever reads one is earlier, and words it better.
     requestTimeout: headersMs + bodyMs + lookMs,
     http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: headersMs, connectionsCheckingInterval: lookMs },
-    // While the server drains, a request that still comes in on a kept connection is answered; idle connections are closed by start.ts.
+    // While the server drains, a request that still comes in on a kept connection is answered; idle connections are closed by gateway.ts.
     return503OnClosing: false,
     forceCloseConnections: false,
+    // The drain is a hook of Fastify's, which gives each 10 s if it is told nothing else.
+    pluginTimeout: 0,
     clientErrorHandler: refuseUnreadable,
     frameworkErrors: refuseUnroutable,
   })
@@ -124,4 +128,36 @@ export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions
   })
 
   return app
+}
+
+/**
+ * How a server ends without cutting an answer off. Node's `close` and `closeIdleConnections` take one that has been said for one that has gone out,
+ * although megabytes of it may lie in our buffers; and connections that the house has handed us Node does not count.
+ */
+export const openDraining = (server: Server) => {
+  /** With the bytes that had come when it was last looked at. */
+  const connections = new Map<Answering, number>()
+  server.on('connection', (socket: Answering) => {
+    connections.set(socket, 0)
+    socket.once('close', () => connections.delete(socket))
+  })
+  return {
+    /** Accepts nobody new, and leaves alone who is there. */
+    stopAccepting: () => void SocketServer.prototype.close.call(server),
+    /** Connections whose answer is being made, or is on its way out. */
+    answering: (): number => {
+      let count = 0
+      for (const { _httpMessage: answer } of connections.keys()) if (answer) count += 1
+      return count
+    },
+    /** Closes connections that have no answer to wait for, and on which nothing has come since the last time. */
+    closeIdle: (): void => {
+      for (const [socket, bytesBefore] of connections) {
+        const { bytesRead } = socket
+        if (socket._httpMessage) continue
+        if (bytesRead > 0 && bytesRead === bytesBefore) socket.destroy()
+        else connections.set(socket, bytesRead)
+      }
+    },
+  }
 }

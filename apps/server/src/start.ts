@@ -7,7 +7,7 @@ import type { Config } from './config.ts'
 import { type Engines, openEngines } from './engines/engines.ts'
 import type { LocalOptions } from './engines/local.ts'
 import { type Foundation, type Ground, openFoundation } from './foundation.ts'
-import { openGateway } from './gateway.ts'
+import { CUT_LIMIT_MS, openGateway } from './gateway.ts'
 import { requireShortPath } from './gateways/hand-over.ts'
 import { openGateways } from './gateways/house.ts'
 import { type Bootstrapped, bootstrap } from './iam/bootstrap.ts'
@@ -28,7 +28,7 @@ import { shipLeft } from './usage/left.ts'
 import { openUsage } from './usage/usage.ts'
 
 /** What a gateway takes to stop beside what its answers may take: cutting them, writing their usage, shipping it, giving back its limits. */
-const END_SPARE_MS = 20_000
+const END_SPARE_MS = CUT_LIMIT_MS + 15_000
 
 export type House = Awaited<ReturnType<typeof start>>
 

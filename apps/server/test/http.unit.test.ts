@@ -1,12 +1,14 @@
 import { type AddressInfo, connect } from 'node:net'
-import { openHttp } from '@parvis/server/http'
+import { openDraining, openHttp } from '@parvis/server/http'
 import { openLog } from '@parvis/server/kit/log'
+import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 // What the connection itself keeps, whatever the route.
 
 const nothing = { database: async () => undefined, journal: () => undefined, catalogue: () => undefined }
 const app = openHttp(openLog('silent'), nothing, { trustedProxies: [], headersMs: 800, bodyMs: 300, lookMs: 100 })
+const draining = openDraining(app.server)
 app.get('/stream', (request, reply) => {
   reply.hijack()
   reply.raw.writeHead(200, { 'content-type': 'text/plain' })
@@ -49,4 +51,32 @@ test('a body that is late while the answer is on its way puts no words into that
   const received = await said('GET /stream HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n{')
   expect(received).toMatch(/words/)
   expect(received).not.toContain('408')
+})
+
+test('a connection is idle when it has had its answer and says nothing more: not before the first, nor in the middle of one', async () => {
+  const open = async (text: string, answered: RegExp) => {
+    const socket = connect({ port: (app.server.address() as AddressInfo).port, host: '127.0.0.1' })
+    let received = ''
+    socket.on('data', (chunk) => {
+      received += chunk.toString()
+    })
+    const closed = new Promise<'closed'>((resolve) => void socket.once('close', () => resolve('closed')))
+    if (text !== '') socket.write(text)
+    await until('it is answered', () => answered.test(received) && !socket.connecting)
+    return { socket, closed }
+  }
+  const kept = await open('GET /health HTTP/1.1\r\nhost: x\r\n\r\n', /"status":"ok"/)
+  const silent = await open('', /^$/)
+  const running = await open('GET /stream HTTP/1.1\r\nhost: x\r\n\r\n', /words/)
+  await until('the running one alone has an answer', () => draining.answering() === 1)
+  draining.closeIdle()
+  draining.closeIdle()
+  expect(await kept.closed).toBe('closed')
+  expect([silent.socket.closed, running.socket.closed]).toEqual([false, false])
+  expect(draining.answering()).toBe(1)
+  for (const { socket, closed } of [silent, running]) {
+    socket.destroy()
+    await closed
+  }
+  await until('nobody waits', () => draining.answering() === 0)
 })

@@ -2,8 +2,10 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { request } from 'node:http'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { socketOf } from '@parvis/server/gateways/hand-over'
 import { emptyDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { type ScriptedEngine, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { runParvis, type ServerProcess, startServerProcess } from '@parvis/testkit/server-process'
@@ -61,8 +63,24 @@ const gatewayPids = (of: number): Promise<number[]> => childrenOf(of, 'parvis ga
 const booked = async (where = 'true'): Promise<number> =>
   Number((await database.db.query<{ count: bigint }>(`select count(*) from usage_event where ${where}`)).rows[0]?.count)
 
-const start = async (gateways: number): Promise<void> => {
-  server = await startServerProcess({ ...env, PARVIS_GATEWAYS: String(gateways) })
+const start = async (gateways: number, more: Record<string, string> = {}): Promise<void> => {
+  server = await startServerProcess({ ...env, PARVIS_GATEWAYS: String(gateways), ...more })
+}
+/** A gateway that lets its answers end has no socket for its neighbours any more. */
+const untilDraining = async (gateways: number): Promise<void> => {
+  for (let number = 1; number <= gateways; number += 1) {
+    const path = socketOf(env['PARVIS_DATA_DIR'] ?? '', number)
+    await until(`gateway ${number} takes nothing new`, () => {
+      const socket = connect(path)
+      return once(socket, 'connect').then(
+        () => {
+          socket.destroy()
+          return false
+        },
+        () => true,
+      )
+    })
+  }
 }
 
 beforeAll(async () => {
@@ -230,6 +248,50 @@ test('told to stop, the gateways let their streams end, and the exit code is 0',
   expect(await stopped).toBe(0)
   const ids = ends.map(({ headers }) => String(headers['x-request-id']))
   expect(await booked(`id in ('${ids.join("','")}') and ended = 'complete'`)).toBe(6)
+})
+
+test.each([
+  ['end in time', 'complete', 6n],
+  ['are cut', 'client_left', 5n],
+])('told to stop, the gateways have counted by the tokenizer what no engine has: answers that %s', async (_how, ended, output) => {
+  await start(2, ended === 'complete' ? {} : { PARVIS_SHUTDOWN_SECONDS: '1' })
+  for (let served = 0; served < 4; ) served = (await ask()).status === 200 ? served + 1 : 0
+  engine.play({ tokens: ['one two three', ' four five', ' six'], usage: false, holdAfter: 2 })
+  const held = engine.count('held')
+  const streams = Array.from({ length: 4 }, () => ask({ stream: true }))
+  await engine.until('held', held + 4)
+  const stopped = server.stop('SIGTERM')
+  await untilDraining(2)
+  engine.play({})
+  if (ended === 'complete') engine.release()
+  const ends = await Promise.all(streams)
+  expect(ends.map(({ whole }) => whole)).toEqual(ends.map(() => ended === 'complete'))
+  expect(await stopped).toBe(0)
+  engine.release()
+  const ids = ends.map(({ headers }) => String(headers['x-request-id']))
+  const { rows } = await database.db.query(
+    `select ended, counted, input_tokens, output_tokens from usage_event where id in ('${ids.join("','")}')`,
+  )
+  expect(rows).toEqual(ids.map(() => ({ ended, counted: 'tokenizer', input_tokens: 7n, output_tokens: output })))
+})
+
+test('told to stop, the gateways keep the limits of time of what still runs, and its pings', async () => {
+  await start(2, { PARVIS_REQUEST_TIMEOUT_SECONDS: '4', PARVIS_STREAM_PING_SECONDS: '1' })
+  for (let served = 0; served < 4; ) served = (await ask()).status === 200 ? served + 1 : 0
+  engine.play({ tokens: ['a', 'b'], holdAfter: 1 })
+  const held = engine.count('held')
+  const streams = Array.from({ length: 4 }, () => ask({ stream: true }))
+  await engine.until('held', held + 4)
+  const stopped = server.stop('SIGTERM')
+  const ends = await Promise.all(streams)
+  expect(await stopped).toBe(0)
+  engine.play({})
+  engine.release()
+  expect(ends.map(({ whole, text }) => whole && text.includes(': ping\n\n') && text.endsWith('data: [DONE]\n\n'))).toEqual(
+    ends.map(() => true),
+  )
+  const ids = ends.map(({ headers }) => String(headers['x-request-id']))
+  expect(await booked(`id in ('${ids.join("','")}') and ended = 'timed_out'`)).toBe(4)
 })
 
 test('a house that is killed takes its gateways with it, and a start with fewer ships what they left', async () => {

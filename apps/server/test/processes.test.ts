@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
+import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { emptyDatabase, type TestDatabase } from '@parvis/testkit/database'
@@ -60,6 +61,52 @@ const addEngine = async (env: Record<string, string>, server: ServerProcess, key
 const ask = (client: OpenAI) => client.chat.completions.create({ model: 'scripted', messages: [{ role: 'user', content: 'x' }] })
 const streamOf = (client: OpenAI) =>
   client.chat.completions.create({ model: 'scripted', stream: true, messages: [{ role: 'user', content: 'x' }] })
+const untilBooked = (id: string): Promise<void> =>
+  until('it is in the books', async () => (await database.db.query('select 1 from usage_event where id = $1', [id])).rows.length === 1)
+const untilClosed = (server: ServerProcess): Promise<void> =>
+  until('nothing new is accepted', () =>
+    fetch(`${server.url}/health`).then(
+      () => false,
+      () => true,
+    ),
+  )
+
+/** A client that reads the beginning of an answer and then nothing, until it is told to. */
+const pausing = async (server: ServerProcess, key: string, body: object, headers: Record<string, string> = {}) => {
+  const { hostname, port } = new URL(server.url)
+  const socket: Socket = connect({ host: hostname, port: Number(port) })
+  const pieces: Buffer[] = []
+  socket.on('error', () => undefined) // cut: what has come says so
+  const closed = new Promise<void>((resolve) => void socket.once('close', () => resolve()))
+  const begun = new Promise<void>((resolve) => {
+    socket.on('data', (piece: Buffer) => {
+      if (pieces.push(piece) > 1) return
+      socket.pause()
+      resolve()
+    })
+  })
+  const text = JSON.stringify({ model: 'scripted', messages: [{ role: 'user', content: 'x' }], ...body })
+  const all = {
+    host: hostname,
+    authorization: `Bearer ${key}`,
+    'content-type': 'application/json',
+    'content-length': text.length,
+    ...headers,
+  }
+  const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`)
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\n${lines.join('')}\r\n${text}`)
+  await begun
+  return {
+    id: /x-request-id: (\S+)/i.exec(String(pieces[0]))?.[1] ?? '',
+    /** All of it. */
+    read: async (): Promise<string> => {
+      socket.resume()
+      await closed
+      return Buffer.concat(pieces).toString('latin1')
+    },
+    leave: () => void socket.destroy(),
+  }
+}
 
 test('two servers that start at once on an empty database agree: one owner, one key, and both serve', async () => {
   database = await emptyDatabase()
@@ -103,12 +150,7 @@ test('on SIGTERM a running stream ends in full, nothing new is accepted, and the
   const stream = await streamOf(client)
   await engine.until('held', held + 1)
   const stopped = server.stop('SIGTERM')
-  await until('nothing new is accepted', () =>
-    fetch(`${server.url}/health`).then(
-      () => false,
-      () => true,
-    ),
-  )
+  await untilClosed(server)
   engine.play({})
   engine.release()
   let text = ''
@@ -124,7 +166,7 @@ test('a stream that does not end within the limit is cut, its usage is written, 
   const env = await settings({ PARVIS_BOOTSTRAP_SECRET_KEY: key, PARVIS_SHUTDOWN_SECONDS: '1' })
   const server = await serve(env)
   const client = await addEngine(env, server, key)
-  engine.play({ tokens: ['a', 'b', 'c'], holdAfter: 2 })
+  engine.play({ tokens: ['a', ' b', ' c'], holdAfter: 2 })
   const held = engine.count('held')
   const stream = await streamOf(client)
   const read = (async () => {
@@ -137,6 +179,90 @@ test('a stream that does not end within the limit is cut, its usage is written, 
   expect((await database.db.query('select output_tokens from usage_event order by accepted_at desc limit 1')).rows).toEqual([
     { output_tokens: 2n },
   ])
+})
+
+test('on SIGTERM an answer that its client has still to read arrives to its last byte, whole or streamed', async () => {
+  database = await emptyDatabase()
+  const key = randomUUID()
+  const env = await settings({ PARVIS_BOOTSTRAP_SECRET_KEY: key, PARVIS_SHUTDOWN_SECONDS: '30' })
+  const server = await serve(env)
+  await addEngine(env, server, key)
+
+  // More than the kernel takes of it for a client that does not read.
+  engine.play({ tokens: ['x'.repeat(1024 * 1024)], repeat: 20 })
+  const whole = await pausing(server, key, {})
+  // Of two clients of one answer the slow one has the rest of it waiting in its socket when the quick one has read it.
+  engine.play({ tokens: ['x'.repeat(256 * 1024)], repeat: 48, holdAfter: 1 })
+  const held = engine.count('held')
+  const headers = { 'idempotency-key': 'two clients' }
+  const streamed = await pausing(server, key, { stream: true }, headers)
+  await engine.until('held', held + 1)
+  const { hostname, port } = new URL(server.url)
+  const quick = fetch(`http://${hostname}:${port}/v1/chat/completions`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', ...headers },
+    body: JSON.stringify({ model: 'scripted', messages: [{ role: 'user', content: 'x' }], stream: true }),
+  })
+  const response = await quick
+  expect(response.headers.get('idempotent-replayed')).toBe('true')
+  engine.release()
+  expect((await response.text()).endsWith('data: [DONE]\n\n')).toBe(true)
+  for (const { id } of [whole, streamed]) await untilBooked(id)
+
+  const stopped = server.stop('SIGTERM')
+  await untilClosed(server)
+  const [head = '', body = ''] = (await whole.read()).split('\r\n\r\n')
+  expect(head).toMatch(/^HTTP\/1\.1 200 /)
+  expect(body.length).toBe(Number(/content-length: (\d+)/i.exec(head)?.[1]))
+  expect(body.length).toBeGreaterThan(20 * 1024 * 1024)
+  expect((await streamed.read()).slice(-100)).toMatch(/data: \[DONE\]\n\n\r\n0\r\n\r\n$/)
+  expect(await stopped).toBe(0)
+})
+
+test('on SIGTERM a client that never reads the rest of its answer is cut at the limit, and not before', async () => {
+  database = await emptyDatabase()
+  const key = randomUUID()
+  // Longer than the 10 s that Fastify gives a hook.
+  const env = await settings({ PARVIS_BOOTSTRAP_SECRET_KEY: key, PARVIS_SHUTDOWN_SECONDS: '11' })
+  const server = await serve(env)
+  await addEngine(env, server, key)
+  engine.play({ tokens: ['x'.repeat(1024 * 1024)], repeat: 20 })
+  const never = await pausing(server, key, {})
+  await untilBooked(never.id)
+  expect(await server.stop('SIGTERM')).toBe(0)
+  never.leave()
+  expect(server.err()).toContain('answers still running at the limit are cut')
+})
+
+test.each([
+  ['ends in time', true],
+  ['is cut', false],
+])('on SIGTERM what an engine has not counted is counted by its tokenizer: of an answer that %s', async (_how, ends) => {
+  database = await emptyDatabase()
+  const key = randomUUID()
+  const env = await settings({ PARVIS_BOOTSTRAP_SECRET_KEY: key, PARVIS_SHUTDOWN_SECONDS: ends ? '30' : '1' })
+  const server = await serve(env)
+  const client = await addEngine(env, server, key)
+  engine.play({ tokens: ['one two three', ' four five', ' six'], usage: false, holdAfter: 2 })
+  const held = engine.count('held')
+  const stream = await streamOf(client)
+  const read = (async () => {
+    for await (const _chunk of stream);
+  })()
+  read.catch(() => undefined)
+  await engine.until('held', held + 1)
+  const stopped = server.stop('SIGTERM')
+  await untilClosed(server)
+  engine.play({})
+  if (ends) engine.release()
+  expect(await stopped).toBe(0)
+  if (ends) await read
+  else await expect(read).rejects.toThrow(/terminated|closed|aborted|reset/i)
+  const { rows } = await database.db.query(
+    'select ended, counted, input_tokens, output_tokens from usage_event order by accepted_at desc limit 1',
+  )
+  const asCounted = { counted: 'tokenizer', input_tokens: 7n }
+  expect(rows).toEqual([{ ended: ends ? 'complete' : 'client_left', ...asCounted, output_tokens: ends ? 6n : 5n }])
 })
 
 test('after kill -9 every answer that a client saw to its end is in the ledger, once', async () => {

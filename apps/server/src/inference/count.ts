@@ -19,7 +19,8 @@ const CONNECT_LIMIT_MS = 500
 const MAX_AT_ONCE = 4
 /** Answers without a count that are counted at once; of one more nobody knows what it was. */
 const MAX_COUNTING = 64
-const TEXTS_LIMIT_MS = 5_000
+/** For all that one answer has said. A gateway that ends waits for it. */
+export const TEXTS_LIMIT_MS = 5_000
 const Counted = z.object({ count: z.int().nonnegative().optional(), tokens: z.array(z.unknown()).optional() })
 /** Tokens come with their count; only the count is read, which stands before or behind them. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024

@@ -53,6 +53,7 @@ export const inferenceRoutes = (
   limits: Partial<InferenceLimits> & { readonly idempotency?: Partial<IdempotencyLimits> } = {},
 ): void => {
   const deadlines = openDeadlines()
+  // What is closed `onClose` is there as long as answers run: the drain is before it (gateway.ts).
   app.addHook('onClose', async () => deadlines.close())
   const { idempotency: asked, ...given } = limits
   const all = { ...DEFAULT_LIMITS, ...given }
