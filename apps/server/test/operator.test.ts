@@ -1,4 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
@@ -146,6 +148,48 @@ test('an engine put twice is one engine; its key stays unless another or none is
   const all = await Promise.all(Array.from({ length: 6 }, (_, at) => put({ url: `http://127.0.0.1:${at + 1}` })))
   expect(new Set(all.map(({ id }) => id))).toEqual(new Set([first['id']]))
   expect((await must('GET', '/parvis/v1/engines/gpu-2'))['models']).toHaveLength(1)
+})
+
+test('the key of an engine goes to no other address unless it is said again', async () => {
+  const heard: (string | undefined)[] = []
+  const stranger = createServer((request, response) => {
+    heard.push(request.headers.authorization)
+    response.end('{"data":[]}')
+  })
+  await new Promise<void>((resolve) => stranger.listen(0, '127.0.0.1', resolve))
+  const strange = `http://127.0.0.1:${(stranger.address() as AddressInfo).port}`
+  try {
+    await must('POST', '/parvis/v1/models', { ...chat, name: 'moved' })
+    const path = '/parvis/v1/engines/gpu-3'
+    const made = { url: 'http://127.0.0.1:9/a', models: [{ model: 'moved' }] }
+    await must('PUT', path, { ...made, key: 'a-key-of-the-vendor' })
+    // Another path of the same server, and the same address written otherwise, are nothing new.
+    expect(await must('PUT', path, { ...made, url: 'HTTP://127.0.0.1:09/b/v1' })).toMatchObject({
+      has_key: true,
+      url: 'http://127.0.0.1:9/b',
+    })
+    for (const url of [strange, 'https://127.0.0.1:9/a', 'http://localhost:9/a']) {
+      const refused = await ask('PUT', path, { ...made, url })
+      expect(refused).toMatchObject({
+        status: 400,
+        body: { type: 'invalid_arguments', details: [{ argument_name: 'key', reason: 'required' }] },
+      })
+    }
+    expect(await must('GET', path)).toMatchObject({ has_key: true, url: 'http://127.0.0.1:9/b' })
+
+    expect(await must('PUT', path, { ...made, url: strange, key: null })).toMatchObject({ has_key: false })
+    await house.ready('moved')
+    await other.ready('moved')
+    expect(new Set(heard)).toEqual(new Set([undefined]))
+    await must('PUT', path, { ...made, url: strange, key: 'a-key-of-its-own' })
+    await until('it is asked with the key', () => heard.includes('Bearer a-key-of-its-own'))
+    expect(JSON.stringify(heard)).not.toContain('a-key-of-the-vendor')
+  } finally {
+    await new Promise((resolve) => {
+      stranger.close(resolve)
+      stranger.closeAllConnections()
+    })
+  }
 })
 
 test('edits of one model at once are one after the other, and none of them takes away what another has said', async () => {

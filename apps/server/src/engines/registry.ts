@@ -2,7 +2,9 @@ import type pg from 'pg'
 import { type By, recordChange } from '../audit/record.ts'
 import type { Clock } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
+import { type Denial, invalid } from '../kit/denial.ts'
 import { type EngineId, type ModelId, newId } from '../kit/ids.ts'
+import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { addressToUrl, readAddress } from './address.ts'
 import type { EngineDialect } from './replica.ts'
@@ -161,16 +163,18 @@ const CLAIM = `
 
 /**
  * Makes an engine, or makes the one of this name what is asked for, whatever it was. `bearer`: undefined leaves the key as it is, null takes
- * it away. Of two who do it at once, the later one counts whole.
+ * it away. Of two who do it at once, the later one counts whole. A key that is there goes to no other origin unless it is said again: who may
+ * name an address may not thereby read the key.
  */
 export const putEngine = (
   rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
   asked: Omit<EngineInput, 'bearer'> & { readonly bearer: string | null | undefined },
   actor: By,
-): Promise<RegisteredEngine> =>
+): Promise<Outcome<RegisteredEngine, Denial>> =>
   transaction(rooms.db, async (client) => {
     const now = rooms.clock.now()
-    const url = addressToUrl(readAddress(asked.url))
+    const address = readAddress(asked.url)
+    const url = addressToUrl(address)
     // Who is second waits here for the first to be done.
     const { rowCount } = await client.query(CLAIM, [newId(now), asked.name, url, new Date(now)])
     await client.query('select 1 from engine where name = $1 for update', [asked.name])
@@ -181,6 +185,9 @@ export const putEngine = (
     }
     const show = ({ sealedBearer, ...engine }: EngineRow): RegisteredEngine => ({ ...engine, hasKey: sealedBearer !== null })
     const before = await find()
+    if (asked.bearer === undefined && before.sealedBearer !== null && readAddress(before.url).origin !== address.origin) {
+      return no(invalid('key', 'required', 'the engine has a key, and the address is another one: give the key for it, or null for none'))
+    }
     // Sealed anew the same key would look like another one, and running gateways would let go of the engine for nothing.
     const keeps = asked.bearer === undefined || (before.sealedBearer !== null && rooms.secrets.unseal(before.sealedBearer) === asked.bearer)
     const sealed = keeps ? before.sealedBearer : asked.bearer === null ? null : rooms.secrets.seal(asked.bearer ?? '')
@@ -203,7 +210,7 @@ export const putEngine = (
       after: { ...toAudit(after), ...(keeps ? {} : { keyChanged: true }) },
     })
     await client.query(`select note_change('engines')`)
-    return after
+    return yes(after)
   })
 
 /** False when there is none of this name. Answers that run on it end undisturbed. */

@@ -117,7 +117,7 @@ export const engineRoutes = (
     nulls: 'kept',
     body: z.strictObject({
       url: Address,
-      /** Without it a key that is there stays; null takes it away. */
+      /** Without it a key that is there stays, as long as the origin does; null takes it away. */
       key: z.string().max(4_096).regex(KEY_OF_ENGINE, 'printable, and without spaces: it goes into a header').nullable().optional(),
       models: z
         .array(z.strictObject({ model: ModelName, remote: RemoteName.optional() }))
@@ -136,11 +136,9 @@ export const engineRoutes = (
       const missing = served.findIndex(({ modelId }) => modelId === undefined)
       if (missing >= 0) return no(invalid(`models.${missing}.model`, 'constraint', 'the catalogue has no model of this name'))
       const models = served.flatMap(({ modelId, ...rest }) => (modelId === undefined ? [] : [{ ...rest, modelId }]))
-      return yes(
-        toJson(
-          await putEngine(room, { name, url: body.url, bearer: body.key, models, ...(body.speaks && { speaks: body.speaks }) }, actor),
-        ),
-      )
+      const asked = { name, url: body.url, bearer: body.key, models, ...(body.speaks && { speaks: body.speaks }) }
+      const put = await putEngine(room, asked, actor)
+      return put.ok ? yes(toJson(put.value)) : put
     },
   })
 
