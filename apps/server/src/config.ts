@@ -141,7 +141,7 @@ export const SETTINGS = [
     env: 'PARVIS_PUBLIC_URL',
     yaml: 'publicUrl',
     default: 'http:// and where it listens',
-    what: 'Where people reach Parvis: https://ai.example.com. Links in invitations begin with it.',
+    what: "Where people reach Parvis: https://ai.example.com. Links in letters, the OpenID way back and Cockpit's addresses begin with it; needed behind a proxy.",
   },
   {
     env: 'PARVIS_CORS_ORIGINS',
@@ -222,7 +222,12 @@ export const SETTINGS = [
     what: 'After how long without a byte a stream gets a comment, so that proxies keep it open; 0 for never.',
   },
   { env: 'PARVIS_BODY_TIMEOUT_SECONDS', yaml: 'bodyTimeoutSeconds', default: '30', what: 'How long a request body may take to arrive.' },
-  { env: 'PARVIS_MAX_BODY_MB', yaml: 'maxBodyMb', default: '100', what: 'The largest request body.' },
+  {
+    env: 'PARVIS_MAX_BODY_MB',
+    yaml: 'maxBodyMb',
+    default: '100',
+    what: 'The largest request body; of responses and messages 32 MB at most, of a sound file 25 MB.',
+  },
   { env: 'PARVIS_REGION', yaml: 'region', default: 'fr-par', what: 'The region that the price list, bills and clients name.' },
   {
     env: 'PARVIS_DOMAIN',

@@ -23,6 +23,7 @@ const program = new Command('parvis')
   .version(VERSION)
   .option('--config <file>', 'settings file; without it ./parvis.yaml, then parvis.yaml in the data directory')
   .option('--data-dir <directory>', 'data directory, instead of PARVIS_DATA_DIR')
+  .addHelpText('after', '\n`parvis serve --help` lists the settings.')
   .showHelpAfterError()
   .exitOverride()
 

@@ -66,6 +66,7 @@ test('a sound place gets nothing but ok, and nothing is left behind', async () =
     'master key',
     'counts',
     'port',
+    'public address',
     'engine',
     'memory',
   ]) {
@@ -143,6 +144,16 @@ test('a port that is taken says by what, and by Parvis is well', async () => {
     server.close()
     mute.close()
   }
+})
+
+test('behind a proxy links would lead to this machine, until it is said where people are', async () => {
+  const proxied = { PARVIS_BEHIND_TLS: 'true', PARVIS_HOST: '0.0.0.0' }
+  expect((await look(proxied))['public address']).toMatchObject({
+    state: 'warn',
+    todo: expect.stringContaining('PARVIS_PUBLIC_URL') as string,
+  })
+  const url = 'https://ai.example.com'
+  expect((await look({ ...proxied, PARVIS_PUBLIC_URL: url }))['public address']).toMatchObject({ state: 'ok', found: url })
 })
 
 test('an engine that may take all memory is warned of', async () => {

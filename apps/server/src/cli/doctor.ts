@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path'
 import type { Command } from 'commander'
 import type { Config } from '../config.ts'
 import { readInstallation } from '../iam/installation.ts'
+import { httpAddress } from '../kit/addresses.ts'
 import { systemClock } from '../kit/clock.ts'
 import { dataDirHolder, makeDataDir, nameOf } from '../kit/data-dir.ts'
 import { type Db, openDb, requirePostgres } from '../kit/db.ts'
@@ -215,6 +216,17 @@ const checkPort = async (config: Config): Promise<Finding> => {
   )
 }
 
+/** What we write into letters must be where people are, and not where the proxy finds us. */
+const checkPublicUrl = ({ behindTls, publicUrl, host, port }: Pick<Config, 'behindTls' | 'publicUrl' | 'host' | 'port'>): Finding => {
+  const url = publicUrl ?? httpAddress(host, port)
+  if (!behindTls || publicUrl !== undefined) return ok('public address', url)
+  return warn(
+    'public address',
+    `a proxy is in front, and links in letters begin with ${url}`,
+    'Set PARVIS_PUBLIC_URL to where people reach it.',
+  )
+}
+
 // The binding tries itself in a child of its own, which must not inherit the program that stands on our command line.
 const LOAD_BINDING = `
   process.execArgv = []
@@ -292,6 +304,7 @@ export const examine = async (readSettings: () => Config): Promise<Finding[]> =>
     ...dataDir,
     ...(broken && config.databaseUrl === undefined ? [] : await checkDatabase(config)),
     await checkPort(config),
+    checkPublicUrl(config),
     await checkBinding(config),
     checkMemory(config),
   ]
