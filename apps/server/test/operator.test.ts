@@ -246,6 +246,21 @@ test('a model that reads documents has one price, for a thousand pages', async (
   expect(await must('POST', prices, { input: '2', output: '0' })).toMatchObject({ unit: 'thousand_pages', input: '2.00' })
 })
 
+test('what is published of the tiers comes back with "default", each of its limits', async () => {
+  const tiers = async () => (await must('GET', '/parvis/v1/tiers'))['tiers']
+  const before = await tiers()
+  const { rows } = await database.db.query<{ tier: string; model: string; name: string }>('select tier, model, name from quota_published')
+  expect(rows.length).toBeGreaterThan(60)
+  for (const { tier, model, name } of rows) await must('PUT', `/parvis/v1/tiers/${tier}/limits`, { model, [name]: 1 })
+  await expect.poll(tiers).not.toEqual(before)
+  for (const { tier, model, name } of rows) await must('PUT', `/parvis/v1/tiers/${tier}/limits`, { model, [name]: 'default' })
+  await expect.poll(tiers).toEqual(before)
+  // What is published nowhere is gone with "default".
+  await must('PUT', '/parvis/v1/tiers/none/limits', { model: 'of-our-own', tokens_per_minute: 1 })
+  await must('PUT', '/parvis/v1/tiers/none/limits', { model: 'of-our-own', tokens_per_minute: 'default' })
+  await expect.poll(tiers).toEqual(before)
+})
+
 test('what a tier gives can be changed, and holds for all who are in it', async () => {
   const made = await must('POST', '/parvis/v1/organizations', { name: 'small' })
   const id = String(made['id'])

@@ -347,6 +347,18 @@ export const readInvoices = async (db: Db, organizationId: OrganizationId, id?: 
   return rows.map(rowToInvoice)
 }
 
+/** Whose invoice a number is: there is one row of numbers for all organizations. */
+export const findInvoice = async (
+  db: Db,
+  number: number,
+): Promise<{ readonly organizationId: OrganizationId; readonly id: InvoiceId } | undefined> => {
+  const { rows } = await db.query<{ organizationId: OrganizationId; id: InvoiceId }>(
+    'select organization_id as "organizationId", id from invoice where number = $1',
+    [number],
+  )
+  return rows[0]
+}
+
 export const readInvoiceOfMonth = async (db: Db, organizationId: OrganizationId, month: Month): Promise<Invoice | undefined> => {
   const { rows } = await db.query<InvoiceRow>(
     `select ${COLUMNS} from invoice where organization_id = $1 and month = $2 and type = 'periodic'`,

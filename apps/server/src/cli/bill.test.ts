@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { runParvis } from '@parvis/testkit/server-process'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { addPriced, addProject, handClock, use } from '../../test/billing-usage.ts'
+import { addOrganization, addPriced, addProject, handClock, use } from '../../test/billing-usage.ts'
 import { billRound } from '../billing/billing.ts'
 import { termsOf } from '../billing/terms.ts'
 import { readConfig } from '../config.ts'
@@ -102,6 +102,30 @@ test('the same as JSON, every amount a decimal string', async () => {
 
 test('without a month the running one is shown, and it may be empty', async () => {
   expect((await parvis('bill')).out).toContain('Nothing was used.')
+})
+
+test('a customer is billed as the operator is: shown, listed, settled by the number of the invoice', async () => {
+  const acme = await addOrganization(database.db, 'acme', '2026-01-05T00:00:00Z')
+  const model = await addPriced(database.db, 'theirs', { input: '1.00', output: '1.00' })
+  await use(database.db, { organizationId: acme, model: 'theirs', priceId: model, at: '2026-01-12T10:00:00Z', input: 3_000_000 })
+  await billRound({
+    db: database.db,
+    clock: handClock('2026-02-02T00:00:00Z'),
+    log: openLog('silent'),
+    terms: termsOf(readConfig({}, dataDir)),
+  })
+  expect((await parvis('bill', '--organization', acme, '--month', '2026-01')).out).toContain('theirs')
+  const listed = (await parvis('bill', 'invoices', '--organization', acme)).out
+  const [number = ''] = /\d{9}/.exec(listed) ?? []
+  expect((await parvis('bill', 'invoices')).out).not.toContain(number)
+  expect((await parvis('bill', 'credit', number, '0.50', '--reason', 'an outage')).out).toContain(`0.50 of invoice ${number}`)
+  expect((await parvis('bill', 'paid', number)).out).toContain(`Invoice ${number} is paid.`)
+  expect((await parvis('bill', 'invoices', '--organization', acme)).out).toContain('paid')
+  expect((await parvis('usage', 'requests', '--organization', acme, '--month', '2026-01')).out).toContain('theirs')
+  for (const command of [['bill'], ['bill', 'invoices'], ['usage', 'requests']]) {
+    const { code, complaints } = await parvis(...command, '--organization', '11111111-2222-4333-8444-555555555555')
+    expect([code, complaints]).toEqual([1, expect.stringContaining('There is no organization 1111')])
+  }
 })
 
 test('invoices are listed, corrected, settled, and never more than once', async () => {

@@ -2,7 +2,16 @@ import { type Command, InvalidArgumentError } from 'commander'
 import type { By } from '../audit/record.ts'
 import { type MonthBill, readBill } from '../billing/bill.ts'
 import { explainLine } from '../billing/document.ts'
-import { creditInvoice, type Invoice, type InvoiceRefusal, payInvoice, readInvoices, taxOf, voidInvoice } from '../billing/invoice.ts'
+import {
+  creditInvoice,
+  findInvoice,
+  type Invoice,
+  type InvoiceRefusal,
+  payInvoice,
+  readInvoices,
+  taxOf,
+  voidInvoice,
+} from '../billing/invoice.ts'
 import { isMonth, type Month, monthOf } from '../billing/month.ts'
 import { type Terms, termsOf } from '../billing/terms.ts'
 import { FREE_TIER_DEDUCTION, kindOf, quantityOf, skuOf } from '../billing/wording.ts'
@@ -12,7 +21,7 @@ import type { OrganizationId } from '../kit/ids.ts'
 import { type Cents, formatCents, formatPico, sumCents } from '../kit/money.ts'
 import type { Outcome } from '../kit/outcome.ts'
 import { operatorHere } from './operator.ts'
-import { type CommandDatabase, installed, withDatabase } from './with-database.ts'
+import { type CommandDatabase, installed, organizationOf, withDatabase } from './with-database.ts'
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
 
@@ -40,8 +49,6 @@ const parseNumber = (text: string): number => {
     throw new InvalidArgumentError('Give the number of an invoice, nine digits; `parvis bill invoices` lists them.')
   return Number(text)
 }
-
-const organizationOf = async (database: CommandDatabase): Promise<OrganizationId> => (await installed(database)).organizationId
 
 const billToJson = ({ month, closedAt, bill, pools, projectNames }: MonthBill, terms: Terms) => ({
   month,
@@ -112,10 +119,14 @@ const printBill = (month: MonthBill, terms: Terms, explain: boolean): void => {
   }
 }
 
-const show = async (config: Config, options: { month?: Month; explain?: boolean; json?: boolean }): Promise<void> => {
+type Asked = { organization?: string; month?: Month; explain?: boolean; json?: boolean }
+
+const show = async (config: Config, options: Asked): Promise<void> => {
   const terms = termsOf(config)
   const month = options.month ?? monthOf(systemClock.now())
-  const bill = await withDatabase(config, async (database) => readBill(database.db, terms, await organizationOf(database), month))
+  const bill = await withDatabase(config, async (database) =>
+    readBill(database.db, terms, await organizationOf(database, options.organization), month),
+  )
   if (options.json === true) print(JSON.stringify(billToJson(bill, terms), null, 2))
   else printBill(bill, terms, options.explain === true)
 }
@@ -133,8 +144,10 @@ const invoiceToJson = (invoice: Invoice) => ({
   due_at: invoice.dueAt === null ? null : instantToDate(invoice.dueAt).toISOString(),
 })
 
-const list = async (config: Config, options: { json?: boolean }): Promise<void> => {
-  const invoices = await withDatabase(config, async (database) => readInvoices(database.db, await organizationOf(database)))
+const list = async (config: Config, options: Asked): Promise<void> => {
+  const invoices = await withDatabase(config, async (database) =>
+    readInvoices(database.db, await organizationOf(database, options.organization)),
+  )
   if (options.json === true) return print(JSON.stringify(invoices.map(invoiceToJson), null, 2))
   if (invoices.length === 0)
     print('There are no invoices. A month is invoiced when it is closed, a day after its end unless set otherwise.')
@@ -151,7 +164,7 @@ const list = async (config: Config, options: { json?: boolean }): Promise<void> 
 const say = (refusal: InvoiceRefusal, number: number): string => {
   switch (refusal.code) {
     case 'invoice_unknown':
-      return `There is no invoice ${number} that this could be done to. \`parvis bill invoices\` lists those there are.`
+      return `There is no invoice ${number} that this could be done to. \`parvis bill invoices\` lists those there are, with --organization those of another.`
     case 'move_refused':
       return `Invoice ${number} is ${refusal.from} and cannot become ${refusal.to}.`
     case 'credit_too_large':
@@ -159,7 +172,7 @@ const say = (refusal: InvoiceRefusal, number: number): string => {
   }
 }
 
-/** Finds the invoice by its number and does one thing to it. */
+/** Finds the invoice by its number, whichever organization's it is, and does one thing to it. */
 const change = async (
   config: Config,
   number: number,
@@ -169,10 +182,10 @@ const change = async (
   ) => Promise<Outcome<unknown, InvoiceRefusal>>,
 ): Promise<void> => {
   const outcome = await withDatabase(config, async (database): Promise<Outcome<unknown, InvoiceRefusal>> => {
-    const organizationId = await organizationOf(database)
-    const invoice = (await readInvoices(database.db, organizationId)).find((each) => each.number === number)
+    await installed(database)
+    const invoice = await findInvoice(database.db, number)
     if (invoice === undefined) return { ok: false, refusal: { code: 'invoice_unknown' } }
-    return work(database, { organizationId, id: invoice.id, actor: operatorHere() })
+    return work(database, { ...invoice, actor: operatorHere() })
   })
   if (!outcome.ok) throw new Error(say(outcome.refusal, number))
 }
@@ -181,15 +194,16 @@ export const registerBill = (program: Command, readSettings: () => Config): void
   const bill = program
     .command('bill')
     .description('show what a month costs; list, settle and correct invoices')
+    .option('--organization <id>', "an organization; without it the installation's own")
     .option('--month <month>', 'a month like 2026-05, in UTC; without it the running one', parseMonth)
     .option('--explain', 'open every line: price, quantity, free part, rounding')
     .option('--json', 'print JSON')
-    .action((options: { month?: Month; explain?: boolean; json?: boolean }) => show(readSettings(), options))
+    .action((options: Asked) => show(readSettings(), options))
   bill
     .command('invoices')
     .description('list invoices and credit notes')
-    // `--json` is an option of `bill`, too, and is found there when it stands behind the subcommand.
-    .action(() => list(readSettings(), bill.opts<{ json?: boolean }>()))
+    // These are options of `bill`, and are found there also when they stand behind the subcommand.
+    .action(() => list(readSettings(), bill.opts<Asked>()))
   bill
     .command('paid')
     .description('note that an invoice has been paid')

@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError } from 'commander'
 import type { Config } from '../config.ts'
 import { instantToDate, systemClock } from '../kit/clock.ts'
-import { isUuid, type OrganizationId, type PrincipalId, type ProjectId } from '../kit/ids.ts'
+import { isUuid, type PrincipalId, type ProjectId } from '../kit/ids.ts'
 import type { Outcome } from '../kit/outcome.ts'
 import { readBudgets } from '../quota/budgets.ts'
 import {
@@ -17,7 +17,7 @@ import {
 } from '../quota/edit.ts'
 import { ANY_MODEL, LIMIT_NAMES, type LimitName, OVER_ALL, readPolicy, TIERS } from '../quota/policy.ts'
 import { operatorHere } from './operator.ts'
-import { type CommandDatabase, installed, withDatabase } from './with-database.ts'
+import { organizationOf, withDatabase } from './with-database.ts'
 
 const NANOS_DIGITS = 9
 
@@ -55,9 +55,6 @@ const sayMoney = (nanos: number): string => {
   const digits = String(nanos).padStart(NANOS_DIGITS + 1, '0')
   return `${digits.slice(0, -NANOS_DIGITS)}.${digits.slice(-NANOS_DIGITS).replace(/0{0,7}$/, '')}`
 }
-
-const organizationOf = async (database: CommandDatabase, given: string | undefined): Promise<OrganizationId> =>
-  given === undefined ? (await installed(database)).organizationId : (given as OrganizationId)
 
 const done = <T>(outcome: Outcome<T, EditRefusal>): T => {
   if (!outcome.ok) throw new Error(outcome.refusal.why)
@@ -109,6 +106,11 @@ type SetOptions = Where & {
 
 const set = (config: Config, options: SetOptions): Promise<void> =>
   withDatabase(config, async (database) => {
+    if (options.tier !== undefined && (options.organization !== undefined || options.project !== undefined)) {
+      throw new Error(
+        'With --tier a limit is set for all organizations in it: leave --organization and --project out. To move one, use `parvis limits tier`.',
+      )
+    }
     const organizationId = await organizationOf(database, options.organization)
     const edit = { db: database.db, actor: operatorHere() }
     const given: [LimitName, Typed | undefined][] = [
@@ -170,7 +172,9 @@ export const registerLimits = (program: Command, readSettings: () => Config): vo
     .action((options: Where) => list(readSettings(), options))
   limits
     .command('set')
-    .description('limit an organization or a project; "unlimited" takes a limit away, "default" brings back that of the tier')
+    .description(
+      'limit an organization or a project; "unlimited" takes a limit away, "default" brings back that of the tier, and with --tier the published one',
+    )
     .option(...organization)
     .option('--project <id>', 'a project of the organization; it can only have less', parseId)
     .option('--tier <tier>', `all organizations of a tier: ${TIERS.join(', ')}`)

@@ -75,4 +75,13 @@ test('a tier is changed for all who are in it', async () => {
   await run('limits', 'tier', 'none', '--organization', id)
   expect(await run('limits', 'list')).toContain('requests_per_minute 5')
   await expect(run('limits', 'set', '--tier', 'best', '--requests', '5')).rejects.toThrow('There is no tier best')
+  for (const whose of ['--organization', '--project'])
+    await expect(run('limits', 'set', '--tier', 'none', whose, id, '--requests', '4')).rejects.toThrow('parvis limits tier')
+  expect(await run('limits', 'list')).toContain('requests_per_minute 5')
+  // What is published comes back, and not "unlimited".
+  await run('limits', 'set', '--tier', 'none', '--requests', 'default')
+  expect(await run('limits', 'list')).toContain('requests_per_minute 30')
+  await expect(run('limits', 'list', '--organization', '11111111-2222-4333-8444-555555555555')).rejects.toThrow(
+    'There is no organization 1111',
+  )
 })

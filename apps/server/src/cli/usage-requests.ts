@@ -6,12 +6,21 @@ import type { ProjectId } from '../kit/ids.ts'
 import { KINDS, type Kind } from '../usage/kinds.ts'
 import { requestToJson } from '../usage/request-routes.ts'
 import { type LedgerRow, listRequests, type Place } from '../usage/requests.ts'
-import { installed, withDatabase } from './with-database.ts'
+import { organizationOf, withDatabase } from './with-database.ts'
 
 const AT_ONCE = 1_000
 const MAX_LIMIT = 1_000_000
 
-type Options = { month?: Month; model?: string; project?: string; kind?: Kind; all?: boolean; limit: number; json?: boolean }
+type Options = {
+  organization?: string
+  month?: Month
+  model?: string
+  project?: string
+  kind?: Kind
+  all?: boolean
+  limit: number
+  json?: boolean
+}
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`)
 const say = (instant: Instant): string => instantToDate(instant).toISOString()
@@ -37,7 +46,7 @@ const sayRequest = (row: LedgerRow): string =>
 const requests = async (config: Config, options: Options): Promise<void> => {
   const month = options.month ?? monthOf(systemClock.now())
   await withDatabase(config, async (database) => {
-    const { organizationId } = await installed(database)
+    const organizationId = await organizationOf(database, options.organization)
     let behind: Place | undefined
     for (let left = options.limit; left > 0; ) {
       const rows = await listRequests(database.db, {
@@ -62,6 +71,7 @@ export const registerUsageRequests = (usage: Command, readSettings: () => Config
   usage
     .command('requests')
     .description('list the requests that a line of a bill is made of, newest first: their units add up to its quantity')
+    .option('--organization <id>', "an organization; without it the installation's own")
     .option('--month <month>', 'a month like 2026-05, in UTC; without it the running one', parseMonth)
     .option('--model <name>', 'only of this model')
     .option('--project <id>', 'only of this project')

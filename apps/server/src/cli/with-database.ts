@@ -2,6 +2,7 @@ import type { Config } from '../config.ts'
 import { type Installation, readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
 import { type Db, openDb } from '../kit/db.ts'
+import type { OrganizationId } from '../kit/ids.ts'
 import { type Logger, openLog } from '../kit/log.ts'
 import { hasMigrations, migrate, pendingMigrations } from '../kit/migrate.ts'
 import { borrowEmbeddedPostgres } from '../kit/postgres.ts'
@@ -44,10 +45,22 @@ export const withDatabase = async <T>(config: Config, work: (database: CommandDa
   }
 }
 
+/** The organization that was named, which must be there; without one the installation's own. */
+export const organizationOf = async (database: CommandDatabase, given: string | undefined): Promise<OrganizationId> => {
+  const { organizationId } = await installed(database)
+  if (given === undefined) return organizationId
+  const { rows } = await database.db.query<{ id: OrganizationId }>('select id from organization where id::text = lower($1)', [given])
+  const [found] = rows
+  if (found === undefined) throw new Error(`There is no organization ${given}. \`parvis organizations list\` shows those there are.`)
+  return found.id
+}
+
 /** What the first start made; a command before it says so. */
 export const installed = async ({ db, secrets }: CommandDatabase): Promise<Installation> => {
   const installation = await readInstallation(db, secrets)
   if (installation === undefined)
-    throw new Error('Nothing is set up here yet. Start Parvis once: it makes the organization and its first key.')
+    throw new Error(
+      'Nothing is set up here yet. Start Parvis once: it makes the organization and its first key. Where it runs already, name its directory with --data-dir or PARVIS_DATA_DIR.',
+    )
   return installation
 }

@@ -19,7 +19,7 @@ import {
   type Tier,
 } from './policy.ts'
 
-/** A number, null for no limit, `default` for whatever holds without it. */
+/** A number, null for no limit, `default` for whatever holds without it: of a tier what is published, of others what their tier has. */
 export type NewLimit = number | null | 'default'
 export type NewLimits = Readonly<Partial<Record<LimitName, NewLimit>>>
 
@@ -90,6 +90,10 @@ export const setProjectLimit = async (
   )
 }
 
+const PUBLISHED = `
+  insert into quota_limit (scope, subject, model, name, value)
+  select 'tier', tier, model, name, value from quota_published where tier = $1 and model = $2 and name = $3`
+
 const write = async (
   { db, actor }: Edit,
   place: { scope: Scope; subject: string; organizationId: OrganizationId | null; model: string; limits: NewLimits },
@@ -113,6 +117,7 @@ const write = async (
           model,
           name,
         ])
+        if (scope === 'tier') await client.query(PUBLISHED, [subject, model, name])
       } else {
         await client.query(
           `insert into quota_limit (scope, subject, model, name, value) values ($1, $2, $3, $4, $5)
