@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { type MailServer, openMailServer } from '@parvis/testkit/mail-server'
+import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { addOrganization, addPriced, handClock, use } from '../../test/billing-usage.ts'
 import type { OrganizationId } from '../kit/ids.ts'
@@ -39,19 +40,23 @@ const terms: Terms = {
 
 /** A webhook's receiver: what came, and what it answers. */
 const openHook = async () => {
-  const calls: { headers: IncomingHttpHeaders; body: string }[] = []
+  const calls: { headers: IncomingHttpHeaders; body: string; path: string }[] = []
   const answers: number[] = []
+  /** While there is a list, answers wait in it. */
+  const held: { list?: (() => void)[] } = {}
   const server: Server = createServer((request, response) => {
     let body = ''
     request.on('data', (chunk: Buffer) => (body += chunk.toString()))
     request.on('end', () => {
-      calls.push({ headers: request.headers, body })
-      response.writeHead(answers.shift() ?? 204).end()
+      calls.push({ headers: request.headers, body, path: request.url ?? '' })
+      const answer = () => void response.writeHead(answers.shift() ?? 204).end()
+      if (held.list === undefined) answer()
+      else held.list.push(answer)
     })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as AddressInfo
-  return { url: `http://127.0.0.1:${port}/hook`, calls, answers, close: () => new Promise((resolve) => server.close(resolve)) }
+  return { url: `http://127.0.0.1:${port}/hook`, calls, answers, held, close: () => new Promise((resolve) => server.close(resolve)) }
 }
 
 let database: TestDatabase
@@ -307,4 +312,66 @@ test('several processes that deliver at once send each message once', async () =
   await Promise.all(Array.from({ length: 6 }, () => deliver(clock)))
   expect(hook.calls).toHaveLength(5)
   expect(new Set(hook.calls.map(({ headers }) => headers['x-parvis-delivery'])).size).toBe(5)
+})
+
+test('webhooks that hang hold up no other organization, whose turn comes before the second of theirs', async () => {
+  const hanging = await openHook()
+  hanging.held.list = []
+  try {
+    for (let at = 0; at < 8; at++) {
+      const to = { type: 'webhook', recipients: [`${hanging.url}/${at}`] } as const
+      const { organizationId, clock } = await withBudget(`hangs ${at}`, [10, 20], to)
+      await spend(organizationId, 8)
+      await look(clock)
+      await database.db.query('update budget_message set due_at = $1', ['2026-05-10T12:00:00Z'])
+    }
+    const { organizationId, clock } = await withBudget('waits', [10, 20], { type: 'webhook', recipients: [hook.url] })
+    await spend(organizationId, 8)
+    clock.set('2026-05-10T12:00:01Z')
+    await look(clock)
+    clock.set('2026-05-10T12:00:02Z')
+
+    const delivered = deliver(clock)
+    await until('as many as may are on their way', () => hanging.calls.length === 8)
+    // One of each: none has two on its way.
+    expect(new Set(hanging.calls.map(({ path }) => path)).size).toBe(8)
+    expect(hook.calls).toEqual([])
+    hanging.held.list.shift()?.()
+    await until('the one behind them had its turn', () => hook.calls.length >= 1)
+    const answer = hanging.held.list
+    delete hanging.held.list
+    for (const each of answer) each()
+    await delivered
+    expect(hook.calls).toHaveLength(2)
+    expect(hanging.calls).toHaveLength(16)
+    expect(new Set(hanging.calls.map(({ headers }) => headers['x-parvis-delivery'])).size).toBe(16)
+  } finally {
+    delete hanging.held.list
+    await hanging.close()
+  }
+})
+
+test('while the only webhook of one organization hangs, the alert of another arrives', async () => {
+  const hanging = await openHook()
+  hanging.held.list = []
+  try {
+    const hangs = await withBudget('hangs', [10, 20, 30], { type: 'webhook', recipients: [hanging.url] })
+    await spend(hangs.organizationId, 8)
+    await look(hangs.clock)
+    const { organizationId, clock } = await withBudget('arrives', [10], { type: 'webhook', recipients: [hook.url] })
+    await spend(organizationId, 8)
+    clock.set('2026-05-10T12:00:01Z')
+    await look(clock)
+    const delivered = deliver(clock)
+    await until('it arrives', () => hook.calls.length === 1)
+    expect(hanging.calls).toHaveLength(1)
+    const answer = hanging.held.list
+    delete hanging.held.list
+    for (const each of answer) each()
+    await delivered
+    expect(hanging.calls).toHaveLength(3)
+  } finally {
+    delete hanging.held.list
+    await hanging.close()
+  }
 })

@@ -2,6 +2,7 @@ import { createHmac } from 'node:crypto'
 import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import type { Db } from '../kit/db.ts'
 import { guardedFetch } from '../kit/guarded-fetch.ts'
+import type { OrganizationId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { openMail } from '../kit/mail.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
@@ -25,6 +26,7 @@ const LEASE_SECONDS = 120
 const FIRST_PAUSE_MS = 60_000
 const LONGEST_PAUSE_MS = 6 * 3_600_000
 const MAX_ATTEMPTS = 14
+const MOST_AT_ONCE = 8
 
 type Message = {
   readonly id: string
@@ -36,6 +38,7 @@ type Message = {
   readonly threshold: number
   readonly cents: Cents
   readonly limit_euros: bigint
+  readonly organization_id: OrganizationId
   readonly name: string
 }
 
@@ -45,13 +48,14 @@ const CLAIM = `
     update budget_message
        set leased_until = now() + make_interval(secs => ${LEASE_SECONDS}), attempt = attempt + 1
      where id = (
-       select id from budget_message
+       select budget_message.id from budget_message join budget_firing on budget_firing.id = firing_id
         where sent_at is null and gave_up_at is null and due_at <= $1 and (leased_until is null or leased_until < now())
-        order by due_at, id
+          and organization_id <> all ($2)
+        order by due_at, budget_message.id
         limit 1
-          for update skip locked)
+          for update of budget_message skip locked)
     returning id, firing_id, notification_id, type, recipient, attempt)
-  select claimed.id, notification_id, type, recipient, attempt, month, threshold, cents, limit_euros, organization.name
+  select claimed.id, notification_id, type, recipient, attempt, month, threshold, cents, limit_euros, organization_id, organization.name
     from claimed
     join budget_firing on budget_firing.id = firing_id
     join organization on organization.id = organization_id`
@@ -119,23 +123,49 @@ const settle = async (db: Db, now: Instant, message: Message, failure: string | 
   )
 }
 
-/** Sends what is due, one after the other; what fails comes again later. */
-export const deliverRound = async (
-  parts: { db: Db; clock: Clock; log: Logger; delivery: Delivery },
-  signal: AbortSignal,
-): Promise<void> => {
-  const { db, clock, log, delivery } = parts
-  while (!signal.aborted) {
-    const { rows } = await db.query<Message>(CLAIM, [instantToDate(clock.now())])
-    const [message] = rows
-    if (message === undefined) return
-    const failure = message.type === 'webhook' ? await post(message, clock.now(), delivery, signal) : await mail(message, delivery)
-    if (signal.aborted && failure !== undefined) return // The stop broke it off; the lease runs out and it is sent again.
-    if (failure !== undefined) {
-      const facts = { messageId: message.id, type: message.type, attempt: message.attempt, reason: failure }
-      if (message.attempt >= MAX_ATTEMPTS) log.error(facts, 'a budget alert could not be delivered and is given up')
-      else log.warn(facts, 'a budget alert could not be delivered; it is tried again')
+type Parts = { readonly db: Db; readonly clock: Clock; readonly log: Logger; readonly delivery: Delivery }
+
+const send = async ({ db, clock, log, delivery }: Parts, message: Message, signal: AbortSignal): Promise<void> => {
+  const failure = message.type === 'webhook' ? await post(message, clock.now(), delivery, signal) : await mail(message, delivery)
+  if (signal.aborted && failure !== undefined) return // The stop broke it off; the lease runs out and it is sent again.
+  if (failure !== undefined) {
+    const facts = { messageId: message.id, type: message.type, attempt: message.attempt, reason: failure }
+    if (message.attempt >= MAX_ATTEMPTS) log.error(facts, 'a budget alert could not be delivered and is given up')
+    else log.warn(facts, 'a budget alert could not be delivered; it is tried again')
+  }
+  await settle(db, clock.now(), message, failure)
+}
+
+/**
+ * Sends what is due, a few at once; what fails comes again later. An organization has one on its way at a time, and its next one when
+ * every other has had its turn, so that receivers that hang hold up nobody else's alerts.
+ */
+export const deliverRound = async (parts: Parts, signal: AbortSignal): Promise<void> => {
+  const { db, clock } = parts
+  const onTheirWay = new Map<OrganizationId, Promise<void>>()
+  const hadTurn = new Set<OrganizationId>()
+  // One claim after the other: the next one knows whose this one was.
+  const claim = async (): Promise<Message | undefined> =>
+    (await db.query<Message>(CLAIM, [instantToDate(clock.now()), [...hadTurn]])).rows[0]
+
+  try {
+    while (!signal.aborted) {
+      const message = onTheirWay.size < MOST_AT_ONCE ? await claim() : undefined
+      if (message !== undefined) {
+        const whose = message.organization_id
+        hadTurn.add(whose)
+        // One that fails stays in there, so that the race below throws what it threw.
+        const sending = send(parts, message, signal).then(() => void onTheirWay.delete(whose))
+        sending.catch(() => undefined)
+        onTheirWay.set(whose, sending)
+        continue
+      }
+      const waiting = [...hadTurn].filter((whose) => !onTheirWay.has(whose))
+      if (onTheirWay.size < MOST_AT_ONCE && waiting.length > 0) for (const whose of waiting) hadTurn.delete(whose)
+      else if (onTheirWay.size > 0) await Promise.race(onTheirWay.values())
+      else return
     }
-    await settle(db, clock.now(), message, failure)
+  } finally {
+    await Promise.allSettled(onTheirWay.values())
   }
 }
