@@ -48,7 +48,19 @@ registerUsage(program, readSettings)
 registerUsers(program, readSettings)
 registerOrganizations(program, readSettings)
 
+/** The first word, where it is no command: `serve` is the default, and would complain that it takes none. */
+const strangeWord = (): string | undefined => {
+  const [word] = program.parseOptions(process.argv.slice(2)).operands
+  return word === 'help' || program.commands.some((command) => command.name() === word) ? undefined : word
+}
+
 try {
+  const strange = strangeWord()
+  if (strange !== undefined) {
+    const meant = program.commands.map((command) => command.name()).find((name) => name.startsWith(strange) || strange.startsWith(name))
+    const asked = meant === undefined ? '' : ` Did you mean ${meant}?`
+    throw new Error(`There is no command ${strange}.${asked} \`parvis --help\` lists them.`)
+  }
   await program.parseAsync()
 } catch (error) {
   if (error instanceof CommanderError) {

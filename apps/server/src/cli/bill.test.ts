@@ -146,6 +146,13 @@ test('invoices are listed, corrected, settled, and never more than once', async 
 })
 
 test.each([
+  ['bills', 'There is no command bills. Did you mean bill? `parvis --help` lists them.\n'],
+  ['facture', 'There is no command facture. `parvis --help` lists them.\n'],
+])('%s is no command, and one line says so', async (word, sentence) => {
+  expect(await parvis(word, 'list')).toEqual({ code: 1, out: '', complaints: sentence })
+})
+
+test.each([
   [['bill', '--month', 'May'], 'Give a month like 2026-05.'],
   [['bill', 'paid', '12'], 'nine digits'],
   [['bill', 'paid', '202600999'], 'There is no invoice 202600999'],

@@ -64,6 +64,29 @@ test('adding an engine puts its unknown models into the catalogue, active and wi
   expect(said).toContain('parvis models price llama-3.1-8b-instruct <input> <output>')
 })
 
+test('a server for speech is added like any other', async () => {
+  const engine = await startEngine({}, { models: ['Systran/faster-whisper-small', 'my-transcriber', 'kokoro-tts'] })
+  const said = await add(
+    engine.url,
+    '--model',
+    'whisper=Systran/faster-whisper-small',
+    '--model',
+    'my-transcriber',
+    '--type',
+    'my-transcriber=audio',
+  )
+  expect(said).toContain('whisper (there: Systran/faster-whisper-small): new in the catalogue, audio')
+  expect(await catalogue()).toMatchObject([
+    { name: 'whisper', type: 'audio' },
+    { name: 'my-transcriber', type: 'audio' },
+  ])
+  // Neither is anything taken for a chat in silence, nor a second replica refused.
+  await expect(parvis('add', '--name', 'voice', '--url', engine.url, '--model', 'kokoro-tts')).rejects.toThrow('--type kokoro-tts=')
+  expect(await parvis('add', '--name', 'more', '--url', engine.url, '--model', 'whisper=Systran/faster-whisper-small')).toContain(
+    'one more replica',
+  )
+})
+
 test('a second engine of the same model is one more replica and adds no model', async () => {
   const [a, b] = [await startEngine({}, { models: ['m'] }), await startEngine({}, { models: ['m'] })]
   await add(a.url)
@@ -153,7 +176,7 @@ test.each([
   ['a model the engine does not have', ['--model', 'm=other'], /has no model other\. It has: m/],
   ['a type for a model that is not added', ['--type', 'x=chat'], /no model x among/],
   ['images for a model that is not added', ['--vision', 'x'], /no model x among/],
-  ['a type that is none', ['--type', 'm=poem'], /chat, embedding, rerank or ocr/],
+  ['a type that is none', ['--type', 'm=poem'], /chat, embedding, rerank, audio, ocr/],
   ['a context that is no number', ['--context', 'm=many'], /whole number/],
 ])('%s is refused and nothing is added', async (_, flags, says) => {
   const engine = await startEngine({}, { models: ['m'] })

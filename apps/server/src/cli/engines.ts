@@ -24,7 +24,7 @@ const DEFAULT_CONTEXT = 8192
 const DEFAULT_MAX_OUTPUT = 4096
 const LOOK_LIMIT_MS = 3_000
 
-type ServedType = Exclude<ModelType, 'audio'>
+const TYPES = ['chat', 'embedding', 'rerank', 'audio', 'ocr'] as const satisfies readonly ModelType[]
 
 /** One model of the engine, and what it shall be here. */
 export type Planned = {
@@ -32,24 +32,25 @@ export type Planned = {
   readonly remote: string
   /** Set when the catalogue has it already. */
   readonly id: ModelId | undefined
-  readonly type: ServedType
+  readonly type: ModelType
   readonly contextTokens: number
 }
 
 export type Wanted = {
   /** `local=remote`, or one name for both. Empty: whatever the engine has. */
   readonly models: readonly { readonly name: string; readonly remote: string }[]
-  readonly types: ReadonlyMap<string, ServedType>
+  readonly types: ReadonlyMap<string, ModelType>
   readonly contexts: ReadonlyMap<string, number>
   /** Names are taken as they are given, also when the engine does not list them. */
   readonly force: boolean
 }
 
-const guessType = (id: string): ServedType | 'other' => {
+const guessType = (id: string): ModelType | 'other' => {
   if (/rerank|cross-encoder/i.test(id)) return 'rerank'
   if (/\bocr\b/i.test(id)) return 'ocr'
   if (/embed|\bbge-|\bgte-|\be5-|minilm/i.test(id)) return 'embedding'
-  if (/whisper|\btts\b|speech|dall-e|moderation|stable-diffusion|flux/i.test(id)) return 'other'
+  if (/whisper/i.test(id)) return 'audio'
+  if (/\btts\b|speech|dall-e|moderation|stable-diffusion|flux/i.test(id)) return 'other'
   return 'chat'
 }
 
@@ -91,17 +92,17 @@ export const planModels = (
       throw new Error(`The engine has no model ${remote}. It has: ${has.join(', ') || 'none'}. With --force it is taken all the same.`)
     }
     const mine = known.get(name)
-    if (mine?.type === 'audio') throw new Error(`The model ${name} is for speech, which engines by address do not serve.`)
     const asked = wanted.types.get(name)
     if (mine !== undefined && asked !== undefined && asked !== mine.type) {
       throw new Error(`The model ${name} is in the catalogue as ${mine.type}. Give this one another name: --model other-name=${remote}`)
     }
-    const guessed = guessType(remote)
+    const type = mine?.type ?? asked ?? guessType(remote)
+    if (type === 'other') throw new Error(`What ${remote} does cannot be told from its name. Say it: --type ${name}=${TYPES.join('|')}`)
     return {
       name,
       remote,
       id: mine?.id,
-      type: mine?.type ?? asked ?? (guessed === 'other' ? 'chat' : guessed),
+      type,
       contextTokens: wanted.contexts.get(name) ?? there?.contextTokens ?? DEFAULT_CONTEXT,
     }
   })
@@ -126,7 +127,7 @@ type AddFlags = {
   key?: string
   keyEnv?: string
   model?: { name: string; remote: string }[]
-  type?: [string, ServedType][]
+  type?: [string, ModelType][]
   context?: [string, number][]
   vision?: string[]
   speaks?: EngineDialect[]
@@ -192,7 +193,7 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
     io.print(`It speaks ${speaks.join(' and ')}: such requests go to it as they come. If it should get chats only: --speaks chat`)
   }
   for (const model of done.entered) io.print(`  ${describe(model)}`)
-  if (done.leftOut.length > 0) io.print(`Left out, since they are neither for chat nor embedding nor rerank: ${done.leftOut.join(', ')}`)
+  if (done.leftOut.length > 0) io.print(`Left out, since what they do is served by no endpoint: ${done.leftOut.join(', ')}`)
   const first = done.entered.find(({ isNew }) => isNew)
   if (first === undefined) return
   io.print(`The new ones cost nothing until you say what they cost: parvis models price ${first.name} <input> <output>`)
@@ -325,11 +326,11 @@ const readModel = (text: string): { name: string; remote: string } => {
   return { name, remote }
 }
 
-const readType = (text: string): [string, ServedType] => {
+const readType = (text: string): [string, ModelType] => {
   const [name, type] = splitPair(text)
-  if (type !== 'chat' && type !== 'embedding' && type !== 'rerank' && type !== 'ocr')
-    throw new InvalidArgumentError('The type is chat, embedding, rerank or ocr.')
-  return [name, type]
+  const known = TYPES.find((each) => each === type)
+  if (known === undefined) throw new InvalidArgumentError(`The type is one of ${TYPES.join(', ')}.`)
+  return [name, known]
 }
 
 /** `chat` is what they all speak. */
@@ -371,7 +372,7 @@ export const registerEngines = (
       'serve this one, under this name; may be repeated. Without it: all that are discovered',
       collect(readModel),
     )
-    .option('--type <name=type>', 'chat, embedding, rerank or ocr; otherwise guessed from the name', collect(readType))
+    .option('--type <name=type>', `${TYPES.join(', ')}; otherwise guessed from the name`, collect(readType))
     .option('--context <name=tokens>', `context window; otherwise what the server says, else ${DEFAULT_CONTEXT}`, collect(readContext))
     .option('--vision <name>', 'the model takes images', collect(String))
     .option(

@@ -5,16 +5,20 @@ import { planModels, type Wanted } from './engines.ts'
 const wanted = (changes: Partial<Wanted> = {}): Wanted => ({ models: [], types: new Map(), contexts: new Map(), force: false, ...changes })
 const offers = (...ids: string[]) => ids.map((id) => ({ id, contextTokens: undefined }))
 
-test('what is neither chat nor embedding nor rerank is left out, and told', () => {
+test('what no endpoint serves is left out, and told', () => {
   const { planned, leftOut } = planModels(offers('gpt-4o', 'whisper-1', 'tts-1', 'text-embedding-3-small'), wanted(), [])
-  expect(planned.map(({ name, type }) => `${name} ${type}`)).toEqual(['gpt-4o chat', 'text-embedding-3-small embedding'])
-  expect(leftOut).toEqual(['whisper-1', 'tts-1'])
+  expect(planned.map(({ name, type }) => `${name} ${type}`)).toEqual(['gpt-4o chat', 'whisper-1 audio', 'text-embedding-3-small embedding'])
+  expect(leftOut).toEqual(['tts-1'])
 })
 
 test('what only the operator can decide is asked back with the flag that decides it', () => {
   expect(() => planModels(offers('a/m', 'b/m'), wanted(), [])).toThrow(/would be called m here.*--model/)
   expect(() => planModels(offers(...Array.from({ length: 33 }, (_, at) => `m${at}`)), wanted(), [])).toThrow(/has 33 models.*--model/)
   expect(() => planModels([], wanted(), [])).toThrow(/no model that can be served/)
+  const voice = wanted({ models: [{ name: 'voice', remote: 'tts-1' }] })
+  expect(() => planModels(offers('tts-1'), voice, [])).toThrow(/--type voice=chat\|/)
+  const said = { ...voice, types: new Map([['voice', 'audio' as const]]) }
+  expect(planModels(offers('tts-1'), said, []).planned).toMatchObject([{ name: 'voice', type: 'audio' }])
   const mine = [{ id: '0' as ModelId, name: 'm', type: 'embedding' as const }]
   expect(() => planModels(offers('m'), wanted({ types: new Map([['m', 'chat']]) }), mine)).toThrow(/in the catalogue as embedding/)
 })
