@@ -105,7 +105,7 @@ export const openGateway = async (
   // For the check that the reference tells of all of it.
   const registered: { readonly method: string; readonly path: string }[] = []
   const onRoute = (method: string, path: string): void => void registered.push({ method, path })
-  const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs, onRoute })
+  const app = openHttp(log, readiness, { trustedProxies: config.trustedProxies, bodyMs, onRoute, clock })
   const draining = openDraining(app.server)
   openCors(app, config.corsOrigins)
   inferenceRoutes(

@@ -2,7 +2,7 @@ import type { Server, ServerResponse } from 'node:http'
 import { type Socket, Server as SocketServer } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { refuseUnroutable } from './inference/routes.ts'
-import type { Clock } from './kit/clock.ts'
+import { type Clock, systemClock } from './kit/clock.ts'
 import type { Db } from './kit/db.ts'
 import type { Logger } from './kit/log.ts'
 import { VERSION } from './version.ts'
@@ -15,6 +15,8 @@ const MAX_HEADER_BYTES = 16 * 1024
 /** How often Node looks for connections that are late; its default of 30 s would stretch the limits above. */
 const LATE_LOOK_MS = 5_000
 const READY_LIMIT_MS = 2_000
+/** How long after its beginning a look at what `/ready` says is still said. */
+const READY_KEPT_MS = 500
 /** After a refusal in the last words of a connection it is cut, whatever still comes in. */
 const CUT_MS = 2_000
 
@@ -26,6 +28,7 @@ export type HttpOptions = {
   /** Told of everything that is registered, by whomever. */
   readonly onRoute?: (method: string, path: string) => void
   readonly lookMs?: number
+  readonly clock?: Pick<Clock, 'monotonicMs'>
 }
 
 export type Readiness = {
@@ -46,6 +49,45 @@ export const askDatabase = async (db: Db, clock: Clock): Promise<string | undefi
     return error instanceof Error ? error.message : 'no answer'
   } finally {
     late.abort()
+  }
+}
+
+type Look = { readonly ready: boolean; readonly checks: Readonly<Record<string, 'ok' | 'missing'>> }
+
+/**
+ * One look at a time, shared by all who ask meanwhile and shortly after, and a line in the log when it turns: whoever asks needs no key,
+ * and a look asks the database and every gateway.
+ */
+const openLooks = (log: Logger, readiness: Readiness, clock: Pick<Clock, 'monotonicMs'>): (() => Promise<Look>) => {
+  let shared: Promise<Look> | undefined
+  let beganMs = 0
+  let running = false
+  let missingBefore = ''
+
+  const look = async (): Promise<Look> => {
+    const short = {
+      database: await readiness.database(),
+      journal: await readiness.journal(),
+      catalogue: readiness.catalogue(),
+    }
+    const parts = Object.entries(short)
+    const missing = parts.flatMap(([part, lack]) => (lack === undefined ? [] : [part])).join(', ')
+    if (missing !== missingBefore) {
+      if (missing === '') log.info('ready again')
+      else log.warn(short, 'not ready')
+    }
+    missingBefore = missing
+    return { ready: missing === '', checks: Object.fromEntries(parts.map(([part, lack]) => [part, lack === undefined ? 'ok' : 'missing'])) }
+  }
+
+  return () => {
+    const nowMs = clock.monotonicMs()
+    if (shared === undefined || (!running && nowMs - beganMs >= READY_KEPT_MS)) {
+      beganMs = nowMs
+      running = true
+      shared = look().finally(() => (running = false))
+    }
+    return shared
   }
 }
 
@@ -86,7 +128,7 @@ const refuseUnreadable = (error: { code: string }, socket: Answering): void => {
  * and neither says more than a stranger may know.
  */
 export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions): FastifyInstance => {
-  const { trustedProxies, headersMs = HEADERS_MS, bodyMs, lookMs = LATE_LOOK_MS } = options
+  const { trustedProxies, headersMs = HEADERS_MS, bodyMs, lookMs = LATE_LOOK_MS, clock = systemClock } = options
   const app = Fastify({
     logger: false,
     // Bodies are bounded by the routes themselves, which read them only after the key is known to be good.
@@ -112,15 +154,9 @@ export const openHttp = (log: Logger, readiness: Readiness, options: HttpOptions
 
   app.get('/health', (_request, reply) => reply.header('cache-control', 'no-store').send({ status: 'ok', version: VERSION }))
 
+  const look = openLooks(log, readiness, clock)
   app.get('/ready', async (_request, reply) => {
-    const short = {
-      database: await readiness.database(),
-      journal: await readiness.journal(),
-      catalogue: readiness.catalogue(),
-    }
-    const checks = Object.fromEntries(Object.entries(short).map(([part, lack]) => [part, lack === undefined ? 'ok' : 'missing']))
-    const ready = Object.values(short).every((lack) => lack === undefined)
-    if (!ready) log.warn({ ...short }, 'not ready')
+    const { ready, checks } = await look()
     return reply
       .code(ready ? 200 : 503)
       .header('cache-control', 'no-store')

@@ -80,3 +80,58 @@ test('a connection is idle when it has had its answer and says nothing more: not
   }
   await until('nobody waits', () => draining.answering() === 0)
 })
+
+test('/ready looks once for all who ask at once, again after half a second, and the log says when it turns', async () => {
+  const lines: string[] = []
+  const log = openLog('info', { write: (line) => lines.push(line) })
+  let nowMs = 1_000
+  let lack: string | undefined
+  let looks = 0
+  let answer: (() => void) | undefined
+  let arrived = 0
+  const database = async () => {
+    looks += 1
+    if (looks === 1) await new Promise<void>((resolve) => (answer = resolve))
+    return lack
+  }
+  const served = openHttp(log, { ...nothing, database }, { trustedProxies: [], bodyMs: 300, clock: { monotonicMs: () => nowMs } })
+  served.addHook('onRequest', async () => void (arrived += 1))
+  const url = await served.listen({ host: '127.0.0.1', port: 0 })
+  try {
+    const ask = async () => {
+      const response = await fetch(`${url}/ready`)
+      return [response.status, await response.json()]
+    }
+    const ready = [200, { status: 'ready', checks: { database: 'ok', journal: 'ok', catalogue: 'ok' } }]
+    const short = [503, { status: 'not_ready', checks: { database: 'missing', journal: 'ok', catalogue: 'ok' } }]
+    const all = Array.from({ length: 200 }, ask)
+    await until('all have asked', () => arrived === 200)
+    // However long it takes: nobody begins a second one beside it.
+    nowMs += 10_000
+    answer?.()
+    for (const each of await Promise.all(all)) expect(each).toEqual(ready)
+    expect(looks).toBe(1)
+
+    await ask()
+    expect(looks).toBe(2)
+    lack = 'no answer'
+    nowMs += 499
+    expect(await ask()).toEqual(ready)
+    nowMs += 1
+    expect(await ask()).toEqual(short)
+    expect(looks).toBe(3)
+    for (let at = 0; at < 5; at++) {
+      nowMs += 500
+      expect(await ask()).toEqual(short)
+    }
+    lack = undefined
+    nowMs += 500
+    expect(await ask()).toEqual(ready)
+    expect(looks).toBe(9)
+    expect(lines.map((line) => (JSON.parse(line) as { msg: string }).msg)).toEqual(['not ready', 'ready again'])
+  } finally {
+    answer?.()
+    served.server.closeAllConnections()
+    await served.close()
+  }
+})
