@@ -174,7 +174,7 @@ export const openGateway = async (
   priceListRoutes(manage, { models: catalog.list, region: terms.region })
   const places = placesOf(config.domain, publicUrl)
   const { region, cockpitName: platformName } = config
-  cockpitRoutes(manage, { db, clock, secrets, region, platformName, places, sendMail })
+  cockpitRoutes(manage, { db, clock, log, secrets, region, platformName, places, sendMail })
   deploymentRoutes(manage, { models: served.list, nodeTypes: [cpuNode(config.engine)], region })
   leftOutRoutes(manage)
   const reference = referenceRoutes(app, manage, { routes: shapes, others: inferenceReference, version: VERSION, clock })

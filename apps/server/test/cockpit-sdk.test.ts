@@ -512,6 +512,22 @@ test('with a domain and a mail server sources have host names as the clients kno
     const letters = mail.mails.map((letter) => JSON.stringify(letter)).toSorted()
     for (const letter of letters) expect(letter).toContain(projectId)
     expect(letters.join(' ')).toMatch(/a@example\.com.*b@example\.com/s)
+
+    // Nor does the pause end with the alert manager.
+    expect(await regional.disableAlertManager({ projectId })).toMatchObject({ alertManagerEnabled: false })
+    expect(await regional.getAlertManager({ projectId })).toMatchObject({ alertManagerEnabled: false, alertManagerUrl: null })
+    expect((await trigger()).json()).toMatchObject({ help_message: 'the alert manager is not enabled' })
+    expect(await regional.enableAlertManager({ projectId })).toMatchObject({ alertManagerEnabled: true })
+    expect((await trigger()).status).toBe(429)
+    expect(mail.mails).toHaveLength(2)
+
+    // What the mail server says is for the operator.
+    await database.db.query('update alert_manager set tested_at = null where project_id = $1', [projectId])
+    mail.refusals.push('550 relay-7.internal knows nobody', '550 relay-7.internal knows nobody')
+    const refused = await trigger()
+    expect(refused).toMatchObject({ status: 412 })
+    expect(refused.json()).toMatchObject({ help_message: "not every contact point could be told; the operator's log says why" })
+    expect(other.log()).toContain('the mail server said 550 to RCPT TO')
   } finally {
     await other.stop()
     await mail.close()

@@ -42,7 +42,7 @@ const POINTS = `${PATH}/contact-points`
 const missing = (email: string): Outcome<never, Denial> => no(notFound('contact point', email))
 
 /** control-plane.md 8.3: whether a project's alerts are on, and whom they tell. There are no rules yet, so there is nothing to fire. */
-export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, sendMail }: CockpitRoom): void => {
+export const alertManagerRoutes = (manage: Manage, { db, clock, log, region, places, sendMail }: CockpitRoom): void => {
   const ofProject = z.looseObject(GivenProject)
   const ContactBody = z.looseObject({ ...GivenProject, email: z.looseObject({ to: z.email().max(320) }) })
 
@@ -60,6 +60,9 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
   const readContact = async (client: pg.ClientBase | Db, projectId: ProjectId, email: string): Promise<Contact | undefined> =>
     (await client.query<Contact>(`${CONTACTS} and lower(email) = lower($3)`, [projectId, region, email])).rows[0]
 
+  const isEnabled = async (projectId: ProjectId): Promise<boolean> =>
+    (await db.query('select from alert_manager where project_id = $1 and region = $2 and enabled', [projectId, region])).rowCount !== 0
+
   manage({
     method: 'GET',
     path: PATH,
@@ -70,8 +73,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
     handle: async ({ query, actor, may }) => {
       const projectId = projectOf(actor, query)
       if (!may(READS, projectId)) return no(forbidden(READS))
-      const { rowCount } = await db.query('select from alert_manager where project_id = $1 and region = $2', [projectId, region])
-      return yes(managerToJson(projectId, rowCount !== 0))
+      return yes(managerToJson(projectId, await isEnabled(projectId)))
     },
   })
 
@@ -92,10 +94,15 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
         return change(db, actor, async (client, note) => {
           const { rowCount } = enabled
             ? await client.query(
-                'insert into alert_manager (project_id, region) select id, $2 from project where id = $1 for key share on conflict do nothing',
+                `insert into alert_manager (project_id, region) select id, $2 from project where id = $1 for key share
+                 on conflict (project_id, region) do update set enabled = true, enabled_at = now() where not alert_manager.enabled`,
                 [projectId, region],
               )
-            : await client.query('delete from alert_manager where project_id = $1 and region = $2', [projectId, region])
+            : // Its row stays: it has when the last test alert was sent.
+              await client.query('update alert_manager set enabled = false where project_id = $1 and region = $2 and enabled', [
+                projectId,
+                region,
+              ])
           if (rowCount !== 0) {
             const [before, after] = [{ enabled: !enabled }, { enabled }]
             await note({ action: 'updated', resourceType: 'alert_manager', resourceId: projectId, before, after })
@@ -219,8 +226,7 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
       if (!may(WRITES, projectId)) return no(forbidden(WRITES))
       const { rows: contacts } = await db.query<Contact>(CONTACTS, [projectId, region])
       if (contacts.length === 0) return unusable('there is no contact point to tell')
-      const { rowCount: enabled } = await db.query('select from alert_manager where project_id = $1 and region = $2', [projectId, region])
-      if (enabled === 0) return unusable('the alert manager is not enabled')
+      if (!(await isEnabled(projectId))) return unusable('the alert manager is not enabled')
       const due = await change(db, actor, async (client, note) => {
         const { rowCount } = await client.query(
           `update alert_manager set tested_at = now()
@@ -250,8 +256,11 @@ export const alertManagerRoutes = (manage: Manage, { db, clock, region, places, 
           }),
         ),
       )
-      const [failure] = failures.filter((reason) => reason !== undefined)
-      return failure === undefined ? yes(undefined) : unusable(`not every contact point could be told: ${failure}`)
+      const reasons = new Set(failures.filter((reason) => reason !== undefined))
+      if (reasons.size === 0) return yes(undefined)
+      // Which mail server there is, and what it said, is the operator's business.
+      log.warn({ projectId, reasons: [...reasons] }, 'a test alert could not be sent to every contact point')
+      return unusable("not every contact point could be told; the operator's log says why")
     },
   })
 

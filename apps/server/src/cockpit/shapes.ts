@@ -6,6 +6,7 @@ import { type Db, transaction } from '../kit/db.ts'
 import type { Denial } from '../kit/denial.ts'
 import { forbidden } from '../kit/denial.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
+import type { Logger } from '../kit/log.ts'
 import type { SendMail } from '../kit/mail.ts'
 import { type Actor, type Needs, pageQuery } from '../kit/management.ts'
 import { no, type Outcome } from '../kit/outcome.ts'
@@ -18,6 +19,7 @@ import type { Places } from './places.ts'
 export type CockpitRoom = {
   readonly db: Db
   readonly clock: Clock
+  readonly log: Logger
   readonly secrets: Secrets
   readonly region: string
   /** The sources of every project are called `<name> Metrics` and `<name> Logs`. */
