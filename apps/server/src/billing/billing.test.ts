@@ -10,6 +10,7 @@ import { dropPartitions } from '../usage/keep.ts'
 import { computeTotals } from '../usage/totals.ts'
 import { readBill } from './bill.ts'
 import { billRound } from './billing.ts'
+import { openMonths } from './close.ts'
 import { creditInvoice, payInvoice, readInvoices, voidInvoice } from './invoice.ts'
 import type { Month } from './month.ts'
 import type { Terms } from './terms.ts'
@@ -167,6 +168,25 @@ test('what came late is billed although its events have been dropped by the time
     // And not once more.
     const next = await readBill(db, terms, organizationId, '2026-03' as Month)
     expect(next.bill.lines.map(({ lateFrom, units }) => ({ lateFrom, units }))).toEqual([{ lateFrom: null, units: 1_000n }])
+  } finally {
+    await own.drop()
+  }
+})
+
+test.each([
+  ['that another process has is left alone', '4 minutes', null],
+  ['whose lease was written before the clock was set back is closed', '2 hours', '2026-01'],
+])('a month %s', async (_what, ahead, closed) => {
+  const own = await freshDatabase()
+  try {
+    const { db } = own
+    const clock = handClock('2026-02-02T00:00:00Z')
+    await addOrganization(db, 'leased', '2026-01-01T00:00:00Z')
+    await openMonths(db, clock, terms)
+    await db.query(`update bill set leased_by = gen_random_uuid(), leased_until = now() + $1::interval`, [ahead])
+    await billRound({ db, clock, log, terms })
+    const { rows } = await db.query<{ month: string }>('select month from bill where closed_at is not null')
+    expect(rows[0]?.month ?? null).toBe(closed)
   } finally {
     await own.drop()
   }

@@ -30,12 +30,15 @@ const OPEN_MONTHS = `
                          ($1::timestamptz at time zone 'UTC') - interval '1 month', interval '1 month') as starts
       on conflict do nothing`
 
+/** No lease ends later than that: one that does was written before the clock of the database was set back. */
+const LEASE_IS_OVER = `(leased_until < now() or leased_until > now() + make_interval(secs => ${Math.max(LEASE_SECONDS, AGAIN_SECONDS)}))`
+
 const CLAIM = `
   update bill
      set leased_by = $1, leased_until = now() + make_interval(secs => ${LEASE_SECONDS}), attempt = attempt + 1
    where (organization_id, month) = (
      select organization_id, month from bill
-      where closed_at is null and due_at <= $2 and (leased_until is null or leased_until < now())
+      where closed_at is null and due_at <= $2 and (leased_until is null or ${LEASE_IS_OVER})
         and not exists (select 1 from bill earlier
                          where earlier.organization_id = bill.organization_id and earlier.month < bill.month and earlier.closed_at is null)
       order by due_at, organization_id
