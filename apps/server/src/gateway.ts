@@ -55,6 +55,7 @@ const INFLIGHT_BYTES = 512 * BYTES_PER_MB
 const KEPT_BYTES = 64 * BYTES_PER_MB
 const KEPT_LEAST_BYTES = 16 * BYTES_PER_MB
 const LIMITS_CONNECTIONS = 3
+const REPORTS_CONNECTIONS = 2
 const DRAIN_LOOK_MS = 50
 /** A journal that failed looks every few seconds whether it can be written again. */
 const JOURNAL_RETRY_MS = 5_000
@@ -87,6 +88,9 @@ export const openGateway = async (
   // A pool of its own: a grant must not wait behind a report.
   const limitsDb = openDb(url, { log, max: LIMITS_CONNECTIONS })
   open('database for limits', () => limitsDb.end())
+  // Nor a revocation, a session or the books: whoever asks for sums by the minute, without a key where they are shared, keeps a connection for many seconds.
+  const reportsDb = openDb(url, { log, max: REPORTS_CONNECTIONS })
+  open('database for reports', () => reportsDb.end())
   const admission = openAdmission({ policy, ledger: openPostgresLedger(limitsDb), clock, log, metrics })
   open('limits', () => admission.close())
   /** What cannot be written down is not begun. */
@@ -167,9 +171,9 @@ export const openGateway = async (
   catalogRoutes(manage, { db, clock, servedBy: (name) => enginesOf(db, name) })
   engineRoutes(manage, { db, secrets, clock, states: engines.states, modelIds: (names) => readModelIds(db, names) })
   quotaRoutes(manage, { db, clock, policy, maxima: config.maxima, models: catalog.list })
-  usageRoutes(manage, { db, clock })
+  usageRoutes(manage, { db: reportsDb, clock })
   const terms = termsOf(config)
-  billingRoutes(manage, { db, clock, terms })
+  billingRoutes(manage, { db: reportsDb, clock, terms })
   budgetRoutes(manage, { db, clock, secrets })
   priceListRoutes(manage, { models: catalog.list, region: terms.region })
   const places = placesOf(config.domain, publicUrl)

@@ -56,6 +56,9 @@ export const openDb = (url: string, options: { log: Logger; max?: number }): Db 
   return db
 }
 
+/** Nobody gave a connection back in time: all are busy, and nothing is wrong with the database. */
+export const isCrowded = (error: unknown): boolean => error instanceof Error && error.message === 'timeout exceeded when trying to connect'
+
 /** Runs `work` between begin and commit; whatever it throws undoes all of it. */
 export const transaction = async <T>(db: Db, work: (client: pg.PoolClient) => Promise<T>): Promise<T> => {
   const client = await db.connect()

@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { plainAddress } from './addresses.ts'
 import type { Clock } from './clock.ts'
+import { isCrowded } from './db.ts'
 import { type ArgumentFault, type Denial, forbidden, invalid, notFound, speakDenial } from './denial.ts'
 import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
@@ -106,6 +107,7 @@ const MAX_NAME_CHARACTERS = 128
 /** Who is refused before the body, and goes on sending it, has so long: closing at once would take the answer with it. */
 const LINGER_MS = 5_000
 const MAX_PAGE = 1_000_000
+const CROWDED_RETRY_SECONDS = 5
 
 // The JavaScript client stops parsing when the type says anything more (control-plane.md 2.3).
 const JSON_TYPE = 'application/json'
@@ -326,6 +328,11 @@ export const openManagement = (
         if (error.unread === 'left') {
           parts.log.debug(about, 'a management client left before its body was here')
           return send(reply, 400, { message: 'the body is not whole' })
+        }
+        if (isCrowded(error)) {
+          parts.log.warn(about, 'a management request found no free connection to the database')
+          reply.header('retry-after', String(CROWDED_RETRY_SECONDS))
+          return send(reply, 503, { message: 'Too much is asked for at once. Try again in a moment.' })
         }
         parts.log.error({ err: error, ...about }, 'a management request failed')
         return send(reply, 500, { message: 'Internal error' })

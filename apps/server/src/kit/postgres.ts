@@ -15,8 +15,8 @@ export type Embedded = { readonly url: string; readonly close: () => Promise<voi
 
 const DATABASE = 'parvis'
 const CONNECTIONS = 40
-/** Of each further gateway: `GATEWAY_CONNECTIONS` of gateway-main.ts, those for limits, and the one that listens. */
-const CONNECTIONS_PER_GATEWAY = 8
+/** Of each further gateway: `GATEWAY_CONNECTIONS` of gateway-main.ts, those for limits and reports, and the one that listens. */
+const CONNECTIONS_PER_GATEWAY = 10
 const SETTINGS = {
   shared_buffers: '64MB',
   max_connections: CONNECTIONS,
