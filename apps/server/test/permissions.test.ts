@@ -118,6 +118,66 @@ test('the conditions of an organization have a bound together, and rules that sh
   await database.db.query(`delete from policy where name = 'long'`)
 })
 
+test('whoever fills one organization with conditions holds up no other one, and no start', async () => {
+  const tenant = await must('POST', '/parvis/v1/organizations', { name: 'tenant' })
+  const as = String(tenant['secret_key'])
+  const { body: listed } = await ask('GET', `${IAM}/groups`, as)
+  const group = (listed['groups'] as { id: string; name: string }[]).find(({ name }) => name === 'All applications')
+  for (const name of ['a', 'b', 'c']) expect((await ask('POST', `${IAM}/applications`, as, { name })).status).toBe(200)
+  const part = 'request.time.getHours("Europe/Paris") > 24'
+  const write = (length: number) => {
+    const condition = Array.from({ length }, () => part).join(' || ')
+    const rules = Array.from({ length: 50 }, () => ({
+      permission_set_names: ['GenerativeApisModelAccess'],
+      organization_id: tenant['id'],
+      condition,
+    }))
+    return ask('POST', `${IAM}/policies`, as, { name: 'full', group_id: group?.id, rules })
+  }
+  expect((await write(14)).status).toBe(200)
+  for (let policy = 1; policy < 50; policy++) {
+    const refused = await write(policy % 10 === 0 ? 1 : 44)
+    expect(refused.status).toBe(400)
+    expect(refused.body['details']).toMatchObject([{ help_message: expect.stringContaining('put rules with the same condition into one') }])
+  }
+
+  const { secretKey, accessKey } = await newKey([{ permission_set_names: ['IAMReadOnly'], organization_id: organizationId }])
+  const seen = async (at: TestHouse) =>
+    (await at.call(`${IAM}/api-keys/${accessKey}`, { key: null, headers: { 'x-auth-token': secretKey } })).status
+  const other = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey } })
+  try {
+    expect([await seen(house), await seen(other)]).toEqual([200, 200])
+    expect((await ask('DELETE', `${IAM}/api-keys/${accessKey}`, house.secretKey)).status).toBe(204)
+    expect(await seen(house)).toBe(401)
+    await until('revoked there', async () => (await seen(other)) === 401)
+  } finally {
+    await other.stop()
+  }
+})
+
+test('an organization whose conditions are longer together than they may be goes on, and whatever makes them no longer is taken', async () => {
+  const rule = { permission_set_names: ['ProjectReadOnly'], organization_id: organizationId }
+  const { policyId, secretKey } = await newKey([rule])
+  const text = `request.user_agent != "${'x'.repeat(2_000)}"`
+  await database.db.query(
+    `insert into policy_rule (id, policy_id, position, permission_set_names, condition)
+     select gen_random_uuid(), $1, n, '{ProjectReadOnly}', $2 from generate_series(1, 40) as n`,
+    [policyId, text],
+  )
+  const write = (count: number) =>
+    ask('PUT', `${IAM}/rules`, house.secretKey, {
+      policy_id: policyId,
+      rules: [rule, ...Array.from({ length: count }, () => ({ ...rule, condition: text }))],
+    })
+  expect((await write(41)).status).toBe(400)
+  expect((await write(40)).status).toBe(200)
+  expect((await write(30)).status).toBe(200)
+  expect((await ask('GET', `/account/v3/projects/${organizationId}`, secretKey)).status).toBe(200)
+  await newKey([rule])
+  expect((await write(31)).status).toBe(400)
+  expect((await write(0)).status).toBe(200)
+})
+
 test('an application makes no key for itself by calling itself a user: a key that ends could make one that does not', async () => {
   const { secretKey, applicationId } = await newKey([])
   const count = async () => (await database.db.query('select from api_key where principal_id = $1', [applicationId])).rowCount

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import type { Instant } from '../kit/clock.ts'
 import type { Origin } from '../kit/management.ts'
-import { compileCondition, openZones } from './condition.ts'
+import { compileCondition, openFormatters, openZones } from './condition.ts'
 
 const origin: Origin = { ip: '198.51.100.7', userAgent: 'terraform/1.11.0' }
 const sunday = Date.parse('2026-11-22T10:30:00Z') as Instant
@@ -76,6 +76,21 @@ test('a zone is asked once in a quarter of an hour, however often conditions wan
   const quarter = 900_000
   for (const at of [0, 1, quarter - 1, quarter, quarter + 1]) for (const zone of ['A', 'B', 'A']) expect(ahead(at, zone)).toBe(3_600_000)
   expect(asked).toEqual(['A 0', 'B 0', `A ${quarter}`, `B ${quarter}`])
+})
+
+test('a zone has one formatter, in small letters or large and by all of its names, and what is no zone has none', () => {
+  const format = openFormatters()
+  const paris = format('Europe/Paris')
+  expect([format('EUROPE/PARIS'), format('europe/paris'), format('Europe/Paris')].every((other) => other === paris)).toBe(true)
+  expect(format('US/Eastern')).toBe(format('America/New_York'))
+  expect(() => format('Atlantis/Capital')).toThrow('time zone')
+})
+
+test('what fails in a condition is passed over, and errors elsewhere still say where they come from', () => {
+  const { stackTraceLimit } = Error
+  expect(holds(`${Array.from({ length: 80 }, () => 'int("x") == 1').join(' || ')} || request.ip == "198.51.100.7"`)).toBe(true)
+  expect(holds('int("x") == 1')).toBe(false)
+  expect(Error.stackTraceLimit).toBe(stackTraceLimit)
 })
 
 test.each([

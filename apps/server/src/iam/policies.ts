@@ -170,16 +170,38 @@ const checkRule = async (
   return missing === undefined ? yes({ ...kept, project_ids: [...there] }) : no(notFound('project_id', missing))
 }
 
+const TOO_LONG_TOGETHER = invalid(
+  'condition',
+  'constraint',
+  `the conditions of all rules of an organization have at most ${MAX_CONDITIONS_CHARACTERS} characters together: put rules with the same condition into one, or shorten them`,
+)
+
 /** Whoever writes stands in a row with all others (change.ts), so what is added up here is all there is. */
-const fitTogether = async (client: pg.ClientBase, organizationId: OrganizationId): Promise<Outcome<undefined, Denial>> => {
+const conditionsLength = async (client: pg.ClientBase, organizationId: OrganizationId): Promise<number> => {
   const { rows } = await client.query<{ characters: number }>(
     `select coalesce(sum(length(condition)), 0)::int as characters
        from policy_rule join policy on policy.id = policy_id where organization_id = $1`,
     [organizationId],
   )
-  if ((rows[0]?.characters ?? 0) <= MAX_CONDITIONS_CHARACTERS) return yes(undefined)
-  const limit = `the conditions of all rules of an organization have at most ${MAX_CONDITIONS_CHARACTERS} characters together`
-  return no(invalid('condition', 'constraint', `${limit}: put rules with the same condition into one, or shorten them`))
+  return rows[0]?.characters ?? 0
+}
+
+/**
+ * Writes rules unless the conditions are too long together then. Where they were so before, all that makes them no longer is taken.
+ * `given`: how long those are that come; what cannot fit anyway is refused before each of them is compiled.
+ */
+const fitting = async (
+  client: pg.ClientBase,
+  organizationId: OrganizationId,
+  given: number,
+  write: () => Promise<Outcome<undefined, Denial>>,
+): Promise<Outcome<undefined, Denial>> => {
+  const before = await conditionsLength(client, organizationId)
+  if (given > MAX_CONDITIONS_CHARACTERS && given > before) return no(TOO_LONG_TOGETHER)
+  const done = await write()
+  if (!done.ok) return done
+  const after = await conditionsLength(client, organizationId)
+  return after > MAX_CONDITIONS_CHARACTERS && after > before ? no(TOO_LONG_TOGETHER) : done
 }
 
 const PATH = '/iam/v1alpha1/policies'
@@ -205,23 +227,27 @@ export const policyRoutes = (manage: Manage, room: IamRoom): void => {
     policyId: string,
     given: readonly GivenRule[],
   ): Promise<Outcome<undefined, Denial>> => {
-    await client.query('delete from policy_rule where policy_id = $1', [policyId])
-    for (const [position, rule] of given.entries()) {
-      const checked = await checkRule(client, organizationId, rule)
-      if (!checked.ok) return checked
-      await client.query(
-        'insert into policy_rule (id, policy_id, position, permission_set_names, project_ids, condition) values ($1, $2, $3, $4, $5, $6)',
-        [
-          newId(iam.clock.now()),
-          policyId,
-          position,
-          checked.value.permission_set_names,
-          checked.value.project_ids,
-          checked.value.condition,
-        ],
-      )
-    }
-    return fitTogether(client, organizationId)
+    // In code points, as the database counts.
+    const characters = given.reduce((sum, { condition }) => sum + Array.from(condition ?? '').length, 0)
+    return fitting(client, organizationId, characters, async () => {
+      await client.query('delete from policy_rule where policy_id = $1', [policyId])
+      for (const [position, rule] of given.entries()) {
+        const checked = await checkRule(client, organizationId, rule)
+        if (!checked.ok) return checked
+        await client.query(
+          'insert into policy_rule (id, policy_id, position, permission_set_names, project_ids, condition) values ($1, $2, $3, $4, $5, $6)',
+          [
+            newId(iam.clock.now()),
+            policyId,
+            position,
+            checked.value.permission_set_names,
+            checked.value.project_ids,
+            checked.value.condition,
+          ],
+        )
+      }
+      return yes(undefined)
+    })
   }
 
   /** The columns of whoever the policy is for; undefined where the request says nothing of it. */
@@ -371,12 +397,14 @@ export const policyRoutes = (manage: Manage, room: IamRoom): void => {
           [actor.organizationId, id, copy],
         )
         if (rowCount === 0) return no(notFound('policy', id))
-        await client.query(
-          `insert into policy_rule (id, policy_id, position, permission_set_names, project_ids, condition)
-           select gen_random_uuid(), $2, position, permission_set_names, project_ids, condition from policy_rule where policy_id = $1`,
-          [id, copy],
-        )
-        return fitTogether(client, actor.organizationId)
+        return fitting(client, actor.organizationId, 0, async () => {
+          await client.query(
+            `insert into policy_rule (id, policy_id, position, permission_set_names, project_ids, condition)
+             select gen_random_uuid(), $2, position, permission_set_names, project_ids, condition from policy_rule where policy_id = $1`,
+            [id, copy],
+          )
+          return yes(undefined)
+        })
       }),
   })
 
