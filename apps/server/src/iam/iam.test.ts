@@ -13,9 +13,10 @@ import { openLog } from '../kit/log.ts'
 import { openSecrets, type Secrets } from '../kit/secrets.ts'
 import type { Authenticate } from './authenticate.ts'
 import { type Bootstrapped, bootstrap } from './bootstrap.ts'
-import { openIam } from './iam.ts'
+import { type Iam, openIam } from './iam.ts'
 import { readInstallation } from './installation.ts'
 import { createKey, listKeys, type NewKey, revokeKey } from './keys.ts'
+import type { Grant } from './rights.ts'
 
 const log = openLog('silent')
 let database: TestDatabase
@@ -24,6 +25,7 @@ let secrets: Secrets
 let made: Bootstrapped
 let ownerId: PrincipalId
 let changes: Changes
+let iam: Iam
 let authenticate: Authenticate
 let aheadMs = 0
 const clock: Clock = { ...systemClock, now: () => (systemClock.now() + aheadMs) as Instant }
@@ -35,7 +37,8 @@ beforeAll(async () => {
   made = await bootstrap(database.db, secrets, clock)
   ownerId = (await readInstallation(database.db, secrets))?.ownerId as PrincipalId
   changes = await openChanges({ db: database.db, url: database.url, clock: systemClock, log })
-  ;({ authenticate } = await openIam({ db: database.db, changes, secrets, clock, log }))
+  iam = await openIam({ db: database.db, changes, secrets, clock, log })
+  ;({ authenticate } = iam)
 })
 afterAll(async () => {
   await changes.close()
@@ -112,6 +115,43 @@ test('no header is one refusal, and everything else that does not fit is the oth
   ]) {
     expect(authenticate(header, undefined)).toEqual({ ok: false, refusal: { code: 'key_refused' } })
   }
+})
+
+test('a rule is one grant for all who have it, and its condition is compiled once for all rules and over all reads', async () => {
+  const organizationId = await addOrganization()
+  const applications = await Promise.all(
+    Array.from({ length: 3 }, async (_, n) => {
+      const id = newId(clock.now()) as string as PrincipalId
+      await database.db.query(
+        `insert into principal (id, organization_id, kind, role, name) values ($1, $2, 'application', 'member', $3)`,
+        [id, organizationId, `application ${n}`],
+      )
+      return id
+    }),
+  )
+  // More than may be written, as an older version took it: 50 policies of 50 rules, 20 of which do not compile any more.
+  await database.db.query(
+    `with made as (
+       insert into policy (id, organization_id, name, group_id)
+       select gen_random_uuid(), $1, 'p' || n, principal_group.id from generate_series(1, 50) as n, principal_group
+        where organization_id = $1 and everybody = 'application' returning id)
+     insert into policy_rule (id, policy_id, position, permission_set_names, condition)
+     select gen_random_uuid(), made.id, n, '{ProjectReadOnly}', case when n <= 30 then 'request.ip == "192.0.2.' || n || '"' else 'nonsense(' || n end
+       from made, generate_series(1, 50) as n`,
+    [organizationId],
+  )
+  const read = async () => {
+    const key = await newKey()
+    await until('the rows are read', () => iam.keyOf(key.secretKey) !== undefined)
+    return applications.map((id) => iam.rightsOf(id) as readonly Grant[])
+  }
+  const first = await read()
+  const compiled = new Set(first.flatMap((grants) => grants.map(({ condition }) => condition)))
+  expect(first.map(({ length }) => length)).toEqual([1500, 1500, 1500])
+  expect([new Set(first.flat()).size, compiled.size]).toEqual([1500, 30])
+  const again = await read()
+  expect(again[0]?.[0]).not.toBe(first[0]?.[0])
+  expect(again.flat().every(({ condition }) => compiled.has(condition))).toBe(true)
 })
 
 test('a secret key is the same in any case, and so is the word Bearer', () => {

@@ -96,8 +96,10 @@ const readKnown = (db: Db, compiled: Conditions): Promise<Everything> =>
     const conditions = new Map<string, { readonly condition: Condition | undefined } | undefined>()
     const grants = new Map<string, Grant[]>()
     await eachRow<RuleRow>(client, RULES, (row) => {
-      const known = conditions.get(row.condition) ?? compiled.get(row.condition) ?? compile(row.condition)
-      conditions.set(row.condition, known)
+      const { condition: text } = row
+      // What does not compile is not tried again either.
+      if (!conditions.has(text)) conditions.set(text, compiled.has(text) ? compiled.get(text) : compile(text))
+      const known = conditions.get(text)
       // Nothing is stored that does not compile; should a later version of the language refuse it, the rule grants nothing.
       if (known === undefined) return
       const grant = {
