@@ -171,7 +171,7 @@ export const openGateway = async (
   catalogRoutes(manage, { db, clock, servedBy: (name) => enginesOf(db, name) })
   engineRoutes(manage, { db, secrets, clock, states: engines.states, modelIds: (names) => readModelIds(db, names) })
   quotaRoutes(manage, { db, clock, policy, maxima: config.maxima, models: catalog.list })
-  usageRoutes(manage, { db: reportsDb, clock })
+  usageRoutes(manage, { db, reports: reportsDb, clock })
   const terms = termsOf(config)
   billingRoutes(manage, { db: reportsDb, clock, terms })
   budgetRoutes(manage, { db, clock, secrets })

@@ -54,3 +54,30 @@ test('however many ask for reports that take long, a key is made, works, and is 
   expect(new Set(statuses)).toEqual(new Set([200, 503]))
   expect((await house.call('/parvis/v1/usage?step=hour')).status).toBe(200)
 })
+
+test('a share whose reports take long is revoked all the same', async () => {
+  const { projects } = (await house.call('/account/v3/projects')).json() as { projects: { id: string }[] }
+  const expires = new Date(Date.now() + 3_600_000).toISOString()
+  const made = await house.call('/parvis/v1/usage-shares', { body: { project_id: projects[0]?.id, expires_at: expires } })
+  const { id, path } = made.json() as { id: string; path: string }
+  const blocker = await database.db.connect()
+  await blocker.query('begin')
+  await blocker.query('lock table usage_total in access exclusive mode')
+  const reports = Array.from({ length: 12 }, () => house.call(path, { key: null }))
+  try {
+    const waiting = async () =>
+      (
+        await database.db.query(
+          `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%usage_total%'`,
+        )
+      ).rowCount ?? 0
+    await expect.poll(waiting).toBeGreaterThanOrEqual(2)
+    expect((await house.call('/parvis/v1/usage-shares')).status).toBe(200)
+    expect((await house.call(`/parvis/v1/usage-shares/${id}`, { method: 'DELETE' })).status).toBe(204)
+  } finally {
+    await blocker.query('rollback')
+    blocker.release()
+  }
+  await Promise.all(reports)
+  expect((await house.call(path, { key: null })).status).toBe(404)
+})

@@ -41,7 +41,7 @@ beforeAll(async () => {
     bodyMs: 5_000,
     region: 'fr-par',
   })
-  usageRoutes(manage, { db: database.db, clock })
+  usageRoutes(manage, { db: database.db, reports: database.db, clock })
 })
 afterAll(async () => {
   await app.close()

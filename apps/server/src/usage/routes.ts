@@ -74,17 +74,20 @@ const READ = { resource: 'usage', action: 'read', scope: 'project' } as const sa
 const READ_SHARES = { resource: 'usage_share', action: 'read', scope: 'project' } as const satisfies Needs
 const WRITE_SHARES = { resource: 'usage_share', action: 'write', scope: 'project' } as const satisfies Needs
 
-/** Consumption as it is in the books, seconds old, and links that show one project's to somebody outside. */
-export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): void => {
-  const { db, clock } = room
-  requestRoutes(manage, room)
+/**
+ * Consumption as it is in the books, seconds old, and links that show one project's to somebody outside. Whatever is read from the books, or by a token of a share,
+ * has the connections of `reports`; shares are made and revoked by those of `db`, so that one whose readers take all of the others can be ended.
+ */
+export const usageRoutes = (manage: Manage, room: { db: Db; reports: Db; clock: Clock }): void => {
+  const { db, reports, clock } = room
+  requestRoutes(manage, { db: reports, clock })
 
   const answer = async (view: View): Promise<Outcome<z.infer<typeof Answer>, Denial>> => {
     if (view.from >= view.to) return no(invalid('to', 'constraint', 'must be after `from`'))
     const steps = (view.to - view.from) / STEP_MS[view.step]
     if (steps > MAX_STEPS[view.step])
       return no(invalid('step', 'constraint', `more than ${MAX_STEPS[view.step]} steps: take a coarser one`))
-    const seen = await viewUsage(db, view)
+    const seen = await viewUsage(reports, view)
     if (!seen.ok) {
       return seen.refusal.reason === 'too_many_rows'
         ? no(invalid('group_by', 'constraint', `more than ${MAX_VIEW_ROWS} rows: ask for less at once`))
@@ -209,7 +212,7 @@ export const usageRoutes = (manage: Manage, room: { db: Db; clock: Clock }): voi
     answer: Answer.extend({ project_id: z.uuid(), expires_at: z.iso.datetime() }),
     refuses: ['expired'],
     handle: async ({ params, query }) => {
-      const found = await openShare(db, clock, params.token)
+      const found = await openShare(reports, clock, params.token)
       if (!found.ok) {
         // The token is a secret, and is not repeated.
         if (found.refusal === 'unknown') return no(notFound('usage_share', 'unknown'))
