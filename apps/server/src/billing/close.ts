@@ -30,8 +30,11 @@ const OPEN_MONTHS = `
                          ($1::timestamptz at time zone 'UTC') - interval '1 month', interval '1 month') as starts
       on conflict do nothing`
 
-/** No lease ends later than that: one that does was written before the clock of the database was set back. */
-const LEASE_IS_OVER = `(leased_until < now() or leased_until > now() + make_interval(secs => ${Math.max(LEASE_SECONDS, AGAIN_SECONDS)}))`
+/**
+ * No lease ends as late as twice the longest: one that does was written before the clock of the database was set back. Twice, since a lease that was
+ * taken while this statement waited counts from a later "now" than this one's.
+ */
+const LEASE_IS_OVER = `(leased_until < now() or leased_until > now() + make_interval(secs => ${2 * AGAIN_SECONDS}))`
 
 const CLAIM = `
   update bill
