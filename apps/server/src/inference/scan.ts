@@ -9,14 +9,17 @@ export type Watch = {
    * "Model" beside "model" would let us bill one thing while the engine runs another: a twin in other letters is refused.
    */
   readonly strict: ReadonlySet<string>
+  /** The one whose long strings are noted: whoever parses the body need not read them. */
+  readonly wordy: string | undefined
 }
 
 /** A key as a parser compares it that ignores case by Unicode's rules, as Go's does: to those the long ſ is an s, too. */
 export const foldCase = (key: string): string => key.toLowerCase().replaceAll('ſ', 's')
 
-export const watch = (strict: readonly string[], others: readonly string[] = []): Watch => ({
+export const watch = (strict: readonly string[], others: readonly string[] = [], wordy?: string): Watch => ({
   keys: new Set([...strict, ...others]),
   strict: new Set(strict),
+  wordy,
 })
 
 export type Scanned = {
@@ -24,7 +27,12 @@ export type Scanned = {
   readonly spans: ReadonlyMap<string, Span>
   /** Just behind the opening brace: where a member can be inserted, with a comma behind it. */
   readonly inside: number
+  /** What stands between the quotes of the long strings in the wordy member, in their order. */
+  readonly long: readonly Span[]
 }
+
+/** A shorter string costs less to read than to go round it. */
+const LONG_STRING_BYTES = 1024
 
 /** Deeper than any schema of a tool, and shallow enough for every engine's parser (Python's gives up at 1,000). */
 const MAX_DEPTH = 512
@@ -97,6 +105,7 @@ const commonWord = (piece: Buffer, start: number, end: number): string | undefin
 }
 
 const NO_BYTES: Buffer = Buffer.alloc(0)
+const NONE: readonly Span[] = []
 const NOTHING: Body = { pieces: [], bytes: 0 }
 
 class Broken extends Error {}
@@ -114,13 +123,18 @@ export const scan = (body: Body, watched: Watch): Outcome<Scanned, string> => re
 
 const scanFields = (cursor: Cursor, watched: Watch): Scanned => {
   const spans = new Map<string, Span>()
+  let long: readonly Span[] = NONE
   cursor.peek()
   const inside = cursor.offset() + 1
   for (let place = 0; cursor.member(place); place += 1) {
     const { key } = cursor
     if (watched.keys.has(key)) {
       if (spans.has(key)) throw new Broken(`the key "${key}" comes twice`)
-      spans.set(key, cursor.take())
+      if (key === watched.wordy) {
+        const noted: Span[] = []
+        spans.set(key, cursor.take(noted))
+        long = noted
+      } else spans.set(key, cursor.take())
     } else {
       if (watched.strict.size > 0 && watched.strict.has(foldCase(key))) {
         throw new Broken(`the key ${JSON.stringify(key)} must be written "${foldCase(key)}"`)
@@ -129,7 +143,7 @@ const scanFields = (cursor: Cursor, watched: Watch): Scanned => {
     }
   }
   cursor.nothingMore()
-  return { spans, inside }
+  return { spans, inside, long }
 }
 
 /**
@@ -147,8 +161,8 @@ export type Cursor = {
   /** Where in the body it stands. */
   offset(): number
   skip(): void
-  /** Takes the next value and says where it stands. */
-  take(): Span
+  /** Takes the next value and says where it stands; and where its long strings do, if somebody wants to know. */
+  take(long?: Span[]): Span
   /** Takes the next value, and gives its text where it is a string; a long one is read as an empty one. */
   word(): string | undefined
   /** Where the word stands that was taken last. */
@@ -190,10 +204,12 @@ class Walk implements Cursor {
   private base = 0 // offset of the piece in the body
   private at = 0 // offset in the piece
   private wordStart = 0
+  private long: Span[] | undefined
 
   begin(body: Body, from: number): void {
     const { pieces } = body
     this.body = body
+    this.long = undefined
     this.piece = pieces[0] ?? NO_BYTES
     this.index = 0
     this.base = 0
@@ -227,10 +243,12 @@ class Walk implements Cursor {
     else this.skipScalar()
   }
 
-  take(): Span {
+  take(long?: Span[]): Span {
     this.peek()
     const start = this.offset()
+    this.long = long
     this.skip()
+    this.long = undefined
     return { start, end: this.offset() }
   }
 
@@ -328,8 +346,11 @@ class Walk implements Cursor {
       this.at = place + 1
       return
     }
+    const start = this.offset()
     this.at = place
     this.skipLongString()
+    const end = this.offset() - 1
+    if (this.long !== undefined && end - start >= LONG_STRING_BYTES) this.long.push({ start, end })
   }
 
   /** A quote is part of the string when an odd number of backslashes stands before it. The run may begin in an earlier piece. */

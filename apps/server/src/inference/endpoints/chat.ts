@@ -38,6 +38,7 @@ const WATCHED = watch(
     'reasoning_effort',
     ...LLAMA_NAMES,
   ],
+  'messages',
 )
 
 /** What a chat template may add that stands nowhere in the body: its markers, a system prompt, the frame around tools. */

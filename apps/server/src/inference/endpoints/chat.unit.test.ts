@@ -23,6 +23,53 @@ const fieldOf = (ask: object): string => {
 
 const user = (content: unknown) => ({ messages: [{ role: 'user', content }] })
 
+/** Longer than what is read of a body. */
+const LONG = 'all that was said é"\\ '.repeat(200)
+
+describe('long words in a chat', () => {
+  test('are not read, and go to the engine as they came', () => {
+    const ask = {
+      ...ASK,
+      ...user([
+        { type: 'text', text: LONG },
+        { type: 'image_url', image_url: { url: dataUrl('image/png', png(64, 64, 3_000)) } },
+      ]),
+    }
+    const text = Buffer.from(JSON.stringify({ ...ask, metadata: { note: LONG } }))
+    const reading = chat.read(bufferToBody(text))
+    if (!reading.ok) throw new Error('unreadable')
+    expect(JSON.stringify(reading.value.value?.['messages'])).not.toContain('said')
+    // What stands elsewhere may be written anew, so it is whole.
+    expect(reading.value.value?.['metadata']).toEqual({ note: LONG })
+    const checked = chat.check(reading.value, MODEL)
+    if (!checked.ok) throw new Error(JSON.stringify(checked.refusal))
+    const { pieces } = checked.value.bytesFor('remote')
+    expect(JSON.parse(Buffer.concat(pieces).toString())).toMatchObject({ ...ask, model: 'remote' })
+  })
+
+  test('hide no mistake around them', () => {
+    const before = { role: 'user', content: LONG }
+    const after = { role: 'tool', content: LONG, tool_call_id: LONG }
+    expect(fieldOf({ messages: [before, { role: 'nobody', content: LONG }, after] })).toBe('messages[1].role')
+    expect(fieldOf({ messages: [before, { role: 'tool', content: LONG }] })).toBe('messages[1].tool_call_id')
+    expect(fieldOf({ messages: [before, { role: 'user', content: { text: LONG } }] })).toBe('messages[1].content')
+    expect(fieldOf({ messages: [before, after], temperature: 7 })).toBe('temperature')
+    expect(fieldOf({ messages: LONG })).toBe('messages')
+    expect(fieldOf({ messages: [before, after] })).toBe('accepted')
+    // A key that is as long is one that nobody knows.
+    expect(fieldOf({ messages: [{ ...before, [LONG]: 1, [`${LONG}!`]: 2 }] })).toBe('accepted')
+  })
+
+  test('must be UTF-8, and what is no JSON around them is refused as ever', () => {
+    const whole = Buffer.from(JSON.stringify({ ...ASK, ...user(LONG) }))
+    const broken = Buffer.from(whole)
+    broken[whole.length - 100] = 0xff
+    expect(chat.read(bufferToBody(broken))).toMatchObject({ ok: false, refusal: { code: 'body_not_json' } })
+    const behind = Buffer.from(whole.toString().replace('"role":"user"', '"role":"user",'))
+    expect(chat.read(bufferToBody(behind))).toMatchObject({ ok: false, refusal: { code: 'body_not_json' } })
+  })
+})
+
 describe('a chat request', () => {
   test.each<[object]>([
     [

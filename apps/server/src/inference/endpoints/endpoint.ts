@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { z } from 'zod'
 import type { Model } from '../../catalog/model.ts'
 import type { EngineDialect } from '../../engines/replica.ts'
@@ -40,7 +41,7 @@ export type Reading = {
   readonly spans: ReadonlyMap<string, Span>
   /** Where a field can be inserted. */
   readonly inside: number
-  /** The parsed body, where it is small enough to be parsed. */
+  /** The parsed body, where it is small enough to be parsed; of a chat without what stands in long strings of its messages. */
   readonly value: Record<string, unknown> | undefined
 }
 
@@ -109,10 +110,10 @@ export const LLAMA_NAMES = ['n_predict', 'n_cmpl'] as const
 export const readBody = (body: Body, watched: Watch): Outcome<Reading> => {
   const scanned = scan(body, watched)
   if (!scanned.ok) return no({ code: 'body_not_json', reason: scanned.refusal })
-  const value = body.bytes <= JOIN_BYTES ? parse(slice(body, { start: 0, end: body.bytes })) : yes(undefined)
+  const { spans, inside, long } = scanned.value
+  const value = body.bytes <= JOIN_BYTES ? parse(slice(body, { start: 0, end: body.bytes }), long) : yes(undefined)
   if (!value.ok) return value
 
-  const { spans, inside } = scanned.value
   const span = spans.get('model')
   if (span === undefined) return no({ code: 'model_missing' })
   // The scanner has seen that the body is an object, with one model.
@@ -126,13 +127,24 @@ export const readBody = (body: Body, watched: Watch): Outcome<Reading> => {
   return yes({ model, body, spans, inside, value: fields })
 }
 
-export const parse = (bytes: Buffer): Outcome<unknown> => {
+/** `long`: strings that nobody reads here. They become a space each, and what is wrong inside them the engine says, as of a body that is too large to be parsed. */
+export const parse = (bytes: Buffer, long: readonly Span[] = []): Outcome<unknown> => {
   try {
-    return yes(JSON.parse(utf8.decode(bytes)))
+    return yes(JSON.parse(long.length > 0 && isUtf8(bytes) ? textAround(bytes, long) : utf8.decode(bytes)))
   } catch (error) {
     // What V8 quotes is the caller's own text, and it goes to the caller only.
     return no({ code: 'body_not_json', reason: error instanceof Error ? error.message : 'it cannot be parsed' })
   }
+}
+
+const textAround = (bytes: Buffer, long: readonly Span[]): string => {
+  let text = ''
+  let at = 0
+  for (const { start, end } of long) {
+    text += `${bytes.toString('utf8', at, start)} `
+    at = end
+  }
+  return text + bytes.toString('utf8', at)
 }
 
 // Strict: an engine refuses what is not UTF-8, and an answer to a guess would be worth nothing.
