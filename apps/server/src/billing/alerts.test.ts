@@ -8,6 +8,7 @@ import { type MailServer, openMailServer } from '@parvis/testkit/mail-server'
 import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { addOrganization, addPriced, handClock, use } from '../../test/billing-usage.ts'
+import type { Db } from '../kit/db.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import type { Cents } from '../kit/money.ts'
@@ -110,10 +111,14 @@ const withBudget = async (name: string, thresholds: readonly number[], to: Recip
 const spend = (organizationId: OrganizationId, euros: number, at = '2026-05-10T10:00:00Z') =>
   use(database.db, { organizationId, model: 'model', priceId, at, output: euros * 1_000_000 })
 const look = (clock: ReturnType<typeof handClock>) => alertRound({ db: database.db, clock, log, terms })
-const deliver = (clock: ReturnType<typeof handClock>, more: { fetchAllow?: readonly string[]; smtpUrl?: string | undefined } = {}) =>
+const deliver = (
+  clock: ReturnType<typeof handClock>,
+  more: { fetchAllow?: readonly string[]; smtpUrl?: string | undefined } = {},
+  db: Db = database.db,
+) =>
   deliverRound(
     {
-      db: database.db,
+      db,
       clock,
       log,
       delivery: { secrets, smtpUrl: mail.url, mailFrom: 'bills@example.com', fetchAllow: ['127.0.0.0/8'], ...more },
@@ -312,6 +317,30 @@ test('several processes that deliver at once send each message once', async () =
   await Promise.all(Array.from({ length: 6 }, () => deliver(clock)))
   expect(hook.calls).toHaveLength(5)
   expect(new Set(hook.calls.map(({ headers }) => headers['x-parvis-delivery'])).size).toBe(5)
+})
+
+test('a lease is respected by whoever began before it was written', async () => {
+  const { organizationId, clock } = await withBudget('early', [10], { type: 'webhook', recipients: [hook.url] })
+  await spend(organizationId, 8)
+  await look(clock)
+  const early = await database.db.connect()
+  try {
+    await early.query('begin')
+    await early.query('select now()')
+    const held: (() => void)[] = []
+    hook.held.list = held
+    const first = deliver(clock)
+    await until('the message is on its way', () => held.length === 1)
+    delete hook.held.list
+    await deliver(clock, {}, early as unknown as Db)
+    await early.query('rollback')
+    held[0]?.()
+    await first
+    expect(hook.calls).toHaveLength(1)
+  } finally {
+    delete hook.held.list
+    early.release()
+  }
 })
 
 test('webhooks that hang hold up no other organization, whose turn comes before the second of theirs', async () => {
