@@ -319,6 +319,19 @@ test('several processes that deliver at once send each message once', async () =
   expect(new Set(hook.calls.map(({ headers }) => headers['x-parvis-delivery'])).size).toBe(5)
 })
 
+test('a lease from before the clock was set back holds no message up', async () => {
+  const { organizationId, clock } = await withBudget('set back', [10], { type: 'webhook', recipients: [hook.url] })
+  await spend(organizationId, 8)
+  await look(clock)
+  const leasedFor = (time: string) => database.db.query('update budget_message set leased_until = now() + $1::interval', [time])
+  await leasedFor('100 seconds')
+  await deliver(clock)
+  expect(hook.calls).toEqual([])
+  await leasedFor('2 hours')
+  await deliver(clock)
+  expect(hook.calls).toHaveLength(1)
+})
+
 test('a lease is respected by whoever began before it was written', async () => {
   const { organizationId, clock } = await withBudget('early', [10], { type: 'webhook', recipients: [hook.url] })
   await spend(organizationId, 8)

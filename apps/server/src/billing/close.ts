@@ -5,6 +5,7 @@ import type { OrganizationId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { billToContent, readBill } from './bill.ts'
 import { draftInvoice } from './invoice.ts'
+import { isFree } from './lease.ts'
 import { type Month, monthOf, monthStart } from './month.ts'
 import type { Terms } from './terms.ts'
 
@@ -30,18 +31,12 @@ const OPEN_MONTHS = `
                          ($1::timestamptz at time zone 'UTC') - interval '1 month', interval '1 month') as starts
       on conflict do nothing`
 
-/**
- * No lease ends as late as twice the longest: one that does was written before the clock of the database was set back. Twice, since a lease that was
- * taken while this statement waited counts from a later "now" than this one's.
- */
-const LEASE_IS_OVER = `(leased_until < now() or leased_until > now() + make_interval(secs => ${2 * AGAIN_SECONDS}))`
-
 const CLAIM = `
   update bill
      set leased_by = $1, leased_until = now() + make_interval(secs => ${LEASE_SECONDS}), attempt = attempt + 1
    where (organization_id, month) = (
      select organization_id, month from bill
-      where closed_at is null and due_at <= $2 and (leased_until is null or ${LEASE_IS_OVER})
+      where closed_at is null and due_at <= $2 and ${isFree(AGAIN_SECONDS)}
         and not exists (select 1 from bill earlier
                          where earlier.organization_id = bill.organization_id and earlier.month < bill.month and earlier.closed_at is null)
       order by due_at, organization_id

@@ -8,6 +8,7 @@ import { openMail } from '../kit/mail.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import type { NotificationId } from './budget.ts'
+import { isFree } from './lease.ts'
 import { type Month, monthStart } from './month.ts'
 
 export type Delivery = {
@@ -49,10 +50,7 @@ const CLAIM = `
        set leased_until = now() + make_interval(secs => ${LEASE_SECONDS}), attempt = attempt + 1
      where id = (
        select budget_message.id from budget_message join budget_firing on budget_firing.id = firing_id
-        where sent_at is null and gave_up_at is null and due_at <= $1 and (leased_until is null or leased_until < now()
-               -- No lease ends that late: it was written before the clock of the database was set back. Twice, since a lease that was
-               -- taken while this statement waited counts from a later "now" than this one's.
-               or leased_until > now() + make_interval(secs => ${2 * LEASE_SECONDS}))
+        where sent_at is null and gave_up_at is null and due_at <= $1 and ${isFree(LEASE_SECONDS)}
           and organization_id <> all ($2)
         order by due_at, budget_message.id
         limit 1

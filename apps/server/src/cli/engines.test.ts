@@ -76,6 +76,7 @@ test('a server for speech is added like any other', async () => {
     'my-transcriber=audio',
   )
   expect(said).toContain('whisper (there: Systran/faster-whisper-small): new in the catalogue, audio')
+  expect(said).toContain('parvis models price whisper <price> 0')
   expect(await catalogue()).toMatchObject([
     { name: 'whisper', type: 'audio' },
     { name: 'my-transcriber', type: 'audio' },

@@ -45,9 +45,9 @@ test('the parameters of a hash are its own, within bounds', async () => {
   expect(await openPasswords(secrets).matching(GOOD, [weaker], '')).toEqual({ ok: true, value: [false] })
 })
 
-test('what cannot soon have its turn is refused, and an address has only so many places', async () => {
+test('what cannot soon have its turn is refused, and an address, or a network of IPv6, has only so many places', async () => {
   const passwords = openPasswords(secrets)
-  const one = Array.from({ length: 6 }, () => passwords.hash(GOOD, '192.0.2.1'))
+  const one = Array.from({ length: 6 }, (_, index) => passwords.hash(GOOD, `2001:db8:0:7::${index}`))
   const many = Array.from({ length: 20 }, (_, index) => passwords.hash(GOOD, `198.51.100.${index}`))
   const refused = await Promise.all([one[4], one[5], many[12], many[19]])
   for (const outcome of refused) expect(outcome).toMatchObject({ ok: false, refusal: { type: 'too_many_requests' } })

@@ -132,6 +132,8 @@ export const parse = (bytes: Buffer, long: readonly Span[] = []): Outcome<unknow
   try {
     return yes(JSON.parse(long.length > 0 && isUtf8(bytes) ? textAround(bytes, long) : utf8.decode(bytes)))
   } catch (error) {
+    // The place that is told is one in the text as it came.
+    if (long.length > 0) return parse(bytes)
     // What V8 quotes is the caller's own text, and it goes to the caller only.
     return no({ code: 'body_not_json', reason: error instanceof Error ? error.message : 'it cannot be parsed' })
   }
