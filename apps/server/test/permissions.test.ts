@@ -341,6 +341,19 @@ test('a condition is looked at on the data plane, and holds only for the policy 
   expect(await status()).toBe(200)
 })
 
+test('a time zone on anything but the time of the request is refused when the rule is written, and in words', async () => {
+  const { policyId } = await newKey([])
+  const condition = 'timestamp("2026-11-22T10:30:00Z").getHours("Europe/Paris") == 11'
+  const rule = { permission_set_names: ['ProjectReadOnly'], organization_id: organizationId, condition }
+  const help_message = 'getHours with a time zone is there for request.time only'
+  const refusal = {
+    status: 400,
+    body: { type: 'invalid_arguments', details: [{ argument_name: 'condition', reason: 'format', help_message }] },
+  }
+  expect(await ask('PUT', `${IAM}/rules`, house.secretKey, { policy_id: policyId, rules: [rule] })).toMatchObject(refusal)
+  expect(await ask('POST', `${IAM}/policies`, house.secretKey, { name: 'zoned', no_principal: true, rules: [rule] })).toMatchObject(refusal)
+})
+
 test('a change made here holds on another gateway', async () => {
   const other = await startHouse({ database, settings: { PARVIS_MASTER_KEY: masterKey } })
   try {

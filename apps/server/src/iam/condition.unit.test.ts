@@ -102,6 +102,16 @@ test.each([
   expect(compileCondition(text)).toEqual({ ok: false, refusal: why })
 })
 
+test('a text that is put together is not searched, since a hundred of them would hold the process for a quarter of a second', () => {
+  const agent = (times: number): string => Array.from({ length: times }, () => 'request.user_agent').join(' + ')
+  const no = { ok: false, refusal: 'contains and indexOf are not there beside + of texts' }
+  expect(compileCondition(`(${agent(40)}).contains("b" + ${agent(20)})`)).toEqual(no)
+  expect(compileCondition(`(${agent(40)}).indexOf("b" + ${agent(20)}) == 1`)).toEqual(no)
+  expect(holds('request.user_agent == "terraform" + "/1.11.0"')).toBe(true)
+  expect(holds('request.user_agent.contains("1.1") && request.user_agent.indexOf("form") + 1 == 6')).toBe(true)
+  expect(holds('request.user_agent.contains("1.1") && request.time + duration("1h") > request.time')).toBe(true)
+})
+
 test('an IPv4 address in an IPv6 socket is the IPv4 address', () => {
   expect(holds('inIpRange(request.ip, "198.51.100.0/24")', { ip: '::ffff:198.51.100.7' })).toBe(true)
 })

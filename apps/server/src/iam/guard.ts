@@ -3,9 +3,10 @@ import { isUuid, type ProjectId } from '../kit/ids.ts'
 import { type Actor, type Guard, type May, type Origin, originOf } from '../kit/management.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { secretOf } from './authenticate.ts'
+import type { Condition } from './condition.ts'
 import { type Cookies, FOREIGN } from './cookies.ts'
 import type { Iam } from './iam.ts'
-import { permits, permitsAnywhere, type Rights } from './rights.ts'
+import { permitsOnCondition, permitsPlainly, type Rights } from './rights.ts'
 import type { Sessions } from './sessions.ts'
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header)
@@ -17,7 +18,10 @@ const WITHOUT_KEY: Denial = {
   help_message: 'Send the secret key as X-Auth-Token.',
 }
 
-type Known = Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId' | 'rightsOf' | 'clock' | 'failures'>
+const SLOW_CONDITIONS =
+  'The conditions in the policies of this organization take too much time: send fewer requests, or have them shortened.'
+
+type Known = Pick<Iam, 'keyOf' | 'knownProjects' | 'operatorId' | 'rightsOf' | 'clock' | 'failures' | 'conditionTime'>
 
 /**
  * Who is calling the management API, and what they may: `X-Auth-Token: <secret key>`, the same as a bearer, or
@@ -38,16 +42,27 @@ export const openGuard = (iam: Known, people: { sessions: Pick<Sessions, 'read'>
     who: Pick<Actor, 'organizationId' | 'principalId' | 'kind' | 'accessKey' | 'sessionId'>,
     rights: Rights,
     origin: Origin,
-  ) => {
+  ): Outcome<{ actor: Actor; may: May }, Denial> => {
     const { organizationId } = who
     const now = iam.clock.now()
     const isOurs = (projectId: ProjectId): boolean => iam.knownProjects().get(projectId) === organizationId
-    const may: May = ({ resource, action, scope }, projectId) =>
-      scope === 'anywhere'
-        ? permitsAnywhere(rights, `${resource}:${action}`, origin, now)
-        : (scope !== 'installation' || organizationId === iam.operatorId) &&
-          (projectId === undefined || isOurs(projectId)) &&
-          permits(rights, `${resource}:${action}`, projectId, origin, now)
+    // Refused here and not at the question: nobody's rights shall look smaller than they are because of the time that they take.
+    const waitMs =
+      rights !== 'everything' && rights.some(({ condition }) => condition !== undefined) ? iam.conditionTime.waitMs(organizationId) : 0
+    if (waitMs > 0) return no({ type: 'too_many_requests', help_message: SLOW_CONDITIONS, retryAfterMs: waitMs })
+    // A route may ask for each of hundreds of projects; a condition says the same of all of them.
+    const said = new Map<Condition, boolean>()
+    const may: May = ({ resource, action, scope }, projectId) => {
+      if (scope === 'installation' && organizationId !== iam.operatorId) return false
+      if (scope !== 'anywhere' && projectId !== undefined && !isOurs(projectId)) return false
+      const where = scope === 'anywhere' ? scope : projectId
+      const plainly = permitsPlainly(rights, `${resource}:${action}`, where)
+      if (plainly !== 'depends') return plainly
+      const began = performance.now()
+      const holds = permitsOnCondition(rights, `${resource}:${action}`, where, origin, now, said)
+      iam.conditionTime.spend(organizationId, performance.now() - began)
+      return holds
+    }
     return yes({ actor: { ...who, name: who.principalId, owner: rights === 'everything', ...origin }, may })
   }
 

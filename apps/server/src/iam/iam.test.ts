@@ -154,6 +154,43 @@ test('a rule is one grant for all who have it, and its condition is compiled onc
   expect(again.flat().every(({ condition }) => compiled.has(condition))).toBe(true)
 })
 
+test('a rule that an older version took and this one does not grants nothing, and the log says so once and in one line', async () => {
+  const organizationId = await addOrganization()
+  const id = newId(clock.now()) as string as PrincipalId
+  await database.db.query(
+    `insert into principal (id, organization_id, kind, role, name) values ($1, $2, 'application', 'member', 'zoned')`,
+    [id, organizationId],
+  )
+  await database.db.query('delete from policy')
+  // Fifty policies, so that what is told of them has a bound.
+  const { rows: policies } = await database.db.query<{ id: string }>(
+    `with made as (
+       insert into policy (id, organization_id, name, principal_id) select gen_random_uuid(), $1, 'p' || n, $2 from generate_series(1, 50) as n returning id)
+     insert into policy_rule (id, policy_id, position, permission_set_names, condition)
+     select gen_random_uuid(), id, 0, '{ProjectReadOnly}', 'timestamp("2026-11-22T10:30:00Z").getHours("Europe/Paris") < ' || row_number() over ()
+       from made returning policy_id as id`,
+    [organizationId, id],
+  )
+  const lines: { msg: string; rules: { policyId: string; reason: string }[] }[] = []
+  const telling = openLog('warn', { write: (line: string) => void lines.push(JSON.parse(line)) } as unknown as NodeJS.WritableStream)
+  const own = await openChanges({ db: database.db, url: database.url, clock: systemClock, log })
+  try {
+    const reader = await openIam({ db: database.db, changes: own, secrets, clock, log: telling })
+    expect(reader.rightsOf(id)).toEqual([])
+    expect(lines).toMatchObject([{ msg: expect.stringContaining('grant nothing') }])
+    const told = lines[0]?.rules ?? []
+    expect(told).toHaveLength(10)
+    expect(told[0]?.reason).toBe('getHours with a time zone is there for request.time only')
+    expect(policies.map((policy) => policy.id)).toEqual(expect.arrayContaining(told.map(({ policyId }) => policyId)))
+    const key = await newKey()
+    await until('the rows are read again', () => reader.keyOf(key.secretKey) !== undefined)
+    expect(lines).toHaveLength(1)
+  } finally {
+    await own.close()
+    await database.db.query('delete from policy where organization_id = $1', [organizationId])
+  }
+})
+
 test('a secret key is the same in any case, and so is the word Bearer', () => {
   const secretKey = made.created?.secretKey ?? ''
   expect(admits(secretKey.toUpperCase())).toBe(true)

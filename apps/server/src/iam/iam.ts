@@ -7,6 +7,7 @@ import type { Logger } from '../kit/log.ts'
 import type { Secrets } from '../kit/secrets.ts'
 import { type Authenticate, authenticator, hashToText, type Known, type KnownKey } from './authenticate.ts'
 import { type Condition, compileCondition } from './condition.ts'
+import { type ConditionTime, openConditionTime } from './condition-time.ts'
 import { type Elsewhere, type Failures, openFailures } from './failures.ts'
 import { readInstallation } from './installation.ts'
 import { PERMISSION_SETS, type Right } from './permission-sets.ts'
@@ -56,10 +57,10 @@ const rightsOfSets = (): ((names: readonly string[]) => ReadonlySet<Right>) => {
 /** What the texts of conditions mean, `undefined` where they do not compile. To compile one costs half a millisecond and 100 KB. */
 type Conditions = ReadonlyMap<string, { readonly condition: Condition | undefined } | undefined>
 
-const compile = (text: string): { readonly condition: Condition | undefined } | undefined => {
-  const compiled = compileCondition(text)
-  return compiled.ok ? { condition: compiled.value } : undefined
-}
+/** A policy with a rule that grants nothing, since its condition does not compile. */
+type Mute = { readonly policyId: string; readonly reason: string }
+const MAX_MUTE_TOLD = 10
+const MAX_REASON_CHARACTERS = 200
 
 const RULES = `
   select policy_id, permission_set_names, project_ids, condition
@@ -81,8 +82,8 @@ const BEARERS = `
 
 type Everything = Known & { readonly rights: ReadonlyMap<PrincipalId, Rights>; readonly conditions: Conditions; readonly version: bigint }
 
-/** All keys, rights and projects as of one moment. Keys that expire later are judged by the clock. `compiled`: what was known before of conditions. */
-const readKnown = (db: Db, compiled: Conditions): Promise<Everything> =>
+/** All keys, rights and projects as of one moment. Keys that expire later are judged by the clock. `compiled`: what was known before of conditions; `mute` is filled. */
+const readKnown = (db: Db, compiled: Conditions, mute: Mute[]): Promise<Everything> =>
   transaction(db, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
     const { rows: versions } = await client.query<{ version: bigint }>(`select version from change where room = 'iam'`)
@@ -97,10 +98,18 @@ const readKnown = (db: Db, compiled: Conditions): Promise<Everything> =>
     const grants = new Map<string, Grant[]>()
     await eachRow<RuleRow>(client, RULES, (row) => {
       const { condition: text } = row
-      // What does not compile is not tried again either.
-      if (!conditions.has(text)) conditions.set(text, compiled.has(text) ? compiled.get(text) : compile(text))
+      if (!conditions.has(text)) {
+        // What does not compile is not tried again either.
+        if (compiled.has(text)) conditions.set(text, compiled.get(text))
+        else {
+          const made = compileCondition(text)
+          conditions.set(text, made.ok ? { condition: made.value } : undefined)
+          if (!made.ok && mute.length < MAX_MUTE_TOLD)
+            mute.push({ policyId: row.policy_id, reason: made.refusal.slice(0, MAX_REASON_CHARACTERS) })
+        }
+      }
       const known = conditions.get(text)
-      // Nothing is stored that does not compile; should a later version of the language refuse it, the rule grants nothing.
+      // Nothing is stored that does not compile; what an older version took and this one does not grants nothing.
       if (known === undefined) return
       const grant = {
         rights: rightsOf(row.permission_set_names),
@@ -151,6 +160,7 @@ export type Iam = {
   knowing(version: bigint): Promise<void>
   readonly clock: Clock
   readonly failures: Failures
+  readonly conditionTime: ConditionTime
 }
 
 /**
@@ -171,15 +181,22 @@ export const openIam = async (options: {
   let known: Everything = { keys: new Map(), projects: new Map(), rights: new Map(), conditions: new Map(), version: 0n }
   let told: (() => void)[] = []
   await options.changes.watch('iam', async () => {
-    known = await readKnown(db, known.conditions)
+    const mute: Mute[] = []
+    known = await readKnown(db, known.conditions, mute)
+    if (mute.length > 0)
+      log.warn(
+        { rules: mute },
+        'rules of these policies grant nothing: their conditions are not taken any more and have to be written anew',
+      )
     log.debug({ keys: known.keys.size, projects: known.projects.size }, 'read the keys')
     const waiting = told
     told = []
     for (const tell of waiting) tell()
   })
   const failures = openFailures(clock, options.elsewhere)
+  const conditionTime = openConditionTime(clock)
   return {
-    authenticate: authenticator(() => known, secrets, clock, failures),
+    authenticate: authenticator(() => known, secrets, clock, failures, conditionTime),
     keyOf: (secretKey) => known.keys.get(secrets.hashKeyToText(secretKey)),
     knownProjects: () => known.projects,
     rightsOf: (principalId) => known.rights.get(principalId) ?? [],
@@ -196,5 +213,6 @@ export const openIam = async (options: {
     },
     clock,
     failures,
+    conditionTime,
   }
 }

@@ -15,16 +15,6 @@ export type Grant = {
 /** What a principal may do: everything, or the union of its grants. Nothing is ever taken away (serverless-platform.md 5.3). */
 export type Rights = 'everything' | readonly Grant[]
 
-/** Whether a right is granted in any project at all. */
-export const permitsAnywhere = (rights: Rights, right: Right, origin: Origin, at: Instant): boolean =>
-  rights === 'everything' ||
-  rights.some(
-    (grant) =>
-      grant.rights.has(right) &&
-      (grant.projects === undefined || grant.projects.size > 0) &&
-      (grant.condition === undefined || grant.condition(origin, at)),
-  )
-
 /**
  * Whether whoever has `mine` may already do all that `theirs` opens: only then may one make a way in for the other. Who may write
  * policies may give itself anything (serverless-platform.md 5.2). What holds on a condition counts as nothing.
@@ -45,20 +35,44 @@ export const covers = (mine: Rights, theirs: Rights): boolean => {
   )
 }
 
-/** Without a project the organization as a whole is meant. */
-export const permits = (
+/** `anywhere`: in whichever project, or in the organization. Without a project the organization as a whole is meant. */
+export type Where = ProjectId | 'anywhere' | undefined
+
+const speaksOf = (grant: Grant, right: Right, where: Where): boolean => {
+  const { rights, projects } = grant
+  if (!rights.has(right)) return false
+  if (projects === undefined) return true
+  return where === 'anywhere' ? projects.size > 0 : where !== undefined && projects.has(where)
+}
+
+/** What the rules without a condition say, which costs next to nothing; `depends`: another one may grant it, on its condition. */
+export const permitsPlainly = (rights: Rights, right: Right, where: Where): boolean | 'depends' => {
+  if (rights === 'everything') return true
+  let depends = false
+  for (const grant of rights) {
+    if (!speaksOf(grant, right, where)) continue
+    if (grant.condition === undefined) return true
+    depends = true
+  }
+  return depends && 'depends'
+}
+
+/** Whether one of those rules grants it now. `known`: what conditions have said of the same request. */
+export const permitsOnCondition = (
   rights: Rights,
   right: Right,
-  projectId: ProjectId | undefined,
-  origin: Origin | undefined,
+  where: Where,
+  origin: Origin,
   at: Instant,
+  known?: Map<Condition, boolean>,
 ): boolean => {
-  if (rights === 'everything') return true
+  if (rights === 'everything') return false
   for (const grant of rights) {
-    if (!grant.rights.has(right)) continue
-    if (grant.projects !== undefined && (projectId === undefined || !grant.projects.has(projectId))) continue
-    if (grant.condition !== undefined && (origin === undefined || !grant.condition(origin, at))) continue
-    return true
+    const { condition } = grant
+    if (condition === undefined || !speaksOf(grant, right, where)) continue
+    const holds = known?.get(condition) ?? condition(origin, at)
+    known?.set(condition, holds)
+    if (holds) return true
   }
   return false
 }

@@ -15,6 +15,8 @@ export type Refusal =
   | { code: 'key_refused' }
   /** Too many wrong keys came from the address. */
   | { code: 'key_guessed'; retryAfterMs: number }
+  /** Only a condition could let the key in, and those of its organization have taken more time than they may. */
+  | { code: 'conditions_slow'; retryAfterMs: number }
   | { code: 'route_unknown'; method: string; path: string }
   | { code: 'body_too_large'; maxBytes: number }
   | { code: 'body_late'; limitMs: number }
@@ -81,6 +83,11 @@ export const SPOKEN = {
       'Insufficient permissions to access the resource: the key is unknown, has expired, or has no right on this project. A key of one project is used at /{project_id}/v1.',
   },
   key_guessed: { status: 429, type: 'RateLimitError', say: () => 'Too many requests with a wrong API key came from this address.' },
+  conditions_slow: {
+    status: 429,
+    type: 'RateLimitError',
+    say: () => "The conditions in this organization's policies take too much time: send fewer requests, or have them shortened.",
+  },
   route_unknown: { status: 404, type: 'NotFoundError', say: (r) => `There is no route ${r.method} ${r.path}.` },
   body_too_large: { status: 400, type: 'BadRequestError', say: (r) => `The body is too large: at most ${r.maxBytes} bytes are accepted.` },
   body_late: { status: 408, type: 'RequestTimeoutError', say: (r) => `The body did not arrive within ${r.limitMs / 1000} s.` },
