@@ -302,6 +302,31 @@ test('who manages groups brings nobody into a group that may more, themselves in
   expect((await ask(method, path, keys.get('IAMManager') ?? '', body)).status).toBe(200)
 })
 
+test('an application that manages users makes none where every user may more than it', async () => {
+  const manager = keys.get('IAMUserManager') ?? ''
+  const add = (key: string) => {
+    const username = `u-${randomUUID().slice(0, 8)}`
+    return ask('POST', `${IAM}/users`, key, { member: { username, email: `${username}@example.com` } })
+  }
+  expect((await add(manager)).status).toBe(200)
+  const { body } = await ask('GET', `${IAM}/groups`, house.secretKey)
+  const everybody = (body['groups'] as { id: string; name: string }[]).find(({ name }) => name === 'All users')
+  const { id } = await must('POST', `${IAM}/policies`, {
+    name: 'everybody',
+    group_id: everybody?.id,
+    rules: [{ permission_set_names: ['BillingReadOnly'], organization_id: organizationId }],
+  })
+  try {
+    const before = await trace()
+    expect(await add(manager)).toMatchObject({ status: 412, body: { type: 'precondition_failed', precondition: 'protected_resource' } })
+    expect(await trace()).toBe(before)
+    // Who gives rights away may do as they like.
+    expect((await add(keys.get('IAMManager') ?? '')).status).toBe(200)
+  } finally {
+    await must('DELETE', `${IAM}/policies/${String(id)}`)
+  }
+})
+
 test('models are used with one of three permission sets, on the project of the URL', async () => {
   const models = async (secretKey: string, project?: string) =>
     (await house.call(`${project === undefined ? '' : `/${project}`}/v1/models`, { key: secretKey })).status

@@ -65,6 +65,19 @@ const Group = z.object({
 const read = async (db: Db | pg.ClientBase, organizationId: OrganizationId, id: string): Promise<Row | undefined> =>
   (await db.query<Row>(`${SELECT} and id = $2`, [organizationId, id])).rows[0]
 
+/** What the group's policies open for whoever is in it; what holds on a condition counts as if it always did. */
+export const opens = async (client: pg.ClientBase, groupId: string): Promise<Grant[]> => {
+  const { rows } = await client.query<{ permission_set_names: string[]; project_ids: ProjectId[] | null }>(
+    'select permission_set_names, project_ids from policy_rule join policy on policy.id = policy_id where group_id = $1',
+    [groupId],
+  )
+  return rows.map(({ permission_set_names: names, project_ids: projects }) => ({
+    rights: new Set(names.flatMap((name) => PERMISSION_SETS.get(name)?.rights ?? [])),
+    projects: projects === null ? undefined : new Set(projects),
+    condition: undefined,
+  }))
+}
+
 const PATH = '/iam/v1alpha1/groups'
 
 /** control-plane.md 5.3. */
@@ -90,19 +103,6 @@ export const groupRoutes = (manage: Manage, room: IamRoom): void => {
   const params = z.object({ group_id: z.uuid() })
 
   type Members = { readonly user_ids?: readonly string[] | undefined; readonly application_ids?: readonly string[] | undefined }
-
-  /** What the group's policies open for whoever is in it; what holds on a condition counts as if it always did. */
-  const opens = async (client: pg.ClientBase, groupId: string): Promise<Grant[]> => {
-    const { rows } = await client.query<{ permission_set_names: string[]; project_ids: ProjectId[] | null }>(
-      'select permission_set_names, project_ids from policy_rule join policy on policy.id = policy_id where group_id = $1',
-      [groupId],
-    )
-    return rows.map(({ permission_set_names: names, project_ids: projects }) => ({
-      rights: new Set(names.flatMap((name) => PERMISSION_SETS.get(name)?.rights ?? [])),
-      projects: projects === null ? undefined : new Set(projects),
-      condition: undefined,
-    }))
-  }
 
   /**
    * The first of them that is nobody of the kind here is said to be missing; nothing is added then. Nobody brings somebody, oneself among

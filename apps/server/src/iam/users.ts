@@ -8,6 +8,7 @@ import { type Actor, listOf, type Manage, queryFlag } from '../kit/management.ts
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import { forgetKeys } from './api-keys.ts'
 import type { Note } from './change.ts'
+import { opens } from './groups.ts'
 import { endLinks, makeLink } from './links.ts'
 import { weaknessOf } from './passwords.ts'
 import { covers } from './rights.ts'
@@ -120,6 +121,21 @@ export const userRoutes = (manage: Manage, { db, change, fits, secrets, iam, peo
     row.id === actor.principalId || covers(iam.rightsOf(actor.principalId), iam.rightsOf(row.id))
       ? undefined
       : no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'this user may do more than you' })
+
+  /**
+   * Who adds a user can go in as it, and is where all users are then: for an application that is as much as coming into a group
+   * (groups.ts). A user is in it already.
+   */
+  const overEverybody = async (client: pg.ClientBase, actor: Actor): Promise<Outcome<never, Denial> | undefined> => {
+    if (actor.kind === 'user') return undefined
+    const { rows } = await client.query<{ id: string }>(
+      `select id from principal_group where organization_id = $1 and everybody = 'user'`,
+      [actor.organizationId],
+    )
+    return covers(iam.rightsOf(actor.principalId), await opens(client, rows[0]?.id ?? ''))
+      ? undefined
+      : no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'every user here may do more than you' })
+  }
 
   /** Who is called so, or has this address. */
   const takenBy = async (client: pg.ClientBase, organizationId: OrganizationId, by: { username?: string; email?: string }) =>
@@ -237,6 +253,8 @@ export const userRoutes = (manage: Manage, { db, change, fits, secrets, iam, peo
       const made = await change(actor, async (client, note) => {
         const [other] = await takenBy(client, actor.organizationId, { username, email })
         if (other !== undefined) return taken(other)
+        const refused = await overEverybody(client, actor)
+        if (refused !== undefined) return refused
         const fit = await fits(client, actor.organizationId, 'user')
         if (!fit.ok) return fit
         await client.query(
