@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { openSecrets } from '@parvis/server/kit/secrets'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { startScriptedEngine } from '@parvis/testkit/scripted-engine'
@@ -91,6 +92,69 @@ test('an organization is made once, acts, is suspended, goes on, and is closed f
   })
   const list = await must('GET', '/parvis/v1/organizations?state=closed&name=acm')
   expect(list).toMatchObject({ total_count: 1, organizations: [{ id }] })
+})
+
+test('nobody signs in to a closed organization: no password, link or session of before opens it', async () => {
+  const id = randomUUID()
+  const made = await must('POST', '/parvis/v1/organizations', {
+    id,
+    name: 'Gone',
+    owner: { username: `o-${id}`, email: `${id}@example.com` },
+  })
+  const key = String(made['secret_key'])
+  const ownerId = (made['owner'] as { id: string }).id
+  const password = 'four words of no meaning'
+  expect((await ask('POST', `/iam/v1alpha1/users/${ownerId}/update-password`, { password }, key)).status).toBe(200)
+  const signIn = () => ask('POST', '/parvis/v1/sign-in', { login: `o-${id}`, password }, null)
+  const entered = await signIn()
+  expect(entered.status).toBe(200)
+  const { rows } = await database.db.query('select * from session where principal_id = $1', [ownerId])
+  expect(rows).toHaveLength(1)
+  const link = async () => {
+    const token = randomBytes(32).toString('base64url')
+    const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: settings.PARVIS_MASTER_KEY })
+    await database.db.query(
+      `insert into invitation (principal_id, token_hash, expires_at) values ($1, $2, now() + interval '1 hour')
+         on conflict (principal_id) do update set token_hash = excluded.token_hash`,
+      [ownerId, secrets.hashKey(token)],
+    )
+    return ask('POST', '/parvis/v1/invitations/accept', { token }, null)
+  }
+  expect((await link()).status).toBe(200)
+
+  await must('PATCH', `/parvis/v1/organizations/${id}`, { state: 'closed' })
+  const nobody = await ask('POST', '/parvis/v1/sign-in', { login: 'nobody at all', password }, null)
+  expect(await signIn()).toEqual(nobody)
+  expect((await link()).status).toBe(404)
+  const self = (at: TestHouse) =>
+    at.call(`/iam/v1alpha1/users/${ownerId}`, { key: null, headers: { 'x-session-token': String(entered.body['token']) } })
+  // A session whose beginning and the end of its organization have crossed.
+  await database.db.query(
+    `insert into session (id, principal_id, renew_hash, expires_at) values ($1, $2, sha256('x'), now() + interval '1 hour')`,
+    [(entered.body['jwt'] as { jti: string }).jti, ownerId],
+  )
+  for (const at of [house, other]) expect((await self(at)).status).toBe(401)
+  const { rows: keys } = await database.db.query('select 1 from api_key where organization_id = $1', [id])
+  expect(keys).toEqual([])
+})
+
+test('the default project stays, in whatever letters its id is written', async () => {
+  const id = 'abcdefab-cdef-4abc-8def-abcdefabcdef'
+  const made = await must('POST', '/parvis/v1/organizations', { id, name: 'Capital' })
+  const key = String(made['secret_key'])
+  const session = await ask('POST', '/iam/v1alpha1/jwts', { user_id: (made['owner'] as { id: string }).id }, key)
+  expect((await ask('DELETE', `/iam/v1alpha1/api-keys/${String(made['access_key'])}`, undefined, key)).status).toBe(204)
+  for (const written of [id, id.toUpperCase()]) {
+    const answer = await house.call(`/account/v3/projects/${written}`, {
+      method: 'DELETE',
+      key: null,
+      headers: { 'x-session-token': String(session.body['token']) },
+    })
+    expect([answer.status, answer.json()]).toEqual([
+      412,
+      expect.objectContaining({ precondition: 'protected_resource', help_message: 'the default project stays' }),
+    ])
+  }
 })
 
 test('ten who make the same organization at once make one, with one key', async () => {

@@ -685,6 +685,31 @@ describe('a link', () => {
     expect(await ask('POST', '/parvis/v1/invitations/accept', { body: { token: named.token } })).toMatchObject({ status: 200 })
   })
 
+  test('that is asked for while its user gets another address does not go to the old one', async () => {
+    const user = await newUser()
+    const client = await database.db.connect()
+    try {
+      await client.query('begin')
+      await client.query('update principal set email = $2 where id = $1', [user.id, `new-${user.email}`])
+      await client.query('delete from password_reset where principal_id = $1', [user.id])
+      expect((await ask('POST', '/parvis/v1/password-resets', { body: { login: user.email } })).status).toBe(204)
+      const made = async () => (await database.db.query('select from password_reset where principal_id = $1', [user.id])).rowCount
+      const waits = async () =>
+        (
+          await database.db.query(
+            `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%password_reset%'`,
+          )
+        ).rowCount
+      await until('it is made, or waits for the new address', async () => (await made()) === 1 || (await waits()) === 1)
+      await client.query('commit')
+      await until('nobody waits', async () => (await waits()) === 0)
+      expect(await made()).toBe(0)
+    } finally {
+      client.release()
+    }
+    expect(lettersTo(user.email)).toEqual([])
+  })
+
   test('to a new password goes to the mailbox and nowhere else, whoever asks', async () => {
     const user = await newUser()
     const before = await session(user)

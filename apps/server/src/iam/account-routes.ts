@@ -166,7 +166,8 @@ export const accountRoutes = (manage: Manage, { db, change, fits, iam }: IamRoom
         const before = await read(client, actor.organizationId, id)
         if (before === undefined || !may(reads, before.id)) return no(notFound('project_id', id))
         if (!may(writes, before.id)) return no(forbidden(writes))
-        if (id === (actor.organizationId as string))
+        // As it is stored: a UUID is the same in capitals.
+        if (before.id === (actor.organizationId as string))
           return no({ type: 'precondition_failed', precondition: 'protected_resource', help_message: 'the default project stays' })
         await client.query('update api_key set default_project_id = organization_id where default_project_id = $1', [id])
         // A rule that named only this project grants nothing from now on.

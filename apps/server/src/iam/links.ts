@@ -89,7 +89,7 @@ export const openLinks = (parts: {
       `select principal.id as "principalId", organization_id as "organizationId", organization.name as organization, principal.name as username,
               coalesce(email, '') as email
          from ${purpose} join principal on principal.id = principal_id join organization on organization.id = organization_id
-        where token_hash = $1 and expires_at > now() and not locked`,
+        where token_hash = $1 and expires_at > now() and not locked and organization.state <> 'closed'`,
       [secrets.hashKey(token)],
     )
     const [linked] = rows
@@ -138,15 +138,18 @@ export const openLinks = (parts: {
     if (failure !== undefined) log.warn({ reason: failure }, 'a letter could not be sent')
   }
 
+  /** Whose address is changed meanwhile gets none: it would go to the old one, after the links of before have been voided. */
   const resets = async (login: string): Promise<void> => {
     const made = await transaction(db, async (client) => {
       const { rows } = await client.query<{ id: PrincipalId; email: string; username: string; organization: string }>(
         `select principal.id, email, principal.name as username, organization.name as organization
            from principal join organization on organization.id = organization_id
           where kind = 'user' and (lower(email) = lower($1) or lower(principal.name) = lower($1)) and email <> '' and activated and not locked
+            and organization.state <> 'closed'
             and not exists (select 1 from password_reset
                              where principal_id = principal.id and created_at > now() - interval '${RESET_PAUSE_MINUTES} minutes')
-          order by principal.created_at, principal.id limit ${MAX_RESETS}`,
+          order by principal.created_at, principal.id limit ${MAX_RESETS}
+            for share of principal`,
         [login],
       )
       const links: { to: (typeof rows)[number]; url: string }[] = []

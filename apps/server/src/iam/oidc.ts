@@ -141,7 +141,7 @@ export const openOidc = (parts: {
         `select principal.id, organization_id, organization.name, subject, email
            from principal join organization on organization.id = organization_id
            left join oidc_identity on oidc_identity.principal_id = principal.id and issuer = $1
-          where kind = 'user' and not locked and (subject = $2 or (subject is null and lower(email) = $3))
+          where kind = 'user' and not locked and organization.state <> 'closed' and (subject = $2 or (subject is null and lower(email) = $3))
             and ($4::uuid is null or organization_id = $4)
           order by principal.created_at, principal.id limit ${MAX_CANDIDATES}`,
         [settings.issuer, subject, email, organizationId ?? null],

@@ -221,7 +221,7 @@ export const openSessions = ({ db, secrets, clock }: { db: Db; secrets: Secrets;
         const { rows } = await db.query<{ organization_id: OrganizationId; late: boolean }>({
           name: 'session-read',
           text: `select organization_id, ${ENDS_AT} <= now() as late from session ${OWNER}
-                  where session.id = $1 and session.principal_id = $2 and not locked`,
+                  where session.id = $1 and session.principal_id = $2 and not locked and organization.state <> 'closed'`,
           values: [payload.jti, payload.sub],
         })
         const [row] = rows

@@ -65,6 +65,7 @@ const CANDIDATES = `
     join organization on organization.id = organization_id
     join user_password on principal_id = principal.id
    where kind = 'user' and (lower(email) = lower($1) or lower(principal.name) = lower($1)) and ($2::uuid is null or organization_id = $2)
+     and organization.state <> 'closed'
    order by (lower(email) = lower($1)) is true desc, principal.created_at, principal.id
    limit ${MAX_CANDIDATES}`
 
