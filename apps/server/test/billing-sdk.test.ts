@@ -8,7 +8,6 @@ import { Billingv2beta1 } from '@scaleway/sdk-billing'
 import { createClient } from '@scaleway/sdk-client'
 import { ProductCatalogv2alpha1 } from '@scaleway/sdk-product-catalog'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { billRound } from '../src/billing/billing.ts'
 import { type Invoice, readInvoices } from '../src/billing/invoice.ts'
 import { termsOf } from '../src/billing/terms.ts'
 import { parsePrice } from '../src/catalog/price.ts'
@@ -18,7 +17,7 @@ import { systemClock } from '../src/kit/clock.ts'
 import type { ProjectId } from '../src/kit/ids.ts'
 import { openLog } from '../src/kit/log.ts'
 import { openSecrets } from '../src/kit/secrets.ts'
-import { addPriced, addProject, handClock, use } from './billing-usage.ts'
+import { addPriced, addProject, closeMonths, handClock, use } from './billing-usage.ts'
 
 // The vendor's own packages, as they come from the registry, against a running server.
 
@@ -64,7 +63,7 @@ beforeAll(async () => {
     output: 3_300_000,
   })
   const clock = handClock('2026-04-02T00:00:00Z')
-  await billRound({ db: database.db, clock, log: openLog('silent'), terms: termsOf(readConfig(SETTINGS, dataDir)) })
+  await closeMonths({ db: database.db, clock, log: openLog('silent'), terms: termsOf(readConfig(SETTINGS, dataDir)) })
   invoices = (await readInvoices(database.db, organizationId)).filter(({ month }) => month < '2026-04').toReversed()
 
   house = await startHouse({ database, dataDir, settings: { ...SETTINGS, PARVIS_BOOTSTRAP_SECRET_KEY: secretKey } })

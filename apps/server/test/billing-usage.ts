@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto'
+import { billRound } from '../src/billing/billing.ts'
+import { openMonths } from '../src/billing/close.ts'
 import { addModel } from '../src/catalog/models.ts'
 import { parsePrice } from '../src/catalog/price.ts'
 import { type Clock, type Instant, instantToDate, systemClock } from '../src/kit/clock.ts'
@@ -16,6 +18,13 @@ export const handClock = (text: string): Clock & { set(text: string): void } => 
       at = Date.parse(next) as Instant
     },
   }
+}
+
+/** A round of a house that has seen the end of each month, and now the end of the time for late segments. */
+export const closeMonths = async (parts: Parameters<typeof billRound>[0]): Promise<void> => {
+  const { db, clock, terms } = parts
+  await openMonths(db, handClock(instantToDate((clock.now() - terms.graceHours * 3_600_000) as Instant).toISOString()), terms)
+  await billRound(parts)
 }
 
 /** An organization with its default project. */

@@ -5,7 +5,6 @@ import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { billRound } from '../src/billing/billing.ts'
 import { termsOf } from '../src/billing/terms.ts'
 import { addModel } from '../src/catalog/models.ts'
 import { readConfig } from '../src/config.ts'
@@ -13,7 +12,7 @@ import { bootstrap } from '../src/iam/bootstrap.ts'
 import { systemClock } from '../src/kit/clock.ts'
 import { openLog } from '../src/kit/log.ts'
 import { openSecrets } from '../src/kit/secrets.ts'
-import { addPriced, handClock, use } from './billing-usage.ts'
+import { addPriced, closeMonths, handClock, use } from './billing-usage.ts'
 import { differences, RECORDED } from './recorded/shape.ts'
 
 // Every example of an answer in control-plane.md beside ours: the same fields, of the same types and formats, null where it may be.
@@ -65,7 +64,7 @@ beforeAll(async () => {
     output: 2_500_000,
   })
   const terms = termsOf(readConfig(SETTINGS, dataDir))
-  await billRound({ db, clock: handClock('2026-02-03T00:00:00Z'), log: openLog('silent'), terms })
+  await closeMonths({ db, clock: handClock('2026-02-03T00:00:00Z'), log: openLog('silent'), terms })
   // Weights that no engine of this machine starts.
   await addModel(db, systemClock, 'test', {
     name: 'reader',

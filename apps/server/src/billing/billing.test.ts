@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { addOrganization, addPriced, addProject, handClock, use } from '../../test/billing-usage.ts'
+import { addOrganization, addPriced, addProject, closeMonths, handClock, use } from '../../test/billing-usage.ts'
 import type { Clock } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
@@ -44,7 +44,7 @@ beforeAll(async () => {
 })
 afterAll(() => database?.drop())
 
-const roundAt = (clock: Clock, own: Terms = terms): Promise<void> => billRound({ db: database.db, clock, log, terms: own })
+const roundAt = (clock: Clock, own: Terms = terms): Promise<void> => closeMonths({ db: database.db, clock, log, terms: own })
 
 const bill = (organizationId: OrganizationId, month: string, own: Terms = terms) =>
   readBill(database.db, own, organizationId, month as Month)
@@ -150,7 +150,7 @@ test('what came late is billed although its events have been dropped by the time
     const marked = async () =>
       (await readBill(db, terms, organizationId, '2026-02' as Month)).bill.lines.map(({ lateFrom, units }) => ({ lateFrom, units }))
     await served('2026-01-10T00:00:00Z', 1_000)
-    await billRound({ db, clock, log, terms })
+    await closeMonths({ db, clock, log, terms })
     await served('2026-01-31T23:00:00Z', 2_000_000)
     await served('2026-03-01T00:00:00Z', 1_000)
     const expected = [{ lateFrom: '2026-01', units: 2_000_000n }]
@@ -162,7 +162,7 @@ test('what came late is billed although its events have been dropped by the time
     expect(await dropPartitions(db, clock.now(), 1)).toEqual(['usage_event_2026_01'])
     expect(await marked()).toEqual(expected)
     clock.set('2026-03-02T00:00:00Z')
-    await billRound({ db, clock, log, terms })
+    await closeMonths({ db, clock, log, terms })
     expect((await readBill(db, terms, organizationId, '2026-02' as Month)).closedAt).toBe(clock.now())
     expect(await marked()).toEqual(expected)
     // And not once more.
@@ -180,13 +180,51 @@ test.each([
   const own = await freshDatabase()
   try {
     const { db } = own
-    const clock = handClock('2026-02-02T00:00:00Z')
+    const clock = handClock('2026-02-01T00:00:00Z')
     await addOrganization(db, 'leased', '2026-01-01T00:00:00Z')
     await openMonths(db, clock, terms)
+    clock.set('2026-02-02T00:00:00Z')
     await db.query(`update bill set leased_by = gen_random_uuid(), leased_until = now() + $1::interval`, [ahead])
     await billRound({ db, clock, log, terms })
     const { rows } = await db.query<{ month: string }>('select month from bill where closed_at is not null')
     expect(rows[0]?.month ?? null).toBe(closed)
+  } finally {
+    await own.drop()
+  }
+})
+
+test('a clock that is a year ahead for an hour closes no month, however often', async () => {
+  const own = await freshDatabase()
+  try {
+    const { db } = own
+    const priceId = await addPriced(db, 'small', { input: '0.15', output: '0.35' })
+    const organizationId = await addOrganization(db, 'ahead', '2026-01-10T00:00:00Z')
+    await use(db, { organizationId, model: 'small', priceId, at: '2026-02-03T00:00:00Z', output: 2_000_000 })
+    const clock = handClock('2026-02-03T00:00:00Z')
+    const roundOf = async (at: string) => {
+      clock.set(at)
+      await billRound({ db, clock, log, terms })
+      const { rows } = await db.query<{ month: string; closed_at: Date | null }>('select month, closed_at from bill order by month')
+      return rows.map(({ month, closed_at }) => `${month} ${closed_at === null ? 'open' : 'closed'}`)
+    }
+    expect(await roundOf('2026-02-01T00:00:00Z')).toEqual(['2026-01 open'])
+    expect(await roundOf('2026-02-02T00:00:00Z')).toEqual(['2026-01 closed'])
+    // Ahead twice, the second time later than what it wrote down the first time would be due.
+    for (const [wrong, right] of [
+      ['2027-02-03T00:00:00Z', '2026-02-03T00:01:00Z'],
+      ['2027-02-05T00:00:00Z', '2026-02-03T00:02:00Z'],
+    ] as const) {
+      const seen = await roundOf(wrong)
+      expect(seen.filter((month) => month.endsWith('closed'))).toEqual(['2026-01 closed'])
+      expect(await roundOf(right)).toEqual(['2026-01 closed'])
+    }
+    // And again while the month ends: what is over stays, and is due by the clock that is right.
+    await roundOf('2027-02-28T23:00:00Z')
+    await use(db, { organizationId, model: 'small', priceId, at: '2026-02-28T23:30:00Z', output: 1_000_000 })
+    expect(await roundOf('2026-03-01T00:00:00Z')).toEqual(['2026-01 closed', '2026-02 open'])
+    expect(await roundOf('2026-03-02T00:00:00Z')).toEqual(['2026-01 closed', '2026-02 closed'])
+    const closed = await readBill(db, terms, organizationId, '2026-02' as Month)
+    expect(closed.bill.lines.map(({ units }) => units)).toEqual([3_000_000n])
   } finally {
     await own.drop()
   }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type Clock, instantToDate } from '../kit/clock.ts'
+import { type Clock, type Instant, instantToDate } from '../kit/clock.ts'
 import { type Db, transaction } from '../kit/db.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
@@ -13,6 +13,9 @@ import type { Terms } from './terms.ts'
  * Closing a month. Every organization has a row for each month that has ended; the row is due when the time for late segments is
  * over, and months are closed in their order. Whoever holds the lease computes the bill once more and freezes it, with the draft of its
  * invoice, in one transaction that asks for its own lease. What arrives later is found by the next month as a difference.
+ *
+ * That time counts from when somebody saw that the month is over. So a clock that is months ahead for less than it closes nothing: the rows that it
+ * made go again when the clock does.
  */
 
 /** A bill takes seconds; whoever needs longer has died. */
@@ -20,11 +23,17 @@ const LEASE_SECONDS = 300
 /** A month that cannot be closed is looked at again after this time; the others go on. */
 const AGAIN_SECONDS = 600
 
+// `$1`: the first instant of the month that runs; `$2`: when what is seen to be over now is due.
+
+// A month that is not over has no row: a clock that was ahead has written it.
+const DROP_UNENDED = `delete from bill where closed_at is null and month >= to_char($1::timestamptz at time zone 'UTC', 'YYYY-MM')`
+// The same clock was the first to see the end of these.
+const NOT_LATER = 'update bill set due_at = $1 where closed_at is null and due_at > $1'
 // From the first month in which the organization was there or used anything, up to the last that has ended. `do nothing`: two processes
 // may do it at once. The index (organization_id, hour) of the totals answers `min`.
 const OPEN_MONTHS = `
   insert into bill (organization_id, month, due_at)
-  select first.id, to_char(starts, 'YYYY-MM'), ((starts + interval '1 month') at time zone 'UTC') + make_interval(hours => $2)
+  select first.id, to_char(starts, 'YYYY-MM'), $2
     from (select id, least(created_at, (select min(hour) from usage_total where organization_id = organization.id)) as at
             from organization) as first,
          generate_series(date_trunc('month', first.at at time zone 'UTC'),
@@ -84,7 +93,14 @@ export const closeNext = async (parts: { db: Db; clock: Clock; log: Logger; term
   return true
 }
 
+const HOUR_MS = 3_600_000
+
 /** Makes the rows of the months that have ended. */
 export const openMonths = async (db: Db, clock: Clock, terms: Terms): Promise<void> => {
-  await db.query(OPEN_MONTHS, [instantToDate(monthStart(monthOf(clock.now()))), terms.graceHours])
+  const now = clock.now()
+  const running = instantToDate(monthStart(monthOf(now)))
+  const dueAt = instantToDate((now + terms.graceHours * HOUR_MS) as Instant)
+  await db.query(DROP_UNENDED, [running])
+  await db.query(NOT_LATER, [dueAt])
+  await db.query(OPEN_MONTHS, [running, dueAt])
 }

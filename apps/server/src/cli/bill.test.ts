@@ -4,8 +4,7 @@ import { join } from 'node:path'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { runParvis } from '@parvis/testkit/server-process'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { addOrganization, addPriced, addProject, handClock, use } from '../../test/billing-usage.ts'
-import { billRound } from '../billing/billing.ts'
+import { addOrganization, addPriced, addProject, closeMonths, handClock, use } from '../../test/billing-usage.ts'
 import { termsOf } from '../billing/terms.ts'
 import { readConfig } from '../config.ts'
 import { bootstrap } from '../iam/bootstrap.ts'
@@ -27,7 +26,7 @@ beforeAll(async () => {
   const at = '2026-01-12T10:00:00Z'
   await use(database.db, { organizationId, model: 'llama', priceId: llama, at, input: 800_000, output: 2_500_000 })
   await use(database.db, { organizationId, model: 'small', priceId: small, at, input: 100_000, output: 100_000 })
-  await billRound({
+  await closeMonths({
     db: database.db,
     clock: handClock('2026-02-02T00:00:00Z'),
     log: openLog('silent'),
@@ -108,7 +107,7 @@ test('a customer is billed as the operator is: shown, listed, settled by the num
   const acme = await addOrganization(database.db, 'acme', '2026-01-05T00:00:00Z')
   const model = await addPriced(database.db, 'theirs', { input: '1.00', output: '1.00' })
   await use(database.db, { organizationId: acme, model: 'theirs', priceId: model, at: '2026-01-12T10:00:00Z', input: 3_000_000 })
-  await billRound({
+  await closeMonths({
     db: database.db,
     clock: handClock('2026-02-02T00:00:00Z'),
     log: openLog('silent'),
