@@ -310,6 +310,24 @@ test('a model that reads documents has one price, for a thousand pages', async (
   expect(await must('POST', prices, { input: '2', output: '0' })).toMatchObject({ unit: 'thousand_pages', input: '2.00' })
 })
 
+test.each([
+  ['audio', 'paid by its length', true],
+  ['rerank', 'paid for its input', true],
+  ['embedding', 'paid for its input', false],
+])('a model of type %s has no price by which nothing is charged', async (type, why, onePrice) => {
+  const refused = async (path: string, body: object) => (await ask('POST', path, body)).body['details']
+  const model = { name: `paid-${type}`, type, owned_by: 'test', context_tokens: 4096 }
+  const price = { input: '0.1', output: '0.35' }
+  const said = (field: string) => [{ argument_name: field, reason: 'constraint', help_message: expect.stringContaining(why) as string }]
+  expect(await refused('/parvis/v1/models', { ...model, price })).toMatchObject(said('price.output'))
+  await must('POST', '/parvis/v1/models', { ...model, price: { ...price, output: '0' } })
+  const prices = `/parvis/v1/models/paid-${type}/prices`
+  expect(await refused(prices, price)).toMatchObject(said('output'))
+  const cached = { input: '0.2', cached_input: '0.1', output: '0' }
+  if (onePrice) expect(await refused(prices, cached)).toMatchObject(said('cached_input'))
+  else expect(await must('POST', prices, cached)).toMatchObject({ cached_input: '0.10' })
+})
+
 test('what is published of the tiers comes back with "default", each of its limits', async () => {
   const tiers = async () => (await must('GET', '/parvis/v1/tiers'))['tiers']
   const before = await tiers()

@@ -109,7 +109,7 @@ export const serveScripted = async (
     contextTokens: 4096,
     maxOutputTokens: 256,
     features: { tools: true, structuredOutput: true, reasoning: false, vision: false },
-    price: { input: 150_000n, output: model.type === 'ocr' ? 0n : 350_000n },
+    price: { input: 150_000n, output: (model.type ?? 'chat') === 'chat' ? 350_000n : 0n },
     ...model,
   })
   const secrets = await openSecrets({ dataDir: house.dataDir, masterKey: undefined })

@@ -10,7 +10,7 @@ export type ModelStatus = 'preview' | 'active' | 'deprecated' | 'eol'
 
 /**
  * What one unit of each kind costs from `startsAt` on. A new price is a new row; the past never changes. For a model of type `audio`
- * `input` is micro-euros per minute of sound, and the others mean nothing; for one of type `ocr` it is per 1,000 pages, and the only one.
+ * `input` is micro-euros per minute of sound, for one of type `ocr` per 1,000 pages, and the others mean nothing. Only chats pay for output.
  */
 export type Price = {
   readonly id: PriceId

@@ -24,12 +24,21 @@ const NewPrice = z.strictObject({
   output: UnitPriceSchema,
 })
 
-/** Whoever sets a second price for a model that reads documents means tokens, of which it has none: it would never be charged. */
+const PAID_BY: Record<Exclude<ModelType, 'chat'>, string> = {
+  embedding: 'a model that makes vectors writes nothing and is paid for its input',
+  rerank: 'a model that ranks writes nothing and is paid for its input: its one price is `input`, for a million tokens',
+  audio: 'a model that writes down sound is paid by its length: its one price is `input`, for a minute',
+  ocr: 'a model that reads documents is paid by the page: its one price is `input`, for 1,000 pages',
+}
+
+/** Whoever sets a price expects to be paid by it: one by which nothing is ever charged is refused (serverless-platform.md 3.1). */
 const priceFault = (type: ModelType, { input, cachedInput, output }: z.output<typeof NewPrice>): Fault | undefined => {
-  if (type !== 'ocr') return undefined
-  const why = 'a model that reads documents is paid by the page: its one price is `input`, for 1,000 pages'
+  if (type === 'chat') return undefined
+  const why = PAID_BY[type]
   if (output !== 0n) return { field: 'output', why: `${why}, and \`output\` is 0` }
-  return cachedInput === undefined || cachedInput === input ? undefined : { field: 'cachedInput', why }
+  // Engines that make vectors say how much of the input they had in their cache.
+  if (type === 'embedding' || cachedInput === undefined || cachedInput === input) return undefined
+  return { field: 'cachedInput', why }
 }
 
 const Tokens = z.int().positive().max(MAX_TOKENS)

@@ -196,7 +196,7 @@ const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void
   if (done.leftOut.length > 0) io.print(`Left out, since what they do is served by no endpoint: ${done.leftOut.join(', ')}`)
   const first = done.entered.find(({ isNew }) => isNew)
   if (first === undefined) return
-  const prices = first.type === 'audio' || first.type === 'ocr' ? '<price> 0' : '<input> <output>'
+  const prices = first.type === 'chat' ? '<input> <output>' : '<price> 0'
   io.print(`The new ones cost nothing until you say what they cost: parvis models price ${first.name} ${prices}`)
   io.print('If a type or a context window was guessed wrong: remove engine and model, and add it with --type and --context.')
 }

@@ -148,7 +148,9 @@ const pull = async (config: Config, reference: string, flags: PullFlags): Promis
     if (model.type === 'chat' && gguf.chatTemplate === null)
       print('It has no chat template, so it is a base model: it continues text rather than answer.')
     if (model.price.input === 0n && model.price.output === 0n)
-      print('It costs nothing. To set a price: parvis models price <name> <input> <output>')
+      print(
+        `It costs nothing. To set a price: parvis models price ${model.name} ${model.type === 'chat' ? '<input> <output>' : '<price> 0'}`,
+      )
     print('A server that runs starts serving it within seconds.')
   } catch (error) {
     progress.close()
@@ -287,7 +289,7 @@ export const registerModels = (program: Command, readSettings: () => Config): vo
     .option('--type <type>', 'chat, embedding or rerank; otherwise read from the file', modelType)
     .option('--revision <revision>', 'branch, tag or commit of the repository')
     .option('--price-input <euros>', 'per million tokens, for example 0.15; otherwise 0')
-    .option('--price-output <euros>', 'per million tokens; otherwise 0')
+    .option('--price-output <euros>', 'per million tokens, of a model for chats; otherwise 0')
     .option('--in-place', 'use a local file where it lies instead of copying it')
     .option('--yes', 'do not ask')
     .addHelpText(
@@ -303,7 +305,7 @@ export const registerModels = (program: Command, readSettings: () => Config): vo
     )
     .argument('<name>', 'the model')
     .argument('<input>', 'for example 0.15')
-    .argument('<output>', 'for example 0.35; 0 where nothing is written, as for sound and documents')
+    .argument('<output>', 'for example 0.35; 0 for every model that is not for chats')
     .option('--cached-input <euros>', 'for input read from the cache; otherwise the input price')
     .option('--from <when>', 'a day or an instant that is still to come; otherwise now', parseInstant)
     .action((name: string, input: string, output: string, flags: { cachedInput?: string; from?: Instant }) =>

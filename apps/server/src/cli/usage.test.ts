@@ -190,7 +190,7 @@ test("an engine's own counters stand beside the ledger's sums for it", async () 
       type: 'embedding',
       contextTokens: 100,
       maxOutputTokens: null,
-      price: { input: 1n, output: 1n },
+      price: { input: 1n, output: 0n },
     } as Parameters<typeof addModel>[3])
     const served = [{ modelId, modelName: 'm', remoteName: 'remote' }]
     const room = { db: database.db, secrets, clock: systemClock }
