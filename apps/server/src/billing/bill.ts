@@ -7,7 +7,7 @@ import type { Db } from '../kit/db.ts'
 import type { OrganizationId, ProjectId } from '../kit/ids.ts'
 import type { Cents, PicoEuro } from '../kit/money.ts'
 import { lateEvents, readKeptFrom, readSums, type Sum } from '../usage/totals.ts'
-import { isMonth, type Month, monthEnd, monthStart, nextMonth, stepMonth } from './month.ts'
+import { isMonth, type Month, monthEnd, monthOf, monthStart, nextMonth } from './month.ts'
 import { type Bill, type FreePools, type LineKey, METERS, type Meter, type Quantity, type QuotedPrice, rate } from './rate.ts'
 import type { Terms } from './terms.ts'
 
@@ -22,14 +22,13 @@ export type MonthBill = {
   readonly pools: FreePools
   /** As they were when the month was closed, or are now. */
   readonly projectNames: Readonly<Record<ProjectId, string>>
+  /** The first month that still has its events. What came late to those before it is on this bill or an earlier one: nothing comes to them any more. */
+  readonly keptFrom: Month | null
   /** What was used under a price that nobody knows, which cannot happen to a sound database. A month with some is not closed. */
   readonly unpriced: readonly Sum[]
 }
 
 type Client = Db | pg.PoolClient
-
-/** As long as events are kept where nothing else is set: what comes later than that is refused by the ledger. */
-const LATE_MONTHS = 13
 
 /** Cached input is input where the model has no price of its own for it (serverless-platform.md 2.2): one line, rounded once. */
 const meterOf = (kind: Sum['kind'], price: Price): { meter: Meter; price: bigint } => {
@@ -88,25 +87,37 @@ const quantityKey = (line: LineKey & { projectId: ProjectId }): string =>
 /** Transactions that began before a month was frozen and ended after it; no statement may run that long. */
 const SETTLING_MS = 3_600_000
 
+const readKeptMonth = async (client: Client): Promise<Month | null> => {
+  const keptFrom = await readKeptFrom(client)
+  return keptFrom === Number.NEGATIVE_INFINITY ? null : monthOf(keptFrom)
+}
+
 /**
- * The closed months that events may have come to since they were frozen. It only spares us the sums of all the others: what is owed is a
- * difference of sums, so one month too many costs time and nothing else.
+ * The closed months that events may have come to since they were frozen: as far back as the ledger takes any. It only spares us the sums of all the
+ * others: what is owed is a difference of sums, so one month too many costs time and nothing else.
  */
-const readLateMonths = async (client: Client, organizationId: OrganizationId, before: Month): Promise<readonly Month[]> => {
+const readLateMonths = async (
+  client: Client,
+  organizationId: OrganizationId,
+  before: Month,
+  keptFrom: Month | null,
+): Promise<readonly Month[]> => {
   const { rows } = await client.query<{ month: Month; frozen_at: Date }>(
     `select month, frozen_at from bill
-      where organization_id = $1 and month >= $2 and month < $3 and closed_at is not null
+      where organization_id = $1 and month < $2 and closed_at is not null
+        and month >= coalesce((select content ->> 'keptFrom' from bill
+                                where organization_id = $1 and month < $2 and closed_at is not null
+                                order by month desc limit 1), '')
       order by month`,
-    [organizationId, stepMonth(before, -LATE_MONTHS), before],
+    [organizationId, before],
   )
   // Late events go to the first month that is still open, and to no other.
   const last = rows.at(-1)
   if (last === undefined || nextMonth(last.month) !== before) return []
-  const keptFrom = await readKeptFrom(client)
   const late: Month[] = []
   for (const { month: closed, frozen_at: frozenAt } of rows) {
     // Its events are gone, and what came late with them; only its sums can still tell.
-    if (monthStart(closed) < keptFrom) {
+    if (keptFrom !== null && closed < keptFrom) {
       late.push(closed)
       continue
     }
@@ -125,10 +136,11 @@ const readLate = async (
   client: Client,
   organizationId: OrganizationId,
   before: Month,
+  keptFrom: Month | null,
 ): Promise<{ quantities: Quantity[]; unpriced: Sum[] }> => {
   const quantities: Quantity[] = []
   const unpriced: Sum[] = []
-  const months = await readLateMonths(client, organizationId, before)
+  const months = await readLateMonths(client, organizationId, before, keptFrom)
   const [first] = months
   const closed = first === undefined ? [] : await readClosed(client, organizationId, first)
   for (const month of months) {
@@ -196,10 +208,12 @@ const Content = z.object({
   }),
   pools,
   projectNames: z.record(projectId, z.string()),
+  // Older ones do not have it.
+  keptFrom: month.nullable().default(null),
 })
 
-export const billToContent = ({ bill, pools: given, projectNames }: MonthBill): string =>
-  JSON.stringify({ bill, pools: given, projectNames }, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))
+export const billToContent = ({ bill, pools: given, projectNames, keptFrom }: MonthBill): string =>
+  JSON.stringify({ bill, pools: given, projectNames, keptFrom }, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))
 
 type BillRow = { readonly month: Month; readonly closed_at: Date; readonly content: unknown }
 
@@ -261,8 +275,10 @@ export const readBill = async (client: Client, terms: Terms, organizationId: Org
   const [frozen] = await readClosed(client, organizationId, asked, asked)
   if (frozen !== undefined) return frozen
 
+  // Before any sum: what is dropped from here on is looked at once more by the next bill.
+  const keptFrom = await readKeptMonth(client)
   const own = await readQuantities(client, organizationId, asked)
-  const late = await readLate(client, organizationId, asked)
+  const late = await readLate(client, organizationId, asked, keptFrom)
   const given = terms.freePeriod === 'monthly' ? terms.freePools : await readLifetimePools(client, terms, organizationId, asked)
   return {
     organizationId,
@@ -271,6 +287,7 @@ export const readBill = async (client: Client, terms: Terms, organizationId: Org
     bill: rate([...own.quantities, ...late.quantities], given),
     pools: given,
     projectNames: await readProjectNames(client, organizationId),
+    keptFrom,
     unpriced: [...own.unpriced, ...late.unpriced],
   }
 }

@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addOrganization, addPriced, addProject, closeMonths, handClock, use } from '../../test/billing-usage.ts'
-import type { Clock } from '../kit/clock.ts'
+import type { Clock, Instant } from '../kit/clock.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
@@ -168,6 +168,50 @@ test('what came late is billed although its events have been dropped by the time
     // And not once more.
     const next = await readBill(db, terms, organizationId, '2026-03' as Month)
     expect(next.bill.lines.map(({ lateFrom, units }) => ({ lateFrom, units }))).toEqual([{ lateFrom: null, units: 1_000n }])
+  } finally {
+    await own.drop()
+  }
+})
+
+test('what comes years late is billed once, as long as the ledger takes it', async () => {
+  const own = await freshDatabase()
+  try {
+    const { db } = own
+    const priceId = await addPriced(db, 'small', { input: '0.15', output: '0.35' })
+    const organizationId = await addOrganization(db, 'ages', '2024-01-01T00:00:00Z')
+    const served = (at: string, output: number) => use(db, { organizationId, model: 'small', priceId, at, output })
+    const linesOf = async (month: string) =>
+      (await readBill(db, terms, organizationId, month as Month)).bill.lines.map(({ lateFrom, units }) => [lateFrom, units])
+    const closeAt = (at: string) => closeMonths({ db, clock: handClock(at), log, terms })
+    await served('2024-01-10T00:00:00Z', 1_000)
+    await closeAt('2026-02-02T00:00:00Z')
+    await served('2024-01-20T00:00:00Z', 2_000)
+    await served('2024-03-20T00:00:00Z', 3_000)
+    await served('2026-02-20T00:00:00Z', 4_000)
+    const february = [
+      [null, 4_000n],
+      ['2024-03', 3_000n],
+      ['2024-01', 2_000n],
+    ]
+    expect((await linesOf('2026-02')).toSorted()).toEqual(february.toSorted())
+
+    // The events of the first month are gone before that is on a bill that is closed, those of the other after it.
+    await computeTotals(db)
+    await db.query('update usage_total_state set settled_before = clock_timestamp()')
+    const drop = (months: number) => dropPartitions(db, Date.parse('2026-02-28T00:00:00Z') as Instant, months)
+    expect(await drop(24)).toEqual(['usage_event_2024_01'])
+    expect((await linesOf('2026-02')).toSorted()).toEqual(february.toSorted())
+    await closeAt('2026-03-02T00:00:00Z')
+    expect((await linesOf('2026-02')).toSorted()).toEqual(february.toSorted())
+    expect(await linesOf('2026-03')).toEqual([])
+    await served('2024-03-21T00:00:00Z', 5_000)
+    await computeTotals(db)
+    await db.query('update usage_total_state set settled_before = clock_timestamp()')
+    expect(await drop(12)).toContain('usage_event_2024_03')
+    expect(await linesOf('2026-03')).toEqual([['2024-03', 5_000n]])
+    await closeAt('2026-04-02T00:00:00Z')
+    expect(await linesOf('2026-03')).toEqual([['2024-03', 5_000n]])
+    expect(await linesOf('2026-04')).toEqual([])
   } finally {
     await own.drop()
   }

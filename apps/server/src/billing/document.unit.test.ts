@@ -31,6 +31,7 @@ const monthOf = (quantities: readonly Quantity[]): MonthBill => ({
   bill: rate(quantities, { tokens: 1_000_000n, audio: 3_600_000n }),
   pools: { tokens: 1_000_000n, audio: 3_600_000n },
   projectNames: { [A]: 'default', [B]: '=second' },
+  keptFrom: null,
   unpriced: [],
 })
 
