@@ -190,19 +190,19 @@ test('what comes years late is billed once, as long as the ledger takes it', asy
     await served('2026-02-20T00:00:00Z', 4_000)
     const february = [
       [null, 4_000n],
-      ['2024-03', 3_000n],
       ['2024-01', 2_000n],
+      ['2024-03', 3_000n],
     ]
-    expect((await linesOf('2026-02')).toSorted()).toEqual(february.toSorted())
+    expect(await linesOf('2026-02')).toEqual(february)
 
     // The events of the first month are gone before that is on a bill that is closed, those of the other after it.
     await computeTotals(db)
     await db.query('update usage_total_state set settled_before = clock_timestamp()')
     const drop = (months: number) => dropPartitions(db, Date.parse('2026-02-28T00:00:00Z') as Instant, months)
     expect(await drop(24)).toEqual(['usage_event_2024_01'])
-    expect((await linesOf('2026-02')).toSorted()).toEqual(february.toSorted())
+    expect(await linesOf('2026-02')).toEqual(february)
     await closeAt('2026-03-02T00:00:00Z')
-    expect((await linesOf('2026-02')).toSorted()).toEqual(february.toSorted())
+    expect(await linesOf('2026-02')).toEqual(february)
     expect(await linesOf('2026-03')).toEqual([])
     await served('2024-03-21T00:00:00Z', 5_000)
     await computeTotals(db)
