@@ -1,4 +1,10 @@
 import { createHash, createHmac, randomBytes, randomUUID } from 'node:crypto'
+import { openFailures } from '@parvis/server/iam/failures'
+import { openPasswords } from '@parvis/server/iam/passwords'
+import { openSessions } from '@parvis/server/iam/sessions'
+import { openSignIn } from '@parvis/server/iam/sign-in'
+import { systemClock } from '@parvis/server/kit/clock'
+import { openLog } from '@parvis/server/kit/log'
 import { openSecrets } from '@parvis/server/kit/secrets'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
@@ -148,6 +154,58 @@ describe('a password', () => {
     // Who was added without a password has none, not an empty one.
     const without = await newUser('')
     expect((await signIn(without.email, ' ')).text).toBe(wrong.text)
+  })
+
+  test('is looked at while its attempt is counted, so that the write does not tell that there is such a user', async () => {
+    const user = await newUser()
+    const secrets = await openSecrets({ dataDir: house.dataDir, masterKey })
+    const clock = systemClock
+    const passwords = openPasswords(secrets)
+    let looked = 0
+    const signsIn = openSignIn({
+      db: database.db,
+      passwords: {
+        ...passwords,
+        matching: async (password, hashes, ip) => {
+          const found = await passwords.matching(password, hashes, ip)
+          looked += 1
+          return found
+        },
+      },
+      sessions: openSessions({ db: database.db, secrets, clock }),
+      failures: openFailures(clock),
+      log: openLog('silent'),
+    })
+    const enter = (password: string) =>
+      signsIn({ login: user.email, password, newPassword: undefined, organizationId: undefined }, { ip: address, userAgent: '' })
+    const client = await database.db.connect()
+    try {
+      // Whatever holds up the write, the looking goes on; what was found counts only with the attempt.
+      await client.query('begin')
+      await client.query('update user_password set set_at = now() where principal_id = $1', [user.id])
+      let answered = false
+      const entered = enter(PASSWORD).finally(() => {
+        answered = true
+      })
+      await until('the password is looked at', () => looked === 1)
+      expect(answered).toBe(false)
+      await client.query('commit')
+      expect((await entered).ok).toBe(true)
+      // The last attempt is taken by somebody else, or the password is another one, while ours is looked at.
+      for (const meanwhile of ['failures = 1000', `hash = hash || 'x', failures = 0`]) {
+        await client.query('begin')
+        await client.query(`update user_password set ${meanwhile} where principal_id = $1`, [user.id])
+        const before = looked
+        const refused = enter(PASSWORD)
+        await until('the password is looked at', () => looked === before + 1)
+        await client.query('commit')
+        expect(await refused).toMatchObject({ ok: false, refusal: { type: 'denied_authentication' } })
+        const sessions = await database.db.query('select from session where principal_id = $1', [user.id])
+        expect(sessions.rowCount).toBe(1)
+      }
+    } finally {
+      client.release()
+    }
   })
 
   test('stops working after too many attempts, for whoever has the right one as well; keys and sessions go on', async () => {

@@ -46,6 +46,7 @@ type Candidate = {
   username: string
   email: string
   locked: boolean
+  hash: string
   attempts: number
   enforce_password_renewal: boolean
   due_at: Date | null
@@ -56,7 +57,7 @@ type Candidate = {
 
 // Who is meant by the address comes before who is only called like it, and the older user before the newer: nobody gets in front of others by a name.
 const CANDIDATES = `
-  select principal.id, organization_id, organization.name as organization_name, principal.name as username, coalesce(email, '') as email, locked,
+  select principal.id, organization_id, organization.name as organization_name, principal.name as username, coalesce(email, '') as email, locked, hash,
          login_attempts_before_locked as attempts, enforce_password_renewal,
          case when temporary then set_at + make_interval(secs => grace_period_seconds) end as due_at,
          temporary and set_at + make_interval(secs => grace_period_seconds) <= now() as overdue,
@@ -70,12 +71,13 @@ const CANDIDATES = `
    limit ${MAX_CANDIDATES}`
 
 /**
- * The attempt counts before the password is looked at, so many at once are no more than many in a row. Nothing comes back when there
- * were too many; 0 attempts before it is locked means that it never is.
+ * What is found out counts for nothing unless the attempt has been counted, so many at once are no more than many in a row. Nothing comes
+ * back when there were too many, or when the password is not the one any more that was looked at; 0 attempts before it is locked means
+ * that it never is.
  */
 const ATTEMPT = `
   update user_password set failures = failures + 1
-   where principal_id = $1 and locked_at is null and ($2 = 0 or failures < $2) returning hash, failures`
+   where principal_id = $1 and hash = $3 and locked_at is null and ($2 = 0 or failures < $2) returning failures`
 
 /** Sets the password and lets the user use it again; `temporary` where somebody else chose it. */
 export const writePassword = async (client: pg.ClientBase, principalId: PrincipalId, hash: string, temporary: boolean): Promise<void> => {
@@ -110,8 +112,9 @@ export const enter = async (
 }
 
 /**
- * Name and password for a session. In this order: an address that has failed too often waits; the attempt is counted; the password
- * is looked at, or as much work is done where there is none; a password that somebody else chose may have to be renewed.
+ * Name and password for a session. In this order: an address that has failed too often waits; the attempt is counted while the password
+ * is looked at, or as much work is done where there is none: the write of the count is so much shorter that nobody sees whether there was
+ * one; a password that somebody else chose may have to be renewed.
  */
 export const openSignIn =
   (parts: { db: Db; passwords: Passwords; sessions: Sessions; failures: Failures; log: Logger }) =>
@@ -123,24 +126,29 @@ export const openSignIn =
     if (full !== undefined) return no(full)
 
     const { rows: candidates } = await db.query<Candidate>(CANDIDATES, [request.login, request.organizationId ?? null])
-    const hashes: (string | undefined)[] = []
+    const counted = new Set<Candidate>()
     // Those whose last attempt this was. The others get nothing more written: it would show in the time that there is such a user.
     const last: Candidate[] = []
-    for (const candidate of candidates) {
-      const { id, locked, attempts } = candidate
-      const { rows } = locked ? { rows: [] } : await db.query<{ hash: string; failures: number }>(ATTEMPT, [id, attempts])
-      hashes.push(rows[0]?.hash)
-      if (attempts > 0 && !locked && (rows[0] === undefined || rows[0].failures >= attempts)) last.push(candidate)
+    const count = async (): Promise<void> => {
+      for (const candidate of candidates) {
+        const { id, locked, attempts, hash } = candidate
+        if (locked) continue
+        const { rows } = await db.query<{ failures: number }>(ATTEMPT, [id, attempts, hash])
+        const [row] = rows
+        if (row !== undefined) counted.add(candidate)
+        if (attempts > 0 && (row === undefined || row.failures >= attempts)) last.push(candidate)
+      }
     }
-    const found = await passwords.matching(request.password, hashes.length === 0 ? [undefined] : hashes, from.ip)
+    const hashes = candidates.map(({ locked, hash }) => (locked ? undefined : hash))
+    const [found] = await Promise.all([passwords.matching(request.password, hashes.length === 0 ? [undefined] : hashes, from.ip), count()])
     const takeBack = (ids: readonly PrincipalId[]) =>
       db.query('update user_password set failures = greatest(0, failures - 1) where principal_id = any ($1)', [ids])
     if (!found.ok) {
       // Nothing was looked at, so nothing was attempted.
-      await takeBack(candidates.filter((_, index) => hashes[index] !== undefined).map(({ id }) => id))
+      await takeBack([...counted].map(({ id }) => id))
       return found
     }
-    const matching = candidates.filter((_, index) => found.value[index])
+    const matching = candidates.filter((candidate, index) => found.value[index] && counted.has(candidate))
     const [user] = matching
     if (user === undefined) {
       failures.count(from.ip, FAILURE_WEIGHT)
@@ -151,8 +159,7 @@ export const openSignIn =
     // One person may be in several organizations, so whose password it was not has failed nothing. But whoever gives somebody's address to
     // a user of theirs could try a password on both by giving it to their own first: one that is new counts as an attempt on the others.
     const others = candidates.filter((candidate) => !matching.includes(candidate))
-    if (matching.every(({ settled }) => settled))
-      await takeBack(others.filter((other) => hashes[candidates.indexOf(other)] !== undefined).map(({ id }) => id))
+    if (matching.every(({ settled }) => settled)) await takeBack(others.filter((other) => counted.has(other)).map(({ id }) => id))
     else if (others.length > 0) {
       failures.count(from.ip, FAILURE_WEIGHT)
       for (const other of others) if (last.includes(other)) await lockWhenTooMany(db, other, from)
@@ -182,7 +189,7 @@ export const openSignIn =
       // What was shown may have become an old password meanwhile; who changes it waits for us or we for them.
       const { rowCount } = await client.query('update user_password set failures = 0 where principal_id = $1 and hash = $2', [
         user.id,
-        hashes[candidates.indexOf(user)],
+        user.hash,
       ])
       if (rowCount !== 1) return no(WRONG)
       if (renewed !== undefined) {
