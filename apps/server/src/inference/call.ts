@@ -44,7 +44,8 @@ export const openCall =
       // What the engine said is worth more than that there is no other.
       if (!seat.ok) return refused ?? seat
       const relayed = await relay(exchange, caller, request, model, seat.value, spending)
-      if (relayed.ok) return relayed
+      // What one before it has worked on is to be written down, also where this one was never sent anything.
+      if (relayed.ok) return relayed.value.reached ? relayed : (refused ?? relayed)
       if (relayed.again === true && plainer < MAX_PLAINER && !exchange.isOver()) {
         plainer += 1
         continue

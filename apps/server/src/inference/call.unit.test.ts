@@ -139,10 +139,11 @@ test.each([true, false])(
 )
 
 test.each([true, false])(
-  'a client that has left before its request was sent says nothing about the engine (stream: %s)',
+  'a client that has left before its request was sent says nothing about the engine, and nothing is written down (stream: %s)',
   async (stream) => {
     await using engine = await startScriptedEngine()
     const left: string[] = []
+    const withdrawn: string[] = []
     let asked = (): void => {}
     const asking = new Promise<void>((resolve) => {
       asked = resolve
@@ -151,6 +152,7 @@ test.each([true, false])(
     await using plane = await startDataPlane({
       engine: engine.url,
       rooms: {
+        withdraw: (id) => void withdrawn.push(id),
         takeSeat: async (model, caller) => {
           asked()
           await new Promise((resolve) => caller.signal().addEventListener('abort', resolve))
@@ -171,12 +173,51 @@ test.each([true, false])(
     caller.post(CHAT, JSON.stringify({ ...ASK, stream }))
     await asking
     caller.socket.destroy()
-    await expect.poll(() => plane.records).toMatchObject([{ ended: 'client_left', counted: 'none', input: 0, output: 0 }])
+    await expect.poll(() => withdrawn).toHaveLength(1)
     expect(left).toEqual(['unused'])
-    expect(engine.requests).toEqual([])
+    expect([plane.records, plane.settled, engine.requests]).toEqual([[], [0], []])
     await client.close()
   },
 )
+
+test('what an engine has worked on is written down, also where its client left before the next one was sent anything', async () => {
+  await using engine = await startScriptedEngine({ status: 500 })
+  await using second = await startScriptedEngine()
+  let asked = (): void => {}
+  const asking = new Promise<void>((resolve) => {
+    asked = resolve
+  })
+  const clients = [new Client(engine.url), new Client(second.url)]
+  await using plane = await startDataPlane({
+    engine: engine.url,
+    rooms: {
+      takeSeat: async (model, caller, avoid) => {
+        const place = avoid?.size ?? 0
+        if (place > 0) {
+          asked()
+          await new Promise((resolve) => caller.signal().addEventListener('abort', resolve))
+        }
+        const replica = {
+          name: `place ${place}`,
+          engineId: randomUUID() as EngineId,
+          modelId: model.id as ModelId,
+          origin: place === 0 ? engine.url : second.url,
+          basePath: '',
+          remoteModel: model.name,
+          bearer: undefined,
+        }
+        return yes({ replica, client: clients[place] as Client, leave: () => undefined })
+      },
+    },
+  })
+  const caller = await plane.raw()
+  caller.post(CHAT, JSON.stringify(ASK))
+  await asking
+  caller.socket.destroy()
+  await expect.poll(() => plane.records).toMatchObject([{ ended: 'engine_failed', replica: 'place 0' }])
+  expect([engine.requests.length, second.requests.length]).toEqual([1, 0])
+  for (const client of clients) await client.close()
+})
 
 test('a wait for a seat that breaks is a fault of ours, and nothing that could be taken for lost', async () => {
   const withdrawn: string[] = []

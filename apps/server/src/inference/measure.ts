@@ -13,7 +13,6 @@ export type Measure = (model: Model, request: Request, relayed: Relayed) => Prom
 export const openMeasure =
   (by: { readonly count: CountInput; readonly countTexts: CountTexts }): Measure =>
   async (model, request, relayed) => {
-    if (!relayed.reached) return relayed
     const texts = relayed.words?.()
     if (texts === undefined) return relayed
     const [input, output] = await Promise.all([by.count(model, request, new AbortController().signal), by.countTexts(model, texts)])

@@ -109,6 +109,12 @@ export const serve = <R extends Reading>(rooms: Rooms, call: Call, input: Input,
         return await rooms.record(event)
       }
 
+      if (!relayed.value.reached) {
+        // No engine has any of it: its client left, or its time was up, before a byte of it was sent. So there is nothing to write down.
+        rooms.withdraw(exchange.id)
+        return relayed.value.finish()
+      }
+
       const isCounted = relayed.value.counted === 'engine'
       const ended = isCounted ? relayed.value : await input.measure(model, request.value, relayed.value)
       used = toUsed(request.value, ended)
@@ -144,8 +150,8 @@ const estimateOf = ({ estimate, stream }: Request, count: () => Promise<number |
 }
 
 /** Limits count what is not counted, too: an engine that was reached has had all of the input, and leaving early makes room for no more. */
-const toUsed = ({ estimate }: Request, { counts, counted, reached }: Pick<Relayed, 'counts' | 'counted' | 'reached'>): Used => {
-  if (counted === 'engine' || counted === 'tokenizer' || !reached) return counts
+const toUsed = ({ estimate }: Request, { counts, counted }: Pick<Relayed, 'counts' | 'counted'>): Used => {
+  if (counted === 'engine' || counted === 'tokenizer') return counts
   return {
     ...counts,
     input: Math.max(counts.input, estimate.inputTokens),

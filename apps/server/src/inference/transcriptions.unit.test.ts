@@ -1,10 +1,14 @@
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { connect } from 'node:net'
+import { type AddressInfo, connect, createServer } from 'node:net'
+import type { EngineId } from '@parvis/server/kit/ids'
+import { yes } from '@parvis/server/kit/outcome'
 import { aModel, startDataPlane } from '@parvis/testkit/data-plane'
 import { type Script, startScriptedEngine } from '@parvis/testkit/scripted-engine'
 import { readForm, writeForm } from '@parvis/wire/multipart'
 import { ErrorBody } from '@parvis/wire/openai/error'
 import fc from 'fast-check'
+import { Client } from 'undici'
 import { describe, expect, test } from 'vitest'
 
 const PATH = '/v1/audio/transcriptions'
@@ -70,6 +74,39 @@ const eventsOf = (text: string): unknown[] =>
 const stream = (...events: readonly object[]): Script => ({
   contentType: 'text/event-stream',
   raw: [...events.map((event) => `data: ${JSON.stringify(event)}\n\n`), 'data: [DONE]\n\n'],
+})
+
+test('a stream whose request no engine ever had ends in words, and nothing is written down', async () => {
+  const withdrawn: string[] = []
+  const server = createServer()
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  const busy = new Client(origin)
+  // It never answers, so that what is sent after it has to wait.
+  const first = busy.request({ method: 'GET', path: '/' }).catch(() => undefined)
+  const replica = { name: 'x', engineId: randomUUID() as EngineId, origin, basePath: '', remoteModel: 'x', bearer: undefined }
+  try {
+    await using house = await open(
+      {},
+      {
+        limits: { pingMs: 20, firstByteMs: 200 },
+        rooms: {
+          withdraw: (id) => void withdrawn.push(id),
+          takeSeat: (model) => Promise.resolve(yes({ replica: { ...replica, modelId: model.id }, client: busy, leave: () => undefined })),
+        },
+      },
+    )
+    const answer = await house.ask({ stream: 'true' })
+    expect(answer.status).toBe(200)
+    const text = await answer.text()
+    expect(text).toMatch(/^: ping\n\n[^]*"error"[^]*data: \[DONE\]\n\n$/)
+    expect([withdrawn, house.plane.records, house.plane.settled]).toEqual([[answer.headers.get('x-request-id')], [], [0]])
+  } finally {
+    await busy.destroy()
+    await first
+    server.close()
+  }
 })
 
 test('a transcript for which there is no room is 503; its engine has worked for it and is blamed for nothing', async () => {
