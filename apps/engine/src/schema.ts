@@ -94,6 +94,12 @@ export const CompletionRequest = z.looseObject({
   ]),
   max_tokens: optional(z.int().min(1)),
   logprobs: optional(z.int().min(0).max(5)),
+  // These change the text: to pass them over would be another answer than was asked for.
+  best_of: optional(z.literal(1, 'this engine gives one choice per request')),
+  echo: optional(z.literal(false, 'this engine does not repeat the prompt')),
+  suffix: optional(
+    z.literal('', 'this engine has no suffix: write it into the prompt, between the fill-in-the-middle tokens of the model'),
+  ),
 })
 export type CompletionRequest = z.infer<typeof CompletionRequest>
 

@@ -58,9 +58,17 @@ test.each([
   ['several prompts', { prompt: ['a', 'b'] }, 'prompt'],
   ['a token that does not exist', { prompt: [999_999] }, 'prompt'],
   ['too many probabilities', { prompt: 'a', logprobs: 50 }, 'logprobs'],
+  ['the best of several', { prompt: 'a', best_of: 2 }, 'best_of'],
+  ['the prompt once more', { prompt: 'a', echo: true }, 'echo'],
+  ['what comes behind', { prompt: 'a', suffix: 'b' }, 'suffix'],
 ])('%s is refused with the name of the field', async (_name, body, param) => {
   const { status, error } = await engine.refusal(PATH, body)
   expect({ status, param: error.param }).toEqual({ status: 400, param })
+})
+
+test('what says nothing is taken', async () => {
+  const { choices } = await engine.ask(PATH, { prompt, max_tokens: 1, best_of: 1, echo: false, suffix: '', n: null })
+  expect(choices).toHaveLength(1)
 })
 
 test('text becomes tokens and tokens become the same text', async () => {

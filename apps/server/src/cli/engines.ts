@@ -49,8 +49,8 @@ const guessType = (id: string): ModelType | 'other' => {
   if (/rerank|cross-encoder/i.test(id)) return 'rerank'
   if (/\bocr\b/i.test(id)) return 'ocr'
   if (/embed|\bbge-|\bgte-|\be5-|minilm/i.test(id)) return 'embedding'
-  if (/whisper/i.test(id)) return 'audio'
-  if (/\btts\b|speech|dall-e|moderation|stable-diffusion|flux/i.test(id)) return 'other'
+  if (/whisper|transcribe|\basr\b|parakeet|canary|moonshine|sensevoice|wav2vec/i.test(id)) return 'audio'
+  if (/\btts\b|xtts|kokoro|piper|speech|dall-e|moderation|stable-diffusion|flux/i.test(id)) return 'other'
   return 'chat'
 }
 

@@ -11,6 +11,21 @@ test('what no endpoint serves is left out, and told', () => {
   expect(leftOut).toEqual(['tts-1'])
 })
 
+test('what hears is known by the names such models have', () => {
+  const ids = [
+    'nvidia/parakeet-tdt-0.6b-v2',
+    'nvidia/canary-1b-flash',
+    'gpt-4o-mini-transcribe',
+    'Qwen/Qwen3-ASR-1.7B',
+    'iic/SenseVoiceSmall',
+    'UsefulSensors/moonshine-base',
+    'facebook/wav2vec2-large-960h',
+  ]
+  const { planned, leftOut } = planModels(offers(...ids, 'hexgrad/Kokoro-82M', 'piper-en'), wanted(), [])
+  expect(planned.map(({ remote, type }) => `${remote} ${type}`)).toEqual(ids.map((id) => `${id} audio`))
+  expect(leftOut).toEqual(['hexgrad/Kokoro-82M', 'piper-en'])
+})
+
 test('what only the operator can decide is asked back with the flag that decides it', () => {
   expect(() => planModels(offers('a/m', 'b/m'), wanted(), [])).toThrow(/would be called m here.*--model/)
   expect(() => planModels(offers(...Array.from({ length: 33 }, (_, at) => `m${at}`)), wanted(), [])).toThrow(/has 33 models.*--model/)

@@ -32,7 +32,8 @@ const parvis = async (...args: string[]): Promise<{ code: number | null; out: st
 test('before the first start a command says that there is nothing yet', async () => {
   const { code, out, complaints } = await parvis('keys', 'list')
   expect({ code, out }).toEqual({ code: 1, out: '' })
-  expect(complaints).toContain('Nothing is set up here yet. Start Parvis once')
+  expect(complaints).toContain('Nothing is set up in the database of PARVIS_DATABASE_URL yet. Start Parvis once')
+  expect(complaints).not.toContain(database.url)
 })
 
 test('a key made by hand opens the door of a running server, is listed without its secret, and is shut by hand', async () => {

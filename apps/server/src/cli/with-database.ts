@@ -8,7 +8,14 @@ import { hasMigrations, migrate, pendingMigrations } from '../kit/migrate.ts'
 import { borrowEmbeddedPostgres } from '../kit/postgres.ts'
 import { openSecrets, type Secrets } from '../kit/secrets.ts'
 
-export type CommandDatabase = { readonly db: Db; readonly url: string; readonly secrets: Secrets; readonly log: Logger }
+export type CommandDatabase = {
+  readonly db: Db
+  readonly url: string
+  /** Where that is, in words and without its password. */
+  readonly place: string
+  readonly secrets: Secrets
+  readonly log: Logger
+}
 
 const MAX_CONNECTIONS = 2
 
@@ -34,11 +41,12 @@ export const withDatabase = async <T>(config: Config, work: (database: CommandDa
   const embedded =
     config.databaseUrl === undefined ? await borrowEmbeddedPostgres({ dataDir: config.dataDir, log, clock: systemClock }) : undefined
   const url = config.databaseUrl ?? embedded?.url ?? ''
+  const place = config.databaseUrl === undefined ? `in ${config.dataDir}` : 'in the database of PARVIS_DATABASE_URL'
   const db = openDb(url, { log, max: MAX_CONNECTIONS })
   try {
     await bringUp(db)
     const secrets = await openSecrets({ dataDir: config.dataDir, masterKey: config.masterKey })
-    return await work({ db, url, secrets, log })
+    return await work({ db, url, place, secrets, log })
   } finally {
     await db.end()
     await embedded?.close()
@@ -56,11 +64,11 @@ export const organizationOf = async (database: CommandDatabase, given: string | 
 }
 
 /** What the first start made; a command before it says so. */
-export const installed = async ({ db, secrets }: CommandDatabase): Promise<Installation> => {
+export const installed = async ({ db, place, secrets }: CommandDatabase): Promise<Installation> => {
   const installation = await readInstallation(db, secrets)
   if (installation === undefined)
     throw new Error(
-      'Nothing is set up here yet. Start Parvis once: it makes the organization and its first key. Where it runs already, name its directory with --data-dir or PARVIS_DATA_DIR.',
+      `Nothing is set up ${place} yet. Start Parvis once: it makes the organization and its first key. If it runs already, this is not where it keeps them: name its directory with --data-dir or PARVIS_DATA_DIR, or its database with PARVIS_DATABASE_URL.`,
     )
   return installation
 }
