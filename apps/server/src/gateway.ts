@@ -28,6 +28,7 @@ import { linkPages } from './iam/pages.ts'
 import { openPeople } from './iam/people.ts'
 import { iamRoutes } from './iam/routes.ts'
 import { TEXTS_LIMIT_MS } from './inference/count.ts'
+import { openMemory } from './inference/memory.ts'
 import { inferenceReference } from './inference/reference.ts'
 import { inferenceRoutes } from './inference/routes.ts'
 import { httpAddress } from './kit/addresses.ts'
@@ -51,6 +52,8 @@ import { VERSION } from './version.ts'
 const BYTES_PER_MB = 1024 * 1024
 /** Request bodies held at once on this machine: a thousand images in flight would otherwise be a gigabyte. */
 const INFLIGHT_BYTES = 512 * BYTES_PER_MB
+/** Bodies of management requests, which are small but for some, and become twenty times as large when they are read. */
+const MANAGEMENT_BYTES = 16 * BYTES_PER_MB
 /** Answers kept for `Idempotency-Key`, likewise; one gateway has room for one of the largest at least. */
 const KEPT_BYTES = 64 * BYTES_PER_MB
 const KEPT_LEAST_BYTES = 16 * BYTES_PER_MB
@@ -162,9 +165,10 @@ export const openGateway = async (
     log,
     bodyMs,
     region: config.region,
+    memory: openMemory(MANAGEMENT_BYTES),
   })
   metricsRoute(manage, neighbours?.metrics ?? metrics.render)
-  linkPages(app, { people, clock, log })
+  linkPages(app, { people, clock, log, bodyMs })
   if (people.oidc !== undefined) oidcPages(app, { oidc: people.oidc, people, clock, log })
   iamRoutes(manage, { db, secrets, iam, people, fits })
   auditRoutes(manage, { db })

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { startHouse, type TestHouse } from '@parvis/testkit/house'
+import { until } from '@parvis/testkit/until'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 // What every management route keeps, shown on the projects (control-plane.md 2, 3, 6).
@@ -157,6 +158,40 @@ test('where no key is asked for, a body of more than 16 KB is refused', async ()
   })
   expect(answer.status).toBe(400)
   expect(answer.json()).toMatchObject({ details: [{ argument_name: 'body', help_message: 'at most 16384 bytes' }] })
+})
+
+test('an organization whose bodies never end takes the room of its own and no other’s, and what it held comes free', async () => {
+  const made = await house.call('/parvis/v1/organizations', { method: 'POST', body: { name: 'slow' } })
+  const { secret_key: key } = made.json() as { secret_key: string }
+  const bytes = 1_000_000
+  const post = async (): Promise<{ socket: Socket; answer: () => string }> => {
+    const socket = connect(Number(new URL(house.url).port), '127.0.0.1')
+    let received = ''
+    socket.on('data', (chunk: Buffer) => void (received += chunk.toString())).on('error', () => {})
+    socket.write(`POST ${PROJECTS} HTTP/1.1\r\nhost: x\r\nx-auth-token: ${key}\r\ncontent-length: ${bytes}\r\n\r\n`)
+    socket.write(Buffer.alloc(bytes - 1, ' '))
+    return { socket, answer: () => received }
+  }
+  const open: Awaited<ReturnType<typeof post>>[] = []
+  const large = { method: 'POST', body: { name: 'large', description: 'x'.repeat(bytes) } }
+  const their = async (body: unknown) => (await house.call(PROJECTS, { method: 'POST', body, ...token(key) })).status
+  try {
+    await until('there is no room for one more', async () => {
+      open.push(await post())
+      return (await their(large.body)) === 503
+    })
+    await until('one of them is told so', async () => {
+      open.push(await post())
+      return open.some(({ answer }) => /^HTTP\/1\.1 503 [^]*retry-after: 5/.test(answer()))
+    })
+    expect((await house.call(PROJECTS, large)).status).toBe(400)
+    // What is small has room of its own.
+    await until('it gets in', async () => (await their({ name: 'small' })) === 200)
+    for (const { socket } of open) socket.destroy()
+    await until('all of it is free', async () => (await their(large.body)) === 400)
+  } finally {
+    for (const { socket } of open) socket.destroy()
+  }
 })
 
 test('a text with U+0000 is refused, wherever it stands, and one that only looks like it is not', async () => {

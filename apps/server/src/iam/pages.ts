@@ -6,6 +6,7 @@ import { type Denial, speakDenial } from '../kit/denial.ts'
 import { newId } from '../kit/ids.ts'
 import type { Logger } from '../kit/log.ts'
 import { originOf } from '../kit/management.ts'
+import { readBytes, type Unread } from '../kit/read-body.ts'
 import type { Purpose } from './links.ts'
 import type { People } from './people.ts'
 
@@ -65,28 +66,21 @@ const inWords = (denial: Denial): string => {
   return 'help_message' in denial && denial.help_message !== undefined ? denial.help_message : 'Please try again later.'
 }
 
-/** Bounded in bytes and in time; the app's own limit ends what never arrives. */
-const readForm = (_request: FastifyRequest, payload: IncomingMessage): Promise<URLSearchParams> =>
-  new Promise((resolve, reject) => {
-    let text = ''
-    payload.setEncoding('utf8')
-    payload.on('data', (piece: string) => {
-      text += piece
-      if (text.length > MAX_BODY_BYTES) reject(Object.assign(new Error('the form is too large'), { statusCode: 413 }))
-    })
-    payload.on('end', () => resolve(new URLSearchParams(text)))
-    payload.on('error', reject)
-    payload.on('close', () => reject(Object.assign(new Error('the client left'), { statusCode: 400 })))
-  })
+const UNREAD: Record<Unread, number> = { too_large: 413, late: 408, left: 400, crowded: 503 }
 
 /** Taking up an invitation and choosing a new password, for people; programs have routes for it (link-routes.ts). */
-export const linkPages = (app: FastifyInstance, { people, clock, log }: { people: People; clock: Clock; log: Logger }): void => {
+export const linkPages = (
+  app: FastifyInstance,
+  { people, clock, log, bodyMs }: { people: People; clock: Clock; log: Logger; bodyMs: number },
+): void => {
   const { links } = people
+  const readForm = async (_request: FastifyRequest, payload: IncomingMessage): Promise<URLSearchParams> =>
+    new URLSearchParams((await readBytes(payload, { limitMs: bodyMs, maxBytes: MAX_BODY_BYTES })).toString())
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers()
     scope.addContentTypeParser('application/x-www-form-urlencoded', readForm)
-    scope.setErrorHandler((error: { statusCode?: number }, request, reply) => {
-      const status = error.statusCode ?? 500
+    scope.setErrorHandler((error: { statusCode?: number; unread?: Unread }, request, reply) => {
+      const status = error.unread === undefined ? (error.statusCode ?? 500) : UNREAD[error.unread]
       if (status >= 500) log.error({ err: error, route: request.routeOptions.url }, 'a page failed')
       return sendPage(reply, clock, {
         status,

@@ -8,6 +8,7 @@ import { type ArgumentFault, type Denial, forbidden, invalid, notFound, speakDen
 import { type AccessKey, newId, type OrganizationId, type PrincipalId, type ProjectId } from './ids.ts'
 import type { Logger } from './log.ts'
 import { no, type Outcome, yes } from './outcome.ts'
+import { type Hold, readBytes, type Unread } from './read-body.ts'
 import { lookUp } from './unknown-route.ts'
 
 /** Where a call comes from: the address, and what the client calls itself. */
@@ -234,38 +235,6 @@ const goOn = (request: FastifyRequest, reply: FastifyReply): undefined => {
   if (request.headers.expect !== undefined) reply.raw.writeContinue()
 }
 
-/** Why there is no body: nothing that is our fault. */
-type Unread = 'too_large' | 'late' | 'left'
-
-const readBytes = (request: IncomingMessage, limitMs: number, maxBytes: number): Promise<Buffer> =>
-  new Promise((resolve, reject) => {
-    const pieces: Buffer[] = []
-    let bytes = 0
-    const stop = (): void => {
-      clearTimeout(timer)
-      request.off('data', take).off('end', whole).off('close', left)
-    }
-    const fail = (unread: Unread): void => {
-      stop()
-      reject(Object.assign(new Error(`the body is ${unread}`), { unread }))
-    }
-    const take = (piece: Buffer): void => {
-      bytes += piece.length
-      if (bytes > maxBytes) fail('too_large')
-      else pieces.push(piece)
-    }
-    const whole = (): void => {
-      stop()
-      resolve(Buffer.concat(pieces, bytes))
-    }
-    const left = (): void => fail('left')
-    const timer = setTimeout(() => fail('late'), limitMs)
-    request.on('error', () => {}) // `close` follows
-    if (request.destroyed) return left()
-    if (Number(request.headers['content-length'] ?? 0) > maxBytes) return fail('too_large')
-    request.on('data', take).on('end', whole).on('close', left)
-  })
-
 const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): FastifyReply => {
   const raw = typeof query === 'object' && query !== null && 'dl' in query && query.dl === '1'
   if (!raw) return send(reply, 200, { name: file.name, content_type: file.contentType, content: file.bytes.toString('base64') })
@@ -277,6 +246,9 @@ const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): Fa
     .send(file.bytes)
 }
 
+/** Declared by the side that uses it: what it has of the memory of the data plane. */
+type BodyMemory = { open(): { own(organizationId: string): void; hold(bytes: number): boolean; release(): void } }
+
 /**
  * The management API: each room registers its routes with the function that comes back. A route is guarded before its body is
  * read, checked against its schemas, and answers in the vendor's shapes (control-plane.md 2 and 3). `shapes` is what the
@@ -284,8 +256,12 @@ const sendFile = (reply: FastifyReply, query: unknown, { file }: FileAnswer): Fa
  */
 export const openManagement = (
   app: FastifyInstance,
-  /** `bodyMs`: how long a body may take to arrive. `region`: the one there is; paths with another are those of nothing. */
-  parts: { guard: Guard; clock: Clock; log: Logger; bodyMs: number; region: string },
+  /**
+   * `bodyMs`: how long a body may take to arrive. `region`: the one there is; paths with another are those of nothing. `memory`: where
+   * bodies are held from their first byte to the end of the answer, each for its organization, which has a bound then; without a key
+   * there are only small ones.
+   */
+  parts: { guard: Guard; clock: Clock; log: Logger; bodyMs: number; region: string; memory?: BodyMemory },
 ): { manage: Manage; shapes(): readonly KnownRoute[]; refuseUnknown(request: FastifyRequest, reply: FastifyReply): boolean } => {
   const shapes: KnownRoute[] = []
   const begin = (reply: FastifyReply): FastifyReply =>
@@ -313,7 +289,9 @@ export const openManagement = (
     void app.register(async (scope) => {
       // Any content type, with or without a body; GET and DELETE may carry `{}` that nobody reads (control-plane.md 2.2).
       scope.removeAllContentTypeParsers()
-      scope.addContentTypeParser('*', (_request: FastifyRequest, payload: IncomingMessage) => readBytes(payload, parts.bodyMs, maxBytes))
+      scope.addContentTypeParser('*', (request: FastifyRequest, payload: IncomingMessage) =>
+        readBytes(payload, { limitMs: parts.bodyMs, maxBytes, hold: guards.get(request)?.hold }),
+      )
       scope.setErrorHandler((error: { unread?: Unread }, request, reply) => {
         if (error.unread === 'too_large') {
           return deny(reply, {
@@ -329,8 +307,9 @@ export const openManagement = (
           parts.log.debug(about, 'a management client left before its body was here')
           return send(reply, 400, { message: 'the body is not whole' })
         }
-        if (isCrowded(error)) {
-          parts.log.warn(about, 'a management request found no free connection to the database')
+        if (error.unread === 'crowded' || isCrowded(error)) {
+          const short = error.unread === 'crowded' ? 'room for its body' : 'free connection to the database'
+          parts.log.warn(about, `a management request found no ${short}`)
           reply.header('retry-after', String(CROWDED_RETRY_SECONDS))
           return send(reply, 503, { message: 'Too much is asked for at once. Try again in a moment.' })
         }
@@ -350,7 +329,10 @@ export const openManagement = (
           if (asked && !guarded.value.may(route.needs)) {
             return denyUnread(request, reply, forbidden(route.needs))
           }
-          guards.set(request, guarded.value)
+          const held = parts.memory?.open()
+          held?.own(guarded.value.actor.organizationId)
+          reply.raw.once('close', () => held?.release())
+          guards.set(request, { ...guarded.value, hold: (bytes) => held?.hold(bytes) ?? true })
           return goOn(request, reply)
         },
         handler: async (request, reply) => {
@@ -384,7 +366,7 @@ export const openManagement = (
     })
   }
 
-  const guards = new WeakMap<FastifyRequest, { actor: Actor; may: May }>()
+  const guards = new WeakMap<FastifyRequest, { actor: Actor; may: May; hold: Hold }>()
 
   const handleGuarded = <A>(
     needs: Needs,
@@ -392,7 +374,7 @@ export const openManagement = (
     work: (who: { actor: Actor; may: May }) => Promise<Outcome<A, Denial>>,
   ): Promise<Outcome<A, Denial>> => {
     const who = guards.get(request)
-    return who === undefined ? Promise.resolve(no(forbidden(needs))) : work(who)
+    return who === undefined ? Promise.resolve(no(forbidden(needs))) : work({ actor: who.actor, may: who.may })
   }
 
   return { manage, shapes: () => shapes, refuseUnknown }
