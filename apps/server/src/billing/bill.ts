@@ -84,8 +84,8 @@ const readQuantities = async (
 const quantityKey = (line: LineKey & { projectId: ProjectId }): string =>
   [line.projectId, line.product, line.mode, line.meter, line.price].join('\n')
 
-/** Transactions that began before a month was frozen and ended after it; no statement may run that long. */
-const SETTLING_MS = 3_600_000
+/** As far as a clock that is set back puts back the mark of the totals (usage/totals.ts), and longer than any statement may run that began before a month was frozen. */
+const SETTLING_MS = 86_400_000
 
 const readKeptMonth = async (client: Client): Promise<Month | null> => {
   const keptFrom = await readKeptFrom(client)
@@ -103,7 +103,8 @@ const readLateMonths = async (
   keptFrom: Month | null,
 ): Promise<readonly Month[]> => {
   const { rows } = await client.query<{ month: Month; frozen_at: Date }>(
-    `select month, frozen_at from bill
+    // A month that was frozen by a clock that was ahead had been due by the one before it.
+    `select month, least(frozen_at, due_at) as frozen_at from bill
       where organization_id = $1 and month < $2 and closed_at is not null
         and month >= coalesce((select content ->> 'keptFrom' from bill
                                 where organization_id = $1 and month < $2 and closed_at is not null

@@ -3,6 +3,7 @@ import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { addOrganization, addPriced, addProject, closeMonths, handClock, use } from '../../test/billing-usage.ts'
 import type { Clock, Instant } from '../kit/clock.ts'
+import type { Db } from '../kit/db.ts'
 import type { OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { type Cents, formatCents } from '../kit/money.ts'
@@ -52,6 +53,12 @@ const owed = async (organizationId: OrganizationId, month: string) => formatCent
 const stateOf = async (organizationId: OrganizationId, month: string) =>
   (await database.db.query('select waits_for, closed_at from bill where organization_id = $1 and month = $2', [organizationId, month]))
     .rows[0]
+
+/** As days after it: all is in the totals, and what was accepted at that instant was recorded then, too. */
+const settle = async (db: Db, at: string): Promise<void> => {
+  await db.query('update usage_total_state set settled_before = clock_timestamp()')
+  await db.query('update usage_event set recorded_at = accepted_at where accepted_at = $1', [at])
+}
 
 /** The second example of the pricing page, spread over a month. */
 const useExample = async (organizationId: OrganizationId, month: string): Promise<void> => {
@@ -157,17 +164,38 @@ test('what came late is billed although its events have been dropped by the time
     expect(await marked()).toEqual(expected)
 
     await computeTotals(db)
-    await db.query('update usage_total_state set settled_before = clock_timestamp()')
-    clock.set('2026-03-01T12:00:00Z')
+    await settle(db, '2026-03-01T00:00:00Z')
+    clock.set('2026-03-03T00:00:00Z')
     expect(await dropPartitions(db, clock.now(), 1)).toEqual(['usage_event_2026_01'])
     expect(await marked()).toEqual(expected)
-    clock.set('2026-03-02T00:00:00Z')
+    clock.set('2026-03-04T00:00:00Z')
     await closeMonths({ db, clock, log, terms })
     expect((await readBill(db, terms, organizationId, '2026-02' as Month)).closedAt).toBe(clock.now())
     expect(await marked()).toEqual(expected)
     // And not once more.
     const next = await readBill(db, terms, organizationId, '2026-03' as Month)
     expect(next.bill.lines.map(({ lateFrom, units }) => ({ lateFrom, units }))).toEqual([{ lateFrom: null, units: 1_000n }])
+  } finally {
+    await own.drop()
+  }
+})
+
+test.each([
+  ['set back by hours after a month was closed', `due_at = now(), frozen_at = now()`, `now() - interval '3 hours'`],
+  ['a year ahead while it was closed', `due_at = now(), frozen_at = now() + interval '1 year'`, 'now()'],
+])('late events are billed in the next month although the clock of the database was %s', async (_what, closed, recorded) => {
+  const own = await freshDatabase()
+  try {
+    const { db } = own
+    const priceId = await addPriced(db, 'small', { input: '0.15', output: '0.35' })
+    const organizationId = await addOrganization(db, 'clocks', '2026-01-01T00:00:00Z')
+    await closeMonths({ db, clock: handClock('2026-02-02T00:00:00Z'), log, terms })
+    await db.query('alter table bill disable trigger bill_stays_closed')
+    await db.query(`update bill set ${closed}`)
+    await use(db, { organizationId, model: 'small', priceId, at: '2026-01-31T23:00:00Z', output: 1_000 })
+    await db.query(`update usage_event set recorded_at = ${recorded}`)
+    const { bill: february } = await readBill(db, terms, organizationId, '2026-02' as Month)
+    expect(february.lines.map(({ lateFrom, units }) => [lateFrom, units])).toEqual([['2026-01', 1_000n]])
   } finally {
     await own.drop()
   }
@@ -197,7 +225,7 @@ test('what comes years late is billed once, as long as the ledger takes it', asy
 
     // The events of the first month are gone before that is on a bill that is closed, those of the other after it.
     await computeTotals(db)
-    await db.query('update usage_total_state set settled_before = clock_timestamp()')
+    await settle(db, '2026-02-20T00:00:00Z')
     const drop = (months: number) => dropPartitions(db, Date.parse('2026-02-28T00:00:00Z') as Instant, months)
     expect(await drop(24)).toEqual(['usage_event_2024_01'])
     expect(await linesOf('2026-02')).toEqual(february)
@@ -206,7 +234,7 @@ test('what comes years late is billed once, as long as the ledger takes it', asy
     expect(await linesOf('2026-03')).toEqual([])
     await served('2024-03-21T00:00:00Z', 5_000)
     await computeTotals(db)
-    await db.query('update usage_total_state set settled_before = clock_timestamp()')
+    await settle(db, '2026-02-20T00:00:00Z')
     expect(await drop(12)).toContain('usage_event_2024_03')
     expect(await linesOf('2026-03')).toEqual([['2024-03', 5_000n]])
     await closeAt('2026-04-02T00:00:00Z')

@@ -5,7 +5,7 @@ import { freshDatabase, type TestDatabase } from '@parvis/testkit/database'
 import { until } from '@parvis/testkit/until'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { usageEventOf } from '../../test/children/usage-events.ts'
-import { type Instant, systemClock } from '../kit/clock.ts'
+import { type Instant, instantToDate, systemClock } from '../kit/clock.ts'
 import { newId, type OrganizationId } from '../kit/ids.ts'
 import { openLog } from '../kit/log.ts'
 import { openMetrics } from '../kit/metrics.ts'
@@ -45,6 +45,9 @@ const insert = async (...events: ReturnType<typeof usageEventOf>[]): Promise<str
   )
   return refused
 }
+/** As if what was accepted then had been recorded then too, or earlier, and not now. */
+const recordedAt = (acceptedAt: Instant, instant = acceptedAt) =>
+  database.db.query('update usage_event set recorded_at = $2 where accepted_at = $1', [instantToDate(acceptedAt), instantToDate(instant)])
 const settle = () => database.db.query('update usage_total_state set settled_before = clock_timestamp()')
 const at = (year: number, month: number, day: number) => Date.UTC(year, month - 1, day) as Instant
 
@@ -70,9 +73,12 @@ test('an event of a month that has no partition yet makes one, among others that
 })
 
 test('what is older than the retention goes by the month, its totals stay, and nothing can come back to change them', async () => {
-  const [old, kept] = [at(2025, 11, 30), at(2025, 12, 1)]
-  await insert(...[old, kept, NOW].map((acceptedAt) => usageEventOf({ organizationId, acceptedAt, input: 9, cachedInput: 0, output: 0 })))
+  const [old, kept, newest] = [at(2025, 11, 30), at(2025, 12, 1), at(2026, 12, 30)]
+  await insert(
+    ...[old, kept, newest].map((acceptedAt) => usageEventOf({ organizationId, acceptedAt, input: 9, cachedInput: 0, output: 0 })),
+  )
   await computeTotals(database.db)
+  await recordedAt(newest)
   expect(await dropPartitions(database.db, NOW, 12), 'an event that is not yet settled holds its month').toEqual([])
   await settle()
   expect(await dropPartitions(database.db, NOW, 12)).toEqual(['usage_event_2025_11'])
@@ -93,12 +99,22 @@ test('a clock that is months ahead for a moment drops nothing, and what comes la
   await makePartitions(database.db, NOW)
   const ahead = at(2028, 2, 29)
   expect(await dropPartitions(database.db, ahead, 13), 'nothing was ever recorded').toEqual([])
-  const [first, second] = [usageEventOf({ organizationId, acceptedAt: NOW }), usageEventOf({ organizationId, acceptedAt: NOW })]
-  expect(await insert(first)).toEqual([])
+  const today = () => usageEventOf({ organizationId, acceptedAt: NOW })
+  expect(await insert(today())).toEqual([])
+  await recordedAt(NOW, at(2025, 1, 1))
   await computeTotals(database.db)
   await settle()
   expect(await dropPartitions(database.db, ahead, 13)).toEqual([])
-  expect(await insert(second)).toEqual([])
+  expect(await insert(today())).toEqual([])
+
+  // Also one by which an answer is accepted and recorded meanwhile.
+  const meanwhile = (ahead - 60_000) as Instant
+  expect(await insert(usageEventOf({ organizationId, acceptedAt: meanwhile }))).toEqual([])
+  await recordedAt(meanwhile)
+  await computeTotals(database.db)
+  await settle()
+  expect(await dropPartitions(database.db, ahead, 13)).toEqual([])
+  expect(await insert(today())).toEqual([])
 })
 
 test('the loop brings recorded events into the totals by itself', async () => {

@@ -15,6 +15,13 @@ const STOP_LIMIT_MS = 5_000
 /** To drop a partition, everybody else must be out of the table for a moment. Better the next hour than all waiting behind us. */
 const LOCK_LIMIT = '2s'
 
+// What was accepted or recorded by a clock that is ahead today is of no day before. The index on the first finds it at once.
+const NEWEST = `
+  select accepted_at from usage_event
+   where accepted_at < $1::timestamptz - interval '1 day' and recorded_at < $1::timestamptz - interval '1 day'
+   order by accepted_at desc
+   limit 1`
+
 const PARTITION = /^usage_event_(\d{4})_(\d{2})$/
 
 /** The first instant of the month that lies this many months away, in UTC. */
@@ -31,14 +38,13 @@ export const makePartitions = async (db: Db, now: Instant): Promise<void> => {
  * Drops the months that are older than what is kept, once everything in them is in the totals. Nothing of them can come back: from
  * then on the ledger refuses their events, so that their totals stay as they are. Says what was dropped.
  *
- * The retention is counted back from the newest event, where that is older than now: a clock that is months ahead for a moment would otherwise
- * drop them all, and refuse whatever comes later for good. Where nobody asks for anything, events are only kept for longer.
+ * The retention is counted back from the newest event of before yesterday, where that is older than now: a clock that is months ahead for a moment,
+ * also one by which events are recorded, would otherwise drop them all, and refuse whatever comes later for good. Where nobody asks for anything,
+ * events are only kept for longer.
  */
 export const dropPartitions = (db: Db, now: Instant, retentionMonths: number): Promise<string[]> =>
   transaction(db, async (client) => {
-    const { rows: newest } = await client.query<{ accepted_at: Date }>(
-      'select accepted_at from usage_event order by accepted_at desc limit 1',
-    )
+    const { rows: newest } = await client.query<{ accepted_at: Date }>(NEWEST, [instantToDate(now)])
     if (newest[0] === undefined) return []
     const keptFrom = monthAt(Math.min(now, dateToInstant(newest[0].accepted_at)) as Instant, -retentionMonths)
     const { rows } = await client.query<{ name: string }>(
