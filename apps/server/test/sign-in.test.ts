@@ -344,6 +344,31 @@ describe('a password', () => {
 })
 
 describe('a session', () => {
+  test('is not begun for a user who is locked while the password is looked at: it would live on once the user is unlocked', async () => {
+    const user = await newUser()
+    const before = await quickSession(user)
+    const client = await database.db.connect()
+    try {
+      // What locking does, at the moment before it is done.
+      await client.query('begin')
+      await client.query('update principal set locked = true where id = $1', [user.id])
+      await client.query('delete from session where principal_id = $1', [user.id])
+      const entered = signIn(user.email, PASSWORD)
+      const made = ask('POST', `${IAM}/jwts`, { key: before.key, body: { user_id: user.id } })
+      await until('both wait for it', async () => {
+        const { rowCount } = await database.db.query(
+          `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%principal%'`,
+        )
+        return rowCount === 2
+      })
+      await client.query('commit')
+      expect([(await entered).status, (await made).status]).toEqual([401, 403])
+      expect((await database.db.query('select from session where principal_id = $1', [user.id])).rowCount).toBe(0)
+    } finally {
+      client.release()
+    }
+  })
+
   test('is no use once it is altered, signed by somebody else, not signed at all, too old, or made for another', async () => {
     const user = await newUser('')
     const { token, jti } = await quickSession(user)

@@ -167,6 +167,7 @@ export const sessionRoutes = (manage: Manage, { db, people }: IamRoom): void => 
       return transaction(db, async (client) => {
         const parent = actor.sessionId as SessionId | undefined
         const tokens = await sessions.begin(client, { principalId: actor.principalId, origin: actor, parent })
+        if (tokens === undefined) return no(forbidden(writes))
         await recordChange(client, {
           organizationId: actor.organizationId,
           actor,

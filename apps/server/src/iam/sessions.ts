@@ -122,11 +122,17 @@ export const openSessions = ({ db, secrets, clock }: { db: Db; secrets: Secrets;
   const EXPIRES_AT = `least(now() + interval '${TOKEN_SECONDS} seconds', ${ENDS_AT})`
 
   return {
-    /** In the transaction of whatever it is that lets them in. `parent`: the session from which this one is made; it ends when that one must. */
+    /**
+     * In the transaction of whatever it is that lets them in. `parent`: the session from which this one is made; it ends when that one must.
+     * None for a user who is locked: whoever locks waits for us, or we for them, and ends the sessions that are there then, so that none is
+     * left to live on once the user is unlocked.
+     */
     begin: async (
       client: pg.ClientBase,
       request: { readonly principalId: PrincipalId; readonly origin: Origin; readonly parent?: SessionId | undefined },
-    ): Promise<Tokens> => {
+    ): Promise<Tokens | undefined> => {
+      const { rowCount } = await client.query('select from principal where id = $1 and not locked for no key update', [request.principalId])
+      if (rowCount !== 1) return undefined
       const id: SessionId = newId(clock.now())
       const renewToken = newRenewToken()
       await client.query(

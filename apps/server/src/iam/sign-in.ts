@@ -89,15 +89,16 @@ export const writePassword = async (client: pg.ClientBase, principalId: Principa
   )
 }
 
-/** A session for whoever has shown who they are, and its entry in the audit. */
+/** A session for whoever has shown who they are, and its entry in the audit. None for a user who was locked meanwhile. */
 export const enter = async (
   client: pg.ClientBase,
   sessions: Sessions,
   who: { readonly principalId: PrincipalId; readonly organizationId: OrganizationId },
   by: 'password' | 'openid',
   origin: Origin,
-): Promise<Entered> => {
+): Promise<Entered | undefined> => {
   const tokens = await sessions.begin(client, { principalId: who.principalId, origin })
+  if (tokens === undefined) return undefined
   await client.query('update principal set last_login_at = now() where id = $1', [who.principalId])
   await recordChange(client, {
     organizationId: who.organizationId,
@@ -206,6 +207,7 @@ export const openSignIn =
         })
       }
       const entered = await enter(client, sessions, who, 'password', from)
+      if (entered === undefined) return no(WRONG)
       const renewalDueAt = user.enforce_password_renewal && renewed === undefined ? user.due_at : null
       return yes({ ...entered, renewalDueAt })
     })
