@@ -20,8 +20,8 @@ const textOf = (content: Message['content'], field: string): Outcome<string> => 
   for (const [index, part] of content.entries()) {
     const text = part['text']
     if (part.type !== 'text')
-      return no(fieldInvalid(`${field}.${index}.type`, `this model takes text only, not ${JSON.stringify(part.type)}`))
-    if (typeof text !== 'string') return no(fieldInvalid(`${field}.${index}.text`, 'expected string'))
+      return no(fieldInvalid(`${field}[${index}].type`, `this model takes text only, not ${JSON.stringify(part.type)}`))
+    if (typeof text !== 'string') return no(fieldInvalid(`${field}[${index}].text`, 'expected string'))
     texts.push(text)
   }
   return yes(texts.join('\n'))
@@ -37,7 +37,7 @@ const argumentsOf = (text: string): unknown => {
 }
 
 const messageToTemplate = (message: Message, index: number): Outcome<Record<string, unknown>> => {
-  const content = textOf(message.content, `messages.${index}.content`)
+  const content = textOf(message.content, `messages[${index}].content`)
   if (!content.ok) return content
   return yes({
     role: message.role === 'developer' ? 'system' : message.role,

@@ -16,7 +16,7 @@ export const readInputs = (
   const { vocabulary, contextTokens } = loaded
   const read: Input[] = []
   for (const [index, input] of inputs.entries()) {
-    const place = `${field}.${index}`
+    const place = `${field}[${index}]`
     if (input.length === 0) return no(fieldInvalid(place, 'it is empty'))
     const strange = typeof input === 'string' ? undefined : input.find((token) => token >= vocabulary.size)
     if (strange !== undefined) return no(fieldInvalid(place, `there is no token ${strange}`))

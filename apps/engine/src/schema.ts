@@ -7,14 +7,15 @@ const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform(
 
 const sampling = {
   temperature: optional(z.number().min(0).max(2)),
-  top_p: optional(z.number().gt(0).max(1)),
+  top_p: optional(z.number().min(0).max(1)),
   top_k: optional(z.int().min(-1)),
   min_p: optional(z.number().min(0).max(1)),
   repetition_penalty: optional(z.number().gt(0)),
   presence_penalty: optional(z.number().min(-2).max(2)),
   frequency_penalty: optional(z.number().min(-2).max(2)),
   logit_bias: optional(z.record(z.string().regex(/^\d+$/, 'a key must be the number of a token'), z.number().min(-100).max(100))),
-  seed: optional(z.int()),
+  // Any whole number: a seed of 64 bits is more than a JSON number holds exactly, and still one.
+  seed: optional(z.number().refine(Number.isInteger, 'expected an integer')),
   stop: optional(z.union([z.string(), z.array(z.string()).max(16)])),
   /** vLLM's: go on past the end token, up to the limit. Benchmarks and tests need answers of a known length. */
   ignore_eos: optional(z.boolean()),
@@ -146,16 +147,20 @@ export const readBody = <S extends z.ZodType>(schema: S, body: unknown): Outcome
   const result = schema.safeParse(body)
   if (result.success) return yes(result.data)
   const issue = deepest(result.error.issues[0])
-  return no(fieldInvalid(issue.path.join('.') || 'body', issue.message.replace(/^Invalid input: /, '')))
+  return no(fieldInvalid(pathToField(issue.path) || 'body', issue.message.replace(/^Invalid input: /, '')))
 }
 
+/** `messages[0].content`, as the gateway writes it. */
+const pathToField = (path: readonly PropertyKey[]): string =>
+  path.map((step, index) => (typeof step === 'number' ? `[${step}]` : `${index === 0 ? '' : '.'}${String(step)}`)).join('')
+
 type Issue = { code?: string; path: readonly PropertyKey[]; message: string; errors?: readonly (readonly Issue[])[] }
-type Wrong = { path: readonly string[]; message: string; wrongType: boolean }
+type Wrong = { path: readonly PropertyKey[]; message: string; wrongType: boolean }
 
 /** Of a union, the branch that was of the right type and still refused says best what is wrong, and then the one that came furthest. */
 const deepest = (issue: Issue | undefined): Wrong => {
   if (issue === undefined) return { path: [], message: 'the body is not valid', wrongType: true }
-  const path = issue.path.map(String)
+  const { path } = issue
   const branches = (issue.errors ?? [])
     .map((branch) => deepest(branch[0]))
     .toSorted((a, b) => Number(a.wrongType) - Number(b.wrongType) || b.path.length - a.path.length)

@@ -77,6 +77,21 @@ describe('sampling', () => {
     expect(other).not.toBe(first)
   })
 
+  test('a seed of 64 bits is one too', async () => {
+    const body = { temperature: 1.5, messages: user('Tell me a story.'), max_tokens: 20, seed: 2 ** 63 }
+    const [first, again] = [await engine.ask(PATH, body), await engine.ask(PATH, body)]
+    expect(again.choices[0].message.content).toBe(first.choices[0].message.content)
+  })
+
+  test('of no share of the probability the likeliest token is left', async () => {
+    const body = { messages: user('What is the capital of France?'), max_tokens: 20 }
+    const likeliest = await engine.ask(PATH, { ...body, temperature: 0 })
+    for (const logprobs of [false, true]) {
+      const { choices } = await engine.ask(PATH, { ...body, temperature: 2, top_p: 0, logprobs })
+      expect(choices[0].message.content).toBe(likeliest.choices[0].message.content)
+    }
+  })
+
   test('an answer ends before a stop string, also when it spans tokens', async () => {
     const ask = (stop: unknown, stream = {}) =>
       engine.ask(PATH, { ...greedy, messages: user('What is the capital of France?'), stop, ...stream })
@@ -300,9 +315,9 @@ describe('refusals', () => {
   test.each([
     ['no messages', {}, 'messages'],
     ['empty messages', { messages: [] }, 'messages'],
-    ['a content that is no text', { messages: [{ role: 'user', content: 3 }] }, 'messages.0.content'],
-    ['an unknown role', { messages: [{ role: 'robot', content: 'x' }] }, 'messages.0.role'],
-    ['a part that is no text', { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, 'messages.0.content.0.type'],
+    ['a content that is no text', { messages: [{ role: 'user', content: 3 }] }, 'messages[0].content'],
+    ['an unknown role', { messages: [{ role: 'robot', content: 'x' }] }, 'messages[0].role'],
+    ['a part that is no text', { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, 'messages[0].content[0].type'],
     ['a temperature as text', { messages: user('x'), temperature: '0' }, 'temperature'],
     ['a temperature that is too high', { messages: user('x'), temperature: 3 }, 'temperature'],
     ['a stop that is a number', { messages: user('x'), stop: 3 }, 'stop'],
@@ -310,7 +325,7 @@ describe('refusals', () => {
     ['several choices', { messages: user('x'), n: 2 }, 'n'],
     ['a bias on a token that does not exist', { messages: user('x'), logit_bias: { 99999: 1 } }, 'logit_bias'],
     ['top probabilities without probabilities', { messages: user('x'), top_logprobs: 3 }, 'top_logprobs'],
-    ['a tool without a name', { messages: user('x'), tools: [{ type: 'function', function: {} }] }, 'tools.0.function.name'],
+    ['a tool without a name', { messages: user('x'), tools: [{ type: 'function', function: {} }] }, 'tools[0].function.name'],
     ['a model that is no text', { messages: user('x'), model: 3 }, 'model'],
   ])('%s is refused with the name of the field', async (_name, body, param) => {
     const { status, error } = await engine.refusal(PATH, body)

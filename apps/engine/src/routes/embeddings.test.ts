@@ -84,11 +84,11 @@ test('the longest input is taken whole, one token more is refused with both numb
 
 test.each([
   ['no input', {}, 'input'],
-  ['an empty text', { input: '' }, 'input.0'],
-  ['an empty text among others', { input: ['a', ''] }, 'input.1'],
+  ['an empty text', { input: '' }, 'input[0]'],
+  ['an empty text among others', { input: ['a', ''] }, 'input[1]'],
   ['an empty list', { input: [] }, 'input'],
   ['a number', { input: 3 }, 'input'],
-  ['a token that does not exist', { input: [[999_999]] }, 'input.0'],
+  ['a token that does not exist', { input: [[999_999]] }, 'input[0]'],
   ['more than 2,048 inputs and a query', { input: Array(2050).fill('a') }, 'input'],
   ['a length the model was not trained for', { input: 'a', dimensions: 100 }, 'dimensions'],
   ['a length of no number', { input: 'a', dimensions: '32' }, 'dimensions'],

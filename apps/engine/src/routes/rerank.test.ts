@@ -47,7 +47,7 @@ test.each([
   ['no query', { documents: ['a'] }, 'query'],
   ['no documents', { query: 'a' }, 'documents'],
   ['an empty list', { query: 'a', documents: [] }, 'documents'],
-  ['a document that is a number', { query: 'a', documents: [3] }, 'documents.0'],
+  ['a document that is a number', { query: 'a', documents: [3] }, 'documents[0]'],
   ['a top_n of nothing', { query: 'a', documents: ['a'], top_n: 0 }, 'top_n'],
 ])('%s is refused with the name of the field', async (_name, body, param) => {
   const { status, error } = await engine.refusal(PATH, body)
