@@ -81,7 +81,7 @@ const stateless = (what: string) => z.null({ error: `${what}: this API keeps not
 
 export const ResponsesRequest = z.looseObject({
   model: z.string().min(1),
-  input: textOrParts(InputItem, 1),
+  input: textOrParts(InputItem, 1, 'items'),
   instructions: z.string().nullish(),
   max_output_tokens: z.int().min(1).nullish(),
   temperature: z.number().min(0).max(2).nullish(),
