@@ -250,7 +250,13 @@ const readProjectNames = async (client: Client, organizationId: OrganizationId):
 const less = (pool: bigint, used: bigint): bigint => (used < pool ? pool - used : 0n)
 
 /** What is left of a pool that is given once: less what every earlier month took, closed or still open. */
-const readLifetimePools = async (client: Client, terms: Terms, organizationId: OrganizationId, before: Month): Promise<FreePools> => {
+const readLifetimePools = async (
+  client: Client,
+  terms: Terms,
+  organizationId: OrganizationId,
+  before: Month,
+  keptFrom: Month | null,
+): Promise<FreePools> => {
   const { rows } = await client.query<{ tokens: string; audio: string; first_open: Month | null }>(
     `select coalesce(sum((content #>> '{bill,freeUnits,tokens}')::numeric), 0)::text as tokens,
             coalesce(sum((content #>> '{bill,freeUnits,audio}')::numeric), 0)::text as audio,
@@ -264,7 +270,9 @@ const readLifetimePools = async (client: Client, terms: Terms, organizationId: O
   audio = less(audio, BigInt(rows[0]?.audio ?? 0))
   const firstOpen = rows[0]?.first_open ?? null
   for (let open = firstOpen; open !== null && open < before; open = nextMonth(open)) {
-    const { freeUnits } = rate((await readQuantities(client, organizationId, open)).quantities, { tokens, audio })
+    const own = await readQuantities(client, organizationId, open)
+    const late = await readLate(client, organizationId, open, keptFrom)
+    const { freeUnits } = rate([...own.quantities, ...late.quantities], { tokens, audio })
     tokens = less(tokens, freeUnits.tokens)
     audio = less(audio, freeUnits.audio)
   }
@@ -280,7 +288,7 @@ export const readBill = async (client: Client, terms: Terms, organizationId: Org
   const keptFrom = await readKeptMonth(client)
   const own = await readQuantities(client, organizationId, asked)
   const late = await readLate(client, organizationId, asked, keptFrom)
-  const given = terms.freePeriod === 'monthly' ? terms.freePools : await readLifetimePools(client, terms, organizationId, asked)
+  const given = terms.freePeriod === 'monthly' ? terms.freePools : await readLifetimePools(client, terms, organizationId, asked, keptFrom)
   return {
     organizationId,
     month: asked,

@@ -426,6 +426,20 @@ test('a free pool that is given once is not given again next month, whether the 
   expect([await free('2026-02'), await free('2026-03')]).toEqual([400_000n, 0n])
 })
 
+test('what came late takes of a free pool that is given once, also for the months behind the one that it is billed in', async () => {
+  const once: Terms = { ...terms, freePeriod: 'lifetime' }
+  const organizationId = await addOrganization(database.db, 'lifetime late', '2026-01-10T00:00:00Z')
+  const served = (at: string) => use(database.db, { organizationId, model: 'llama', priceId: llama, at, output: 400_000 })
+  const free = async (month: string) => (await bill(organizationId, month, once)).bill.freeUnits.tokens
+  await served('2026-01-20T00:00:00Z')
+  await roundAt(handClock('2026-02-02T00:00:00Z'), once)
+  await served('2026-01-21T00:00:00Z')
+  await served('2026-02-20T00:00:00Z')
+  await served('2026-03-20T00:00:00Z')
+  await openMonths(database.db, handClock('2026-03-01T00:00:00Z'), once)
+  expect([await free('2026-02'), await free('2026-03')]).toEqual([600_000n, 0n])
+})
+
 test('an invoice is paid once; what was wrong is taken back by credit notes, never by more than it was', async () => {
   const organizationId = await addOrganization(database.db, 'credit', '2026-01-10T00:00:00Z')
   await useExample(organizationId, '2026-01')
