@@ -280,7 +280,10 @@ test('a clock that is a year ahead for an hour closes no month, however often', 
       return rows.map(({ month, closed_at }) => `${month} ${closed_at === null ? 'open' : 'closed'}`)
     }
     expect(await roundOf('2026-02-01T00:00:00Z')).toEqual(['2026-01 open'])
-    expect(await roundOf('2026-02-02T00:00:00Z')).toEqual(['2026-01 closed'])
+    // Also what is over already: its invoice would be of next year.
+    expect((await roundOf('2027-02-01T00:30:00Z')).every((month) => month.endsWith('open'))).toBe(true)
+    expect(await roundOf('2026-02-01T00:01:00Z')).toEqual(['2026-01 open'])
+    expect(await roundOf('2026-02-02T00:01:00Z')).toEqual(['2026-01 closed'])
     // Ahead twice, the second time later than what it wrote down the first time would be due.
     for (const [wrong, right] of [
       ['2027-02-03T00:00:00Z', '2026-02-03T00:01:00Z'],
@@ -297,6 +300,28 @@ test('a clock that is a year ahead for an hour closes no month, however often', 
     expect(await roundOf('2026-03-02T00:00:00Z')).toEqual(['2026-01 closed', '2026-02 closed'])
     const closed = await readBill(db, terms, organizationId, '2026-02' as Month)
     expect(closed.bill.lines.map(({ units }) => units)).toEqual([3_000_000n])
+  } finally {
+    await own.drop()
+  }
+})
+
+test.each([
+  ['was away when a month was due closes it a day after it is back', ['04-10T00:00 ', '04-10T23:00 ', '04-11T00:00 01 02 03']],
+  [
+    'is there for an hour a week closes months, too',
+    ['02-08T00:00 ', '02-15T00:00 01', '03-08T00:00 01', '03-15T00:00 01', '03-22T00:00 01 02'],
+  ],
+])('a house that %s', async (_what, rounds) => {
+  const own = await freshDatabase()
+  try {
+    const { db } = own
+    await addOrganization(db, 'away', '2026-01-10T00:00:00Z')
+    for (const expected of ['02-01T00:00 ', ...rounds]) {
+      const [at = ''] = expected.split(' ')
+      await billRound({ db, clock: handClock(`2026-${at}:00Z`), log, terms })
+      const { rows } = await db.query<{ month: string }>('select month from bill where closed_at is not null order by month')
+      expect(`${at} ${rows.map(({ month }) => month.slice(5)).join(' ')}`).toBe(expected)
+    }
   } finally {
     await own.drop()
   }

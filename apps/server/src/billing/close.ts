@@ -14,8 +14,8 @@ import type { Terms } from './terms.ts'
  * over, and months are closed in their order. Whoever holds the lease computes the bill once more and freezes it, with the draft of its
  * invoice, in one transaction that asks for its own lease. What arrives later is found by the next month as a difference.
  *
- * That time counts from when somebody saw that the month is over. So a clock that is months ahead for less than it closes nothing: the rows that it
- * made go again when the clock does.
+ * That time counts from when somebody saw that the month is over, and anew where nobody was there for long when it was up. So a clock that is months
+ * ahead for less than it closes nothing: the rows that it made go again when the clock does.
  */
 
 /** A bill takes seconds; whoever needs longer has died. */
@@ -29,6 +29,9 @@ const AGAIN_SECONDS = 600
 const DROP_UNENDED = `delete from bill where closed_at is null and month >= to_char($1::timestamptz at time zone 'UTC', 'YYYY-MM')`
 // The same clock was the first to see the end of these.
 const NOT_LATER = 'update bill set due_at = $1 where closed_at is null and due_at > $1'
+// Nobody was there when these were due, or the clock is ahead: the whole time once more. Only once, and not for what was tried, or a house that is
+// there for an hour a week would never close a month.
+const NOT_LONG_DUE = 'update bill set due_at = $1, attempt = 1 where closed_at is null and attempt = 0 and due_at < $2'
 // From the first month in which the organization was there or used anything, up to the last that has ended. `do nothing`: two processes
 // may do it at once. The index (organization_id, hour) of the totals answers `min`.
 const OPEN_MONTHS = `
@@ -99,8 +102,10 @@ const HOUR_MS = 3_600_000
 export const openMonths = async (db: Db, clock: Clock, terms: Terms): Promise<void> => {
   const now = clock.now()
   const running = instantToDate(monthStart(monthOf(now)))
-  const dueAt = instantToDate((now + terms.graceHours * HOUR_MS) as Instant)
+  const graceMs = terms.graceHours * HOUR_MS
+  const dueAt = instantToDate((now + graceMs) as Instant)
   await db.query(DROP_UNENDED, [running])
   await db.query(NOT_LATER, [dueAt])
+  await db.query(NOT_LONG_DUE, [dueAt, instantToDate((now - graceMs) as Instant)])
   await db.query(OPEN_MONTHS, [running, dueAt])
 }
