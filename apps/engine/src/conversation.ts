@@ -1,5 +1,6 @@
-import type { ChatModel, Vocabulary } from './llama/model.ts'
+import type { ChatModel, Loaded } from './llama/model.ts'
 import { type ChatTemplate, TemplateError } from './llama/template.ts'
+import { refuseFarTooLong } from './plan.ts'
 import { badRequest, fieldInvalid, no, type Outcome, yes } from './refusal.ts'
 import type { Message, Tool } from './schema.ts'
 
@@ -57,7 +58,7 @@ const messageToTemplate = (message: Message, index: number): Outcome<Record<stri
 }
 
 /** Writes a conversation as the model was trained to read it, and as tokens. */
-export const renderConversation = (chat: ChatModel, vocabulary: Vocabulary, conversation: Conversation): Outcome<Prompt> => {
+export const renderConversation = (chat: ChatModel, loaded: Loaded, conversation: Conversation): Outcome<Prompt> => {
   const tools = conversation.tools === undefined || conversation.tools.length === 0 ? null : conversation.tools
   const template = tools !== null && chat.toolTemplate !== undefined ? chat.toolTemplate : chat.template
   if (template === undefined)
@@ -70,6 +71,7 @@ export const renderConversation = (chat: ChatModel, vocabulary: Vocabulary, conv
     messages.push(one.value)
   }
 
+  const { vocabulary, contextTokens } = loaded
   const guard = vocabulary.guard()
   const effort = conversation.reasoningEffort
   try {
@@ -82,6 +84,8 @@ export const renderConversation = (chat: ChatModel, vocabulary: Vocabulary, conv
       ...(effort === undefined ? {} : { enable_thinking: effort !== 'none', ...(effort === 'none' ? {} : { reasoning_effort: effort }) }),
       ...conversation.templateValues,
     })
+    const tooLong = refuseFarTooLong(rendered, contextTokens, 'messages')
+    if (tooLong !== undefined) return no(tooLong)
     const tokens = guard.tokenize(rendered)
     const { beginning } = vocabulary
     if (beginning !== undefined && tokens[0] !== beginning) tokens.unshift(beginning)

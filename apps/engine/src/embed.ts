@@ -1,6 +1,7 @@
 import type { Token } from 'node-llama-cpp'
 import type { Counters } from './counters.ts'
 import type { EmbeddingModel, Loaded } from './llama/model.ts'
+import { refuseFarTooLong } from './plan.ts'
 import { contextExceeded, fieldInvalid, no, type Outcome, yes } from './refusal.ts'
 import { normalize } from './vectors.ts'
 
@@ -18,6 +19,8 @@ export const readInputs = (
   for (const [index, input] of inputs.entries()) {
     const place = `${field}[${index}]`
     if (input.length === 0) return no(fieldInvalid(place, 'it is empty'))
+    const tooLong = typeof input === 'string' ? refuseFarTooLong(input, contextTokens, place) : undefined
+    if (tooLong !== undefined) return no(tooLong)
     const strange = typeof input === 'string' ? undefined : input.find((token) => token >= vocabulary.size)
     if (strange !== undefined) return no(fieldInvalid(place, `there is no token ${strange}`))
     const tokens = typeof input === 'string' ? vocabulary.tokenize(input, false) : input

@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { EngineOptions } from './command-line.ts'
 import type { Sampling } from './llama/generate.ts'
 import type { SamplingDefaults } from './llama/model.ts'
-import { contextExceeded, fieldInvalid, no, type Outcome, outputLimit, yes } from './refusal.ts'
+import { contextExceeded, fieldInvalid, no, type Outcome, outputLimit, type Refusal, yes } from './refusal.ts'
 import type { ChatRequest, CompletionRequest } from './schema.ts'
 
 // llama.cpp reads the greatest 32-bit number as "take a random seed".
@@ -36,6 +36,18 @@ export const readSampling = (
 
 export const readStops = (stop: string | readonly string[] | undefined): readonly string[] =>
   (typeof stop === 'string' ? [stop] : (stop ?? [])).filter((text) => text !== '')
+
+/** No vocabulary has a longer token; the longest are runs of 128 spaces. */
+const TOKEN_CHARACTERS = 256
+
+/**
+ * A text that cannot fit whatever its tokens are. To tokenize 20 MB takes seconds, in which all other answers of the model stand still,
+ * and so it is not done only to say by how much a text is too long.
+ */
+export const refuseFarTooLong = (text: string, contextTokens: number, field: string): Refusal | undefined => {
+  const fewest = Math.ceil(text.length / TOKEN_CHARACTERS)
+  return fewest > contextTokens ? contextExceeded(`at least ${fewest}`, contextTokens, field) : undefined
+}
 
 /**
  * How many tokens the answer may have. Checked before anything is computed: the library would silently cut the beginning

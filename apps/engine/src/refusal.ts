@@ -21,7 +21,7 @@ export const badRequest = (message: string, param: string | null = null): Refusa
 export const fieldInvalid = (field: string, reason: string): Refusal => badRequest(`The field "${field}" is not valid: ${reason}.`, field)
 
 /** The phrase and both numbers are what clients look for (data-plane.md 3.3). */
-export const contextExceeded = (asked: number, maximum: number, param: string): Refusal =>
+export const contextExceeded = (asked: number | string, maximum: number, param: string): Refusal =>
   badRequest(`This model's maximum context window is ${maximum} tokens; ${asked} were requested (input and output together).`, param)
 
 export const outputLimit = (asked: number, maximum: number, param: string): Refusal => ({

@@ -368,6 +368,21 @@ describe('refusals', () => {
     expect(fitting.usage.total_tokens).toBe(2048)
   })
 
+  test('what cannot fit whatever its tokens are is refused without being tokenized', async () => {
+    const far = 'x'.repeat(256 * 2048)
+    const asked: [string, object, string][] = [
+      [PATH, { messages: user(far) }, 'messages'],
+      ['/tokenize', { messages: user(far) }, 'messages'],
+      ['/tokenize', { prompt: `${far}x` }, 'prompt'],
+      ['/v1/completions', { prompt: `${far}x` }, 'prompt'],
+    ]
+    for (const [path, body, param] of asked) {
+      const { status, error } = await engine.refusal(path, body)
+      expect({ status, param: error.param }).toEqual({ status: 400, param })
+      expect(error.message).toContain('maximum context window is 2048 tokens; at least 2049 were requested')
+    }
+  })
+
   test('more output than the model may give is refused with 416', async () => {
     const { status, error } = await engine.refusal(PATH, { messages: user('x'), max_completion_tokens: 513 })
     expect(status).toBe(416)

@@ -17,7 +17,7 @@ const readPlan = async (engine: Engine, chat: ChatModel, request: ChatRequest): 
   const { loaded, options } = engine
   const choice = request.tool_choice ?? 'auto'
   const tools = choice === 'none' || request.tools?.length === 0 ? undefined : request.tools
-  const prompt = renderConversation(chat, loaded.vocabulary, {
+  const prompt = renderConversation(chat, loaded, {
     messages: request.messages,
     tools,
     templateValues: request.chat_template_kwargs,

@@ -3,7 +3,7 @@ import { complete, type LogprobEntry, type Plan, type Usage } from '../complete.
 import type { Engine, Exchange } from '../exchange.ts'
 import type { ChatModel } from '../llama/model.ts'
 import { faultOf } from '../log.ts'
-import { readMaxTokens, readSampling, readStops } from '../plan.ts'
+import { readMaxTokens, readSampling, readStops, refuseFarTooLong } from '../plan.ts'
 import { fault, fieldInvalid, no, type Outcome, yes } from '../refusal.ts'
 import { CompletionRequest, readBody } from '../schema.ts'
 
@@ -14,13 +14,15 @@ const DEFAULT_MAX_TOKENS = 16 // OpenAI's for this endpoint, which clients rely 
  * code editors write its fill-in-the-middle tokens themselves.
  */
 const readPrompt = (engine: Engine, prompt: CompletionRequest['prompt']): Outcome<number[]> => {
-  const { vocabulary } = engine.loaded
+  const { vocabulary, contextTokens } = engine.loaded
   const whole = prompt as string | number[] | [string] | [number[]]
   const one = Array.isArray(whole) && typeof whole[0] !== 'number' ? (whole[0] as string | number[]) : (whole as string | number[])
   if (typeof one !== 'string') {
     const strange = one.find((token) => token >= vocabulary.size)
     return strange === undefined ? yes(one) : no(fieldInvalid('prompt', `there is no token ${strange}`))
   }
+  const tooLong = refuseFarTooLong(one, contextTokens, 'prompt')
+  if (tooLong !== undefined) return no(tooLong)
   const tokens = vocabulary.tokenize(one, true)
   const { beginning } = vocabulary
   if (beginning !== undefined && tokens[0] !== beginning) tokens.unshift(beginning)

@@ -82,6 +82,12 @@ test('the longest input is taken whole, one token more is refused with both numb
   expect(error.message).toMatch(/maximum context window is 512 tokens; \d{3,} were requested/)
 })
 
+test('an input that cannot fit whatever its tokens are is refused without being tokenized', async () => {
+  const { status, error } = await engine.refusal(PATH, { input: ['fine', 'x'.repeat(256 * 512 + 1)] })
+  expect({ status, param: error.param }).toEqual({ status: 400, param: 'input[1]' })
+  expect(error.message).toContain('maximum context window is 512 tokens; at least 513 were requested')
+})
+
 test.each([
   ['no input', {}, 'input'],
   ['an empty text', { input: '' }, 'input[0]'],

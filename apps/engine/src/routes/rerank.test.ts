@@ -59,3 +59,12 @@ test('a document that does not fit is refused with both numbers', async () => {
   expect(status).toBe(400)
   expect(error.message).toMatch(/maximum context window is 512 tokens/)
 })
+
+test.each([
+  ['query', { query: 'x'.repeat(256 * 512 + 1), documents: ['a'] }],
+  ['documents[1]', { query: 'a', documents: ['fine', 'x'.repeat(256 * 512 + 1)] }],
+])('a %s that cannot fit whatever its tokens are is refused without being tokenized', async (param, body) => {
+  const { status, error } = await engine.refusal(PATH, body)
+  expect({ status, param: error.param }).toEqual({ status: 400, param })
+  expect(error.message).toContain('at least 513 were requested')
+})

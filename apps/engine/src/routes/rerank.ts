@@ -2,6 +2,7 @@ import type { Counters } from '../counters.ts'
 import { embed, readInputs } from '../embed.ts'
 import type { Engine, Exchange } from '../exchange.ts'
 import type { Loaded, RerankModel } from '../llama/model.ts'
+import { refuseFarTooLong } from '../plan.ts'
 import { contextExceeded, no, type Outcome, type Refusal, yes } from '../refusal.ts'
 import { RerankRequest, readBody } from '../schema.ts'
 import { cosine } from '../vectors.ts'
@@ -13,8 +14,11 @@ type Work = (counters: Counters, signal: AbortSignal) => Promise<Scored | undefi
 const crossEncoder = (loaded: Loaded, model: RerankModel, query: string, documents: readonly string[]): Outcome<Work> => {
   const lengths: number[] = []
   for (const [index, document] of documents.entries()) {
+    const place = `documents[${index}]`
+    const tooLong = refuseFarTooLong(query, loaded.contextTokens, 'query') ?? refuseFarTooLong(document, loaded.contextTokens, place)
+    if (tooLong !== undefined) return no(tooLong)
     const count = model.context.calculateInputLength(query, document)
-    if (count > loaded.contextTokens) return no(contextExceeded(count, loaded.contextTokens, `documents.${index}`))
+    if (count > loaded.contextTokens) return no(contextExceeded(count, loaded.contextTokens, place))
     lengths.push(count)
   }
   return yes(async (counters, signal) => {

@@ -1,11 +1,14 @@
 import { renderConversation } from '../conversation.ts'
 import type { Engine, Exchange } from '../exchange.ts'
+import { refuseFarTooLong } from '../plan.ts'
 import { badRequest, fieldInvalid, no, type Outcome, yes } from '../refusal.ts'
 import { DetokenizeRequest, readBody, TokenizeRequest } from '../schema.ts'
 
 const readTokens = (engine: Engine, request: TokenizeRequest): Outcome<number[]> => {
-  const { vocabulary, serves } = engine.loaded
+  const { vocabulary, contextTokens, serves } = engine.loaded
   if ('prompt' in request && typeof request.prompt === 'string') {
+    const tooLong = refuseFarTooLong(request.prompt, contextTokens, 'prompt')
+    if (tooLong !== undefined) return no(tooLong)
     const tokens = vocabulary.tokenize(request.prompt, true)
     if (request['add_special_tokens'] === false) return yes(tokens)
     const { beginning, ending } = vocabulary
@@ -17,7 +20,7 @@ const readTokens = (engine: Engine, request: TokenizeRequest): Outcome<number[]>
     return no(badRequest('Either "prompt" or "messages" must be given.', 'prompt'))
   if (serves.type !== 'chat') return no(fieldInvalid('messages', `a model of type ${serves.type} has no conversations`))
   const conversation = request as Extract<TokenizeRequest, { add_generation_prompt: boolean | undefined }>
-  const prompt = renderConversation(serves, vocabulary, {
+  const prompt = renderConversation(serves, engine.loaded, {
     messages: conversation.messages,
     tools: conversation.tools,
     templateValues: conversation.chat_template_kwargs,
