@@ -64,6 +64,13 @@ export const renderConversation = (chat: ChatModel, loaded: Loaded, conversation
   if (template === undefined)
     return no(badRequest("The model's file has no chat template that can be used; /v1/completions takes plain text."))
 
+  const { vocabulary, contextTokens } = loaded
+  // Templates write these into the prompt, too, and take longer for them than a tokenizer for text.
+  const beside =
+    refuseFarTooLong(JSON.stringify(tools), contextTokens, 'tools') ??
+    refuseFarTooLong(JSON.stringify(conversation.templateValues ?? null), contextTokens, 'chat_template_kwargs')
+  if (beside !== undefined) return no(beside)
+
   const messages: Record<string, unknown>[] = []
   for (const [index, message] of conversation.messages.entries()) {
     const one = messageToTemplate(message, index)
@@ -71,7 +78,6 @@ export const renderConversation = (chat: ChatModel, loaded: Loaded, conversation
     messages.push(one.value)
   }
 
-  const { vocabulary, contextTokens } = loaded
   const guard = vocabulary.guard()
   const effort = conversation.reasoningEffort
   try {

@@ -52,7 +52,7 @@ export type Tool = z.infer<typeof Tool>
 const conversation = {
   messages: z.array(Message).min(1),
   tools: optional(z.array(Tool)),
-  chat_template_kwargs: optional(z.record(z.string(), z.unknown())),
+  chat_template_kwargs: optional(z.looseObject({})),
   reasoning_effort: optional(z.string()),
 }
 
