@@ -50,6 +50,14 @@ const catalogue = async () =>
     price: price.input,
   }))
 
+test('a name or a key that no engine can have leaves no models behind', async () => {
+  const engine = await startEngine({}, { models: ['new-model'] })
+  await expect(parvis('add', '--name', 'a b', '--url', engine.url)).rejects.toThrow(/cannot be the name of an engine/)
+  await expect(add(engine.url, '--key', 'two words')).rejects.toThrow(/printable and without spaces/)
+  expect(await catalogue()).toEqual([])
+  expect(engine.requests).toEqual([])
+})
+
 test('adding an engine puts its unknown models into the catalogue, active and without a price, and says what to do next', async () => {
   const engine = await startEngine({}, { models: ['meta-llama/Llama-3.1-8B-Instruct', 'BAAI/bge-m3', 'bge-reranker-v2'] })
   const said = await add(engine.url)

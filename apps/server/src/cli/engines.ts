@@ -6,7 +6,7 @@ import type { Config, Environment } from '../config.ts'
 import { readAddress } from '../engines/address.ts'
 import { type DiscoveredModel, discoverDialects, discoverModels } from '../engines/discover.ts'
 import { askHealth, type Health } from '../engines/probe.ts'
-import { addEngine, type EngineRow, readEngines, removeEngine, type ServedModel } from '../engines/registry.ts'
+import { addEngine, type EngineRow, readEngines, removeEngine, requireEngine, type ServedModel } from '../engines/registry.ts'
 import { ENGINE_DIALECTS, type EngineDialect } from '../engines/replica.ts'
 import { readInstallation } from '../iam/installation.ts'
 import { systemClock } from '../kit/clock.ts'
@@ -157,6 +157,8 @@ const discover = async (flags: AddFlags, key: string | undefined): Promise<{ mod
 const add = async (config: Config, flags: AddFlags, io: CommandIo): Promise<void> => {
   const key = readKey(flags, io.env)
   readAddress(flags.url)
+  // Before its models are in the catalogue.
+  requireEngine({ name: flags.name, bearer: key })
   const { models: discovered, silent } = await discover(flags, key)
   const speaks = flags.speaks ?? (silent === undefined ? await discoverDialects(flags.url, key) : [])
   const wanted: Wanted = {

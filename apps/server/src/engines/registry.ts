@@ -95,18 +95,23 @@ export const KEY_OF_ENGINE = /^[\x21-\x7e]+$/
 
 const isUniqueViolation = (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === '23505'
 
-/** Registers an engine. Gateways hear of it within a second. */
-export const addEngine = async (
-  rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
-  input: EngineInput,
-  actor: By,
-): Promise<EngineId> => {
+/** Refuses a name or a key that no engine can have, before anything is done for it. */
+export const requireEngine = (input: Pick<EngineInput, 'name' | 'bearer'>): void => {
   if (!ENGINE_NAME.test(input.name)) {
     throw new Error(`${JSON.stringify(input.name)} cannot be the name of an engine: letters, digits, dot, dash and underscore, at most 63.`)
   }
   if (input.bearer !== undefined && !KEY_OF_ENGINE.test(input.bearer)) {
     throw new Error('The key of an engine goes into a header: it must be printable and without spaces.')
   }
+}
+
+/** Registers an engine. Gateways hear of it within a second. */
+export const addEngine = async (
+  rooms: { readonly db: Db; readonly secrets: Secrets; readonly clock: Clock },
+  input: EngineInput,
+  actor: By,
+): Promise<EngineId> => {
+  requireEngine(input)
   if (input.models.length === 0) throw new Error('An engine must serve at least one model.')
   const twice = input.models.find(({ modelId }, at) => input.models.findIndex((other) => other.modelId === modelId) !== at)
   if (twice !== undefined) throw new Error(`The model ${twice.modelName} is given twice; one engine serves it under one name.`)

@@ -266,8 +266,12 @@ test('budgets are compared with the books every minute, and twelve seconds after
     monotonicMs: () => clock.at,
     sleep: (_ms: number, signal?: AbortSignal) =>
       new Promise<void>((resolve) => {
-        sleepers.push(resolve)
-        signal?.addEventListener('abort', () => resolve(), { once: true })
+        const wake = (): void => {
+          signal?.removeEventListener('abort', wake)
+          resolve()
+        }
+        sleepers.push(wake)
+        signal?.addEventListener('abort', wake)
       }),
   }
   let looks = 0
