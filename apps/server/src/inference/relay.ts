@@ -10,7 +10,7 @@ import type { Logger } from '../kit/log.ts'
 import { no, type Outcome, yes } from '../kit/outcome.ts'
 import type { Refusal } from '../kit/refusal.ts'
 import type { Ticket } from '../quota/admit.ts'
-import { type Answer, countedByUs, type Ending, NO_COUNTS, type Verdict } from './answer.ts'
+import { type Answer, countedByUs, type Ending, type Verdict } from './answer.ts'
 import type { Body } from './body.ts'
 import type { Deadline, Deadlines } from './deadlines.ts'
 import { translated } from './dialects/translator.ts'
@@ -25,12 +25,14 @@ export type Relayed = Ending & {
   readonly endedAt: Instant
   /** The one that answered. */
   readonly replica: Replica
-  /** The request was on its way to it. */
+  /** The request was on its way to it. Where it was not, there is nothing to be written down, and `finish` is all that counts. */
   readonly reached: boolean
 }
 
 /** A no to the client from an engine that had the request: nobody got an answer, and somebody has worked. */
-export type Failed = Omit<Relayed, 'status' | 'finish'> & { /** A stream had been begun, with a comment. */ readonly begun: boolean }
+export type Failed = Omit<Relayed, 'status' | 'finish' | 'reached'> & {
+  /** A stream had been begun, with a comment. */ readonly begun: boolean
+}
 
 /** What a stream spends while it runs, and how it hears that no more may be spent. */
 export type Spending = Pick<Ticket, 'watch' | 'spend'>
@@ -370,8 +372,8 @@ class EngineCall implements Dispatcher.DispatchHandler {
       // Field by field: usage/event.ts says why.
       return this.resolve(
         yes({
-          counts: reached ? counts : NO_COUNTS,
-          counted: reached ? counted : 'none',
+          counts,
+          counted,
           ended,
           status,
           words,
@@ -384,7 +386,7 @@ class EngineCall implements Dispatcher.DispatchHandler {
       )
     }
     const ended = verdict.refusal.code === 'engine_late' ? 'timed_out' : 'engine_failed'
-    const failed = { ...countedByUs(this.request, 0), ended, begun: exchange.begun, firstByteAt, endedAt, replica, reached } as const
+    const failed = { ...countedByUs(this.request, 0), ended, begun: exchange.begun, firstByteAt, endedAt, replica } as const
     this.resolve({
       ...no(verdict.refusal),
       elsewhere: verdict.elsewhere === true,

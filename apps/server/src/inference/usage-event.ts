@@ -52,7 +52,7 @@ export const lostEvent = (
  * What is written down of a request that an engine answered: who, what, how much and how it ended; nothing of what was said. `over`: why the
  * client does not get the end of it, where the time was up or the client left while the answer was being counted.
  */
-export const usageEvent = (lost: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish'>, over?: Over): UsageEvent => {
+export const usageEvent = (lost: UsageEvent, request: Request, relayed: Omit<Relayed, 'finish' | 'reached'>, over?: Over): UsageEvent => {
   const { counts } = relayed
   const missed = over !== undefined && isWhole(relayed.ended) ? over : undefined
   return {
